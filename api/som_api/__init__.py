@@ -1,0 +1,1 @@
+"""The types of som's API and the runtime that speaks with the API server."""

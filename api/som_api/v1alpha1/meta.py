@@ -1,0 +1,91 @@
+"""What every object of the group shares: names, metadata, conditions.
+
+Conditions follow sig-architecture's API conventions: adjective types, CamelCase reasons,
+`observedGeneration`, transition time kept while the status is unchanged.
+"""
+
+from typing import Annotated, Final, Literal
+
+import pydantic
+from pydantic import alias_generators
+
+GROUP: Final = "som.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+
+class ApiModel(pydantic.BaseModel):
+    """A value of the API: frozen, unknown fields refused, camelCase in YAML."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=alias_generators.to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class ObjectMeta(pydantic.BaseModel):
+    """The part of Kubernetes' ObjectMeta that som reads; the rest is kept by the API server."""
+
+    model_config = pydantic.ConfigDict(
+        extra="ignore",
+        frozen=True,
+        alias_generator=alias_generators.to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+    name: Annotated[
+        str, pydantic.Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    ]
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    finalizers: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Condition(ApiModel):
+    """One observation about an object, as in metav1.Condition."""
+
+    type: Annotated[
+        str, pydantic.Field(description="What is observed, as an adjective", max_length=64)
+    ]
+    status: Annotated[
+        Literal["True", "False", "Unknown"], pydantic.Field(description="Whether it holds")
+    ]
+    reason: Annotated[
+        str, pydantic.Field(description="Why, as one CamelCase word for programs", max_length=64)
+    ]
+    message: Annotated[
+        str, pydantic.Field(description="Why, for people, with the cure", max_length=1024)
+    ] = ""
+    observed_generation: Annotated[
+        int | None, pydantic.Field(description="Generation of the spec that this is about")
+    ] = None
+    last_transition_time: Annotated[
+        str | None,
+        pydantic.Field(
+            description="When the status last changed", json_schema_extra={"format": "date-time"}
+        ),
+    ] = None
+
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    pydantic.Field(
+        description="Observations, one per type",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+            "maxItems": 16,
+        },
+    ),
+]

@@ -1,0 +1,71 @@
+"""Byte quantities as Kubernetes writes them: `64Gi` in YAML, `int` bytes in code.
+
+The grammar is Kubernetes' own (k8s.io/apimachinery resource.Quantity), read by the official
+client's parser.
+"""
+
+from typing import Annotated, Any, Final
+
+import pydantic
+import pydantic_core
+from kubernetes.utils import quantity
+
+_MAX_BYTES: Final = 2**63 - 1
+_BINARY_SUFFIXES: Final = (
+    ("Pi", 2**50),
+    ("Ti", 2**40),
+    ("Gi", 2**30),
+    ("Mi", 2**20),
+    ("Ki", 2**10),
+)
+
+
+def parse_bytes(value: object) -> int:
+    """Bytes of a quantity such as `64Gi`, `1.5Gi` or a plain integer.
+
+    Raises:
+        ValueError: not a quantity, negative, not a whole number of bytes, or beyond 63 bits.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{value!r} is not a quantity; write bytes with a suffix, such as 64Gi")
+    try:
+        amount = quantity.parse_quantity(value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is not a quantity; write bytes with a suffix, such as 64Gi"
+        ) from None
+    if not amount.is_finite() or amount < 0 or amount > _MAX_BYTES:
+        raise ValueError(f"{value!r} is out of range; use a positive quantity, such as 64Gi")
+    if amount != int(amount):
+        raise ValueError(f"{value!r} is not a whole number of bytes; use a suffix such as Mi or Gi")
+    return int(amount)
+
+
+def format_bytes(value_bytes: int) -> str:
+    """The quantity of `value_bytes`, exact, in the largest binary suffix: 68719476736 -> `64Gi`."""
+    for suffix, factor in _BINARY_SUFFIXES:
+        if value_bytes and value_bytes % factor == 0:
+            return f"{value_bytes // factor}{suffix}"
+    return str(value_bytes)
+
+
+class _QuantitySchema:
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: pydantic_core.CoreSchema, handler: pydantic.GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": 32,
+            "pattern": r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE]|[eE][0-9]+)?$",
+        }
+
+
+Bytes = Annotated[
+    int,
+    pydantic.BeforeValidator(parse_bytes),
+    pydantic.PlainSerializer(format_bytes, return_type=str),
+    _QuantitySchema,
+]
+"""A field of bytes: a quantity in YAML and JSON, an `int` in code."""

@@ -1,0 +1,98 @@
+"""SomNode: the operator's orders for one node, and what the node's agent observed.
+
+One object per node, named like it. The operator writes `spec`, the agent `status`, in the same
+shape, so that drift is a comparison. It stays under 10 kB: pools, never leases, are listed.
+"""
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from som_api.v1alpha1 import meta, quantities, sompool
+
+
+class NodePool(meta.ApiModel):
+    """What one pool shall reserve on this node."""
+
+    name: Annotated[str, pydantic.Field(description="Name of the SomPool", max_length=63)]
+    generation: Annotated[int, pydantic.Field(description="Generation of the SomPool's spec")]
+    unit: Annotated[sompool.Unit, pydantic.Field(description="What one som.io/<unit> is")]
+    capacity: Annotated[quantities.Bytes, pydantic.Field(description="Memory to reserve")]
+    source: Annotated[sompool.Source, pydantic.Field(description="Where it comes from")]
+
+
+class SomNodeSpec(meta.ApiModel):
+    """The operator's orders."""
+
+    pools: Annotated[
+        tuple[NodePool, ...],
+        pydantic.Field(
+            description="Pools of this node",
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+                "maxItems": 16,
+            },
+        ),
+    ] = ()
+
+
+class PoolStatus(meta.ApiModel):
+    """What one pool has on this node."""
+
+    name: Annotated[str, pydantic.Field(description="Name of the SomPool", max_length=63)]
+    generation: Annotated[
+        int, pydantic.Field(description="Generation of the SomPool that was acted on")
+    ]
+    unit: Annotated[sompool.Unit, pydantic.Field(description="What one som.io/<unit> is")]
+    capacity: Annotated[quantities.Bytes, pydantic.Field(description="Memory reserved")]
+    allocated: Annotated[
+        quantities.Bytes, pydantic.Field(description="Memory that containers hold")
+    ]
+    free: Annotated[
+        quantities.Bytes, pydantic.Field(description="Memory that a container can have now")
+    ]
+    driver: Annotated[
+        Literal["HugeTLBFS"], pydantic.Field(description="What stands behind /dev/som")
+    ] = "HugeTLBFS"
+    conditions: meta.Conditions = ()
+
+
+class SomNodeStatus(meta.ApiModel):
+    """The agent's report."""
+
+    observed_generation: Annotated[
+        int | None, pydantic.Field(description="Generation of the spec that was acted on")
+    ] = None
+    boot_id: Annotated[
+        str, pydantic.Field(alias="bootID", description="Boot that this report is about")
+    ] = ""
+    kernel_version: Annotated[str, pydantic.Field(description="The node's kernel")] = ""
+    agent_version: Annotated[str, pydantic.Field(description="The agent that reports")] = ""
+    pools: Annotated[
+        tuple[PoolStatus, ...],
+        pydantic.Field(
+            description="Pools as observed",
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+                "maxItems": 16,
+            },
+        ),
+    ] = ()
+    conditions: meta.Conditions = ()
+
+
+class SomNode(meta.ApiModel):
+    """One node's pools: ordered by the operator, reported by the node's agent."""
+
+    api_version: Literal["som.io/v1alpha1"] = "som.io/v1alpha1"
+    kind: Literal["SomNode"] = "SomNode"
+    metadata: meta.ObjectMeta
+    spec: SomNodeSpec = SomNodeSpec()
+    status: SomNodeStatus = SomNodeStatus()
+
+    @classmethod
+    def from_manifest(cls, manifest: dict[str, Any]) -> "SomNode":
+        """The SomNode of an object of the API server; raises pydantic.ValidationError."""
+        return cls.model_validate(manifest)

@@ -1,0 +1,1 @@
+"""Who holds which memory: the life of a lease, its store and its reconciliation."""

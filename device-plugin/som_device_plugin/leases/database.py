@@ -1,0 +1,85 @@
+"""The agent's durable memory: one SQLite file under the state directory.
+
+WAL with full sync: a commit survives a power cut (sqlite.org/wal.html). `user_version` names the
+schema; a file of a newer agent is refused, never guessed at.
+"""
+
+import pathlib
+import sqlite3
+from typing import Final
+
+from som_device_plugin import SomError
+
+_SCHEMA: Final = """
+CREATE TABLE leases (
+    lease_id TEXT PRIMARY KEY,
+    ticket TEXT NOT NULL,
+    named_order INTEGER NOT NULL,
+    namespace TEXT, pod TEXT, container TEXT, uid TEXT,
+    unit TEXT, size_bytes INTEGER,
+    ended INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE starts (
+    lease_id TEXT NOT NULL REFERENCES leases (lease_id),
+    number INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    pool TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    page_bytes INTEGER NOT NULL,
+    preferred_node INTEGER,
+    state TEXT NOT NULL,
+    PRIMARY KEY (lease_id, number)
+) STRICT;
+CREATE TABLE foreign_pages (
+    page_bytes INTEGER NOT NULL,
+    node INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    pages INTEGER NOT NULL,
+    PRIMARY KEY (page_bytes, node)
+) STRICT;
+CREATE TABLE pool_pages (
+    pool TEXT NOT NULL,
+    page_bytes INTEGER NOT NULL,
+    node INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    pages INTEGER NOT NULL,
+    intended_pages INTEGER NOT NULL,
+    PRIMARY KEY (pool, page_bytes, node)
+) STRICT;
+"""
+_VERSION: Final = 1
+
+
+class DatabaseError(SomError):
+    """The store cannot be opened."""
+
+
+def open_database(path: pathlib.Path) -> sqlite3.Connection:
+    """Open or create the store at `path`; autocommit, so `with connection:` is a transaction.
+
+    Raises:
+        DatabaseError: not writable, not a database, or written by a newer agent.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+            )
+    except sqlite3.Error as error:
+        raise DatabaseError(
+            f"opening the store {path}: {error}; check that the directory is writable, on a "
+            "local disk with free space"
+        ) from error
+    if version > _VERSION:
+        connection.close()
+        raise DatabaseError(
+            f"the store {path} was written by a newer agent (schema {version}, this one knows "
+            f"{_VERSION}); run that version or newer"
+        )
+    return connection

@@ -1,0 +1,1 @@
+"""Local mode: the som command and a stand-in for kubelet."""

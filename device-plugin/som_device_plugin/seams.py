@@ -1,0 +1,265 @@
+"""The values and interfaces at which the agent's parts meet.
+
+`PodSource`, `SpecSource` and `Reporter` have two implementations each: the API server's
+(`som_device_plugin.cluster`) and files (`som_device_plugin.local`). `Driver` is implemented by
+HugeTLBFS and by som.ko. `TicketService` is what the kubelet protocol needs of the lease core.
+"""
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final, NewType, Protocol
+
+from som_api import v1alpha1
+from som_device_plugin import SomError
+
+LeaseId = NewType("LeaseId", str)
+"""Random name of a lease, 16 hexadecimal digits; also the directory of its mount."""
+
+Ticket = NewType("Ticket", str)
+"""Id of one device of som.io/ticket, `n<NUMA node>-<number>`."""
+
+PodUid = NewType("PodUid", str)
+
+DEVICE_PATH: Final = "/dev/som"
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """The container that holds a lease."""
+
+    namespace: str
+    pod: str
+    container: str
+    uid: PodUid
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod}/{self.container}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ContainerRequest:
+    """One container of a pod that requests som memory: how many of which unit."""
+
+    name: str
+    unit: v1alpha1.Unit
+    count: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.count * v1alpha1.UNIT_BYTES[self.unit]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """What the agent knows of a pod: identity, whether it has ended, its som containers."""
+
+    namespace: str
+    name: str
+    uid: PodUid
+    terminal: bool
+    containers: tuple[ContainerRequest, ...]
+    keep_on_restart: bool = False
+
+
+class PodSource(Protocol):
+    """The node's pods, answered from memory. Silence is no information: see `synced`."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether the source has listed all pods of the node since the agent started."""
+
+    def get(self, *, namespace: str, name: str) -> Pod | None:
+        """The pod of this name now, or None."""
+
+    def pods(self) -> Sequence[Pod]:
+        """All pods known, the terminal ones included."""
+
+
+class SpecSource(Protocol):
+    """The orders for this node."""
+
+    def specs(self) -> AsyncIterator[tuple[int, v1alpha1.SomNodeSpec]]:
+        """(generation, spec) now and at every change, only the newest; waits in between."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that an admin should see on the Node: `warning` only for trouble."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+class Reporter(Protocol):
+    """Where the agent's observations go. Never raises for a server that is away: it retries."""
+
+    async def report(self, status: v1alpha1.SomNodeStatus) -> None:
+        """Publish `status`; cheap when nothing changed."""
+
+    async def event(self, event: Event) -> None:
+        """Publish `event` on the Node."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """One start of a lease's container: memory of its own, zeroed, in a cgroup slot of its own.
+
+    `number` counts from 1 within the lease. `preferred_node` is the ticket's NUMA node.
+    """
+
+    lease_id: LeaseId
+    number: int
+    pool: str
+    slot: int
+    size_bytes: int
+    page_bytes: int
+    preferred_node: int | None = None
+
+    @property
+    def mount_source(self) -> str:
+        """The name by which mountinfo shows it: `som:<lease-id>.<number>`."""
+        return f"som:{self.lease_id}.{self.number}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What the kernel says that a start holds; both 0: free, and nobody can map it any more."""
+
+    current_bytes: int
+    reserved_bytes: int
+
+    @property
+    def free(self) -> bool:
+        return self.current_bytes == 0 and self.reserved_bytes == 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Pages in use or promised, whichever is more: what the start keeps from the pool."""
+        return max(self.current_bytes, self.reserved_bytes)
+
+
+class DriverError(SomError):
+    """The driver could not do what it was asked for."""
+
+
+class NotEnoughMemory(DriverError):
+    """The pages were not to be had; nothing is held by the start."""
+
+
+class Driver(Protocol):
+    """What stands behind /dev/som. Every call is safe to repeat after a crash at any point."""
+
+    name: str
+
+    def self_check(self) -> None:
+        """Raises DriverError, with the cure, when this node cannot serve leases."""
+
+    def free_slot(self, *, named: frozenset[int]) -> int:
+        """A slot that no record names and in which the kernel shows nothing held."""
+
+    async def build(self, start: Start, *, on_progress: Callable[[int], None]) -> None:
+        """Take the memory from the pool's hold, zero it and attach it at the lease's path.
+
+        Attaching is the last step: a build that dies earlier leaves nothing mounted. Calls
+        `on_progress(bytes ready)` meanwhile. Cancelling ends the build and frees its memory.
+
+        Raises:
+            NotEnoughMemory: the hold or the kernel could not give the pages.
+            DriverError: anything else, with what the system answered.
+        """
+
+    def revoke(self, start: Start) -> None:
+        """Take the memory away from whoever holds it: truncate, unlink, detach. Idempotent."""
+
+    def usage(self, start: Start) -> Usage:
+        """What the start still holds, from the kernel."""
+
+    def attached(self) -> Mapping[tuple[LeaseId, int], int]:
+        """(lease, start number) of every start mounted now -> bytes of its file."""
+
+    def culprits(self, start: Start) -> Sequence[str]:
+        """Best-effort names (`pid 42 (postgres)`) of processes that hold the start's memory."""
+
+    def end_builders(self) -> None:
+        """End every process left in som's cgroups by an agent that is gone. Waits for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """The answer to Allocate: where the device will be, and the container's environment."""
+
+    host_path: str
+    container_path: str
+    env: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class TicketDevice:
+    """One ticket as advertised to kubelet."""
+
+    ticket: Ticket
+    healthy: bool
+    numa_node: int
+
+
+class StartRefused(SomError):
+    """PreStartContainer cannot succeed now; the text is what `kubectl describe pod` shows."""
+
+
+class TicketService(Protocol):
+    """What kubelet's calls come down to. Implemented by the lease core."""
+
+    def devices(self) -> Sequence[TicketDevice]:
+        """All tickets as they shall be advertised now."""
+
+    async def changed(self) -> None:
+        """Returns when `devices()` may have changed since the last call to `devices()`."""
+
+    def preferred(
+        self, *, available: Sequence[Ticket], must_include: Sequence[Ticket], size: int
+    ) -> Sequence[Ticket]:
+        """The tickets to hand out: unused longest first, never one with a live lease."""
+
+    async def allocate(self, tickets: Sequence[Ticket]) -> Allocation:
+        """Names a new lease for the ticket; one durable write, milliseconds.
+
+        Raises:
+            SomError: more than one ticket, or an unknown one.
+        """
+
+    async def pre_start(self, tickets: Sequence[Ticket]) -> None:
+        """Make the ticket's lease real; returns when the container may start.
+
+        Raises:
+            StartRefused: not yet, or not at all; kubelet retries.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class TicketHolder:
+    """Who PodResources says holds a ticket."""
+
+    namespace: str
+    pod: str
+    container: str
+    ticket: Ticket
+
+
+@dataclasses.dataclass(frozen=True)
+class PodResources:
+    """One answer of kubelet's PodResources List.
+
+    `pods` names every pod listed (`namespace/name`), also those without tickets: an answer that
+    does not name the agent's own pod proves nothing.
+    """
+
+    pods: frozenset[str]
+    holders: tuple[TicketHolder, ...]
+
+
+class PodResourcesClient(Protocol):
+    """kubelet's PodResources List; calls are coalesced and bounded (100/s for the socket)."""
+
+    async def list(self) -> PodResources:
+        """Raises SomError when kubelet does not answer."""
