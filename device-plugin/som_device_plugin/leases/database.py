@@ -4,8 +4,10 @@ WAL with full sync: a commit survives a power cut (sqlite.org/wal.html). `user_v
 schema; a file of a newer agent is refused, never guessed at.
 """
 
+import contextlib
 import pathlib
 import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
 from som_device_plugin import SomError
@@ -56,7 +58,7 @@ class DatabaseError(SomError):
 
 
 def open_database(path: pathlib.Path) -> sqlite3.Connection:
-    """Open or create the store at `path`; autocommit, so `with connection:` is a transaction.
+    """Open or create the store at `path`; autocommit outside `transaction`.
 
     Raises:
         DatabaseError: not writable, not a database, or written by a newer agent.
@@ -83,3 +85,15 @@ def open_database(path: pathlib.Path) -> sqlite3.Connection:
             f"{_VERSION}); run that version or newer"
         )
     return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, durable when the block has ended."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
