@@ -1,0 +1,124 @@
+"""Conditions and statuses, published the same way for every kind.
+
+A status is written by server-side apply of the fields that the caller set and of no others, only
+when they differ from what is there, and each condition whose status changed becomes one Event.
+Source: https://github.com/kubernetes/community, sig-architecture/api-conventions.md.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from som_api import v1alpha1
+from som_api.kube import client, clock, events
+from som_api.kube.resource import ObjectRef
+
+
+@dataclasses.dataclass(frozen=True)
+class Transition:
+    """A condition whose status changed, and whether an admin should worry."""
+
+    condition: v1alpha1.Condition
+    warning: bool
+
+
+Status = TypeVar("Status", v1alpha1.SomPoolStatus, v1alpha1.SomNodeStatus)
+
+
+def merge(
+    current: Iterable[v1alpha1.Condition],
+    wanted: Iterable[v1alpha1.Condition],
+    *,
+    now: datetime.datetime,
+) -> tuple[v1alpha1.Condition, ...]:
+    """`wanted` with transition times: kept from `current` while the status is the same, else now.
+
+    Types that only `current` has are left out: they are somebody else's.
+    """
+    before = {condition.type: condition for condition in current}
+    return tuple(
+        condition.model_copy(
+            update={
+                "last_transition_time": before[condition.type].last_transition_time
+                if _same_status(before.get(condition.type), condition)
+                else clock.rfc3339(now)
+            }
+        )
+        for condition in wanted
+    )
+
+
+def transitions(
+    current: Iterable[v1alpha1.Condition], merged: Iterable[v1alpha1.Condition]
+) -> Sequence[Transition]:
+    """The conditions of `merged` that deserve an Event, in their order.
+
+    Those whose status changed, and those that are true when first seen. Losing Ready is trouble,
+    and so is every other condition that becomes true, Progressing excepted.
+    """
+    before = {condition.type: condition for condition in current}
+    found = []
+    for condition in merged:
+        first_seen = condition.type not in before
+        is_true = condition.status == "True"
+        if _same_status(before.get(condition.type), condition) or (first_seen and not is_true):
+            continue
+        trouble = not is_true if condition.type == "Ready" else is_true
+        found.append(Transition(condition, warning=trouble and condition.type != "Progressing"))
+    return found
+
+
+def _same_status(before: v1alpha1.Condition | None, after: v1alpha1.Condition) -> bool:
+    return before is not None and before.status == after.status
+
+
+async def publish(
+    kube: client.Client,
+    recorder: events.Recorder,
+    target: ObjectRef,
+    *,
+    current: Status,
+    wanted: Status,
+    field_manager: str,
+    now: datetime.datetime,
+) -> bool:
+    """Make the fields set in `wanted` the status of `target`; return whether that took a request.
+
+    Fields of `wanted` that were not set belong to somebody else and are not written. `current` is
+    the status as last seen; conditions of `wanted` need no transition times. Each transition
+    becomes one Event. Raises KubeError.
+    """
+    conditions = merge(current.conditions, wanted.conditions, now=now)
+    merged = wanted
+    if "conditions" in wanted.model_fields_set:
+        merged = wanted.model_copy(update={"conditions": conditions})
+    body = merged.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    there = _only_ours(current, merged).model_dump(mode="json", exclude_none=True)
+    if all(there.get(field) == value for field, value in body.items()):
+        return False
+    await kube.apply(
+        target.path(subresource="status"),
+        {
+            "apiVersion": target.resource.api_version,
+            "kind": target.resource.kind,
+            "metadata": {"name": target.name},
+            "status": body,
+        },
+        field_manager=field_manager,
+    )
+    for transition in transitions(current.conditions, conditions):
+        recorder.emit(
+            target,
+            reason=transition.condition.reason,
+            message=transition.condition.message,
+            warning=transition.warning,
+        )
+    return True
+
+
+def _only_ours(current: Status, merged: Status) -> Status:
+    """`current` with the condition types of `merged` only, in the same order."""
+    there = {condition.type: condition for condition in current.conditions}
+    ours = tuple(there[c.type] for c in merged.conditions if c.type in there)
+    return current.model_copy(update={"conditions": ours})
