@@ -47,6 +47,20 @@ def _fault(**detail: object) -> Fault:
             message = f"{value} is not possible here; use {expected}"
         case "value_error":
             pass
+        case "string_pattern_mismatch":
+            message = f"{value} is not a name; use lower-case letters, digits, '-' and '.'"
+        case "string_too_long" | "too_long":
+            context = detail.get("ctx")
+            most = context["max_length"] if isinstance(context, dict) else "fewer"
+            message = f"{value} is too long; use at most {most}"
+        case "model_type" | "dict_type":
+            message = f"{value} is not possible here; write fields below it"
+        case "tuple_type":
+            message = f"{value} is not a list; begin each entry with '- '"
+        case "string_type":
+            message = f"{value} is not text; put it in quotes"
+        case "bool_type":
+            message = f"{value} is not possible here; use true or false"
         case _:
             message = f"{value}: {message[:1].lower()}{message[1:]}"
     return Fault(path=path.lstrip("."), message=message)

@@ -40,7 +40,11 @@ class ObjectMeta(pydantic.BaseModel):
     )
 
     name: Annotated[
-        str, pydantic.Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+        str,
+        pydantic.Field(
+            max_length=253,
+            pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        ),
     ]
     uid: str = ""
     resource_version: str = ""

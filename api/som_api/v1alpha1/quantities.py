@@ -4,6 +4,7 @@ The grammar is Kubernetes' own (k8s.io/apimachinery resource.Quantity), read by 
 client's parser.
 """
 
+import re
 from typing import Annotated, Any, Final
 
 import pydantic
@@ -11,6 +12,8 @@ import pydantic_core
 from kubernetes.utils import quantity
 
 _MAX_BYTES: Final = 2**63 - 1
+_MAX_LENGTH: Final = 32
+_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE]|[eE][0-9]+)?$"
 _BINARY_SUFFIXES: Final = (
     ("Pi", 2**50),
     ("Ti", 2**40),
@@ -28,13 +31,11 @@ def parse_bytes(value: object) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"{value!r} is not a quantity; write bytes with a suffix, such as 64Gi")
-    try:
-        amount = quantity.parse_quantity(value)
-    except ValueError:
-        raise ValueError(
-            f"{value!r} is not a quantity; write bytes with a suffix, such as 64Gi"
-        ) from None
-    if not amount.is_finite() or amount < 0 or amount > _MAX_BYTES:
+    # Python's numbers allow more than Kubernetes' (1_000, +5, NaN): the CRD's pattern decides.
+    if isinstance(value, str) and (len(value) > _MAX_LENGTH or not re.fullmatch(_PATTERN, value)):
+        raise ValueError(f"{value!r} is not a quantity; write bytes with a suffix, such as 64Gi")
+    amount = quantity.parse_quantity(value)
+    if amount < 0 or amount > _MAX_BYTES:
         raise ValueError(f"{value!r} is out of range; use a positive quantity, such as 64Gi")
     if amount != int(amount):
         raise ValueError(f"{value!r} is not a whole number of bytes; use a suffix such as Mi or Gi")
@@ -57,8 +58,8 @@ class _QuantitySchema:
         return {
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "maxLength": 32,
-            "pattern": r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE]|[eE][0-9]+)?$",
+            "maxLength": _MAX_LENGTH,
+            "pattern": _PATTERN,
         }
 
 

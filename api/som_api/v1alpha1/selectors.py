@@ -11,6 +11,18 @@ from som_api.v1alpha1 import meta
 class LabelSelectorRequirement(meta.ApiModel):
     """One rule about one label."""
 
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "(self.operator in ['In', 'NotIn']) == "
+                    "(has(self.values) && size(self.values) > 0)",
+                    "message": "In and NotIn need values, Exists and DoesNotExist take none",
+                }
+            ]
+        }
+    )
+
     key: Annotated[str, pydantic.Field(description="Label's key", max_length=316)]
     operator: Annotated[
         Literal["In", "NotIn", "Exists", "DoesNotExist"],
@@ -48,6 +60,8 @@ class LabelSelectorRequirement(meta.ApiModel):
 
 class LabelSelector(meta.ApiModel):
     """All of `matchLabels` and all of `matchExpressions`; an empty one matches everything."""
+
+    model_config = pydantic.ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
     match_labels: Annotated[
         dict[str, Annotated[str, pydantic.Field(max_length=63)]],

@@ -87,8 +87,7 @@ class SomPoolSpec(meta.ApiModel):
                     "fieldPath": ".capacity",
                 },
                 {
-                    "rule": f"!({_IS_WHOLE}) || ({_CAPACITY} > 0 && "
-                    f"{_CAPACITY} % {_UNIT_OF} == 0)",
+                    "rule": f"!({_IS_WHOLE}) || ({_CAPACITY} > 0 && {_CAPACITY} % {_UNIT_OF} == 0)",
                     "message": "capacity must be a positive multiple of the unit, such as 64Gi",
                     "fieldPath": ".capacity",
                 },
@@ -107,7 +106,8 @@ class SomPoolSpec(meta.ApiModel):
         pydantic.Field(description="Nodes of the pool; absent: every node that runs the agent"),
     ] = None
     paused: Annotated[
-        bool, pydantic.Field(description="true: nothing of this pool is changed anywhere")
+        pydantic.StrictBool,
+        pydantic.Field(description="true: nothing of this pool is changed anywhere"),
     ] = False
     unit: Annotated[
         Unit, pydantic.Field(description="What one som.io/<unit> is: 2Mi or 1Gi. Immutable")
@@ -165,12 +165,34 @@ class SomPoolStatus(meta.ApiModel):
     ] = 0
 
 
+class SomPoolMeta(meta.ObjectMeta):
+    """Metadata of a pool, whose name is shorter than most: SomNodes and labels carry it."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _fits_a_label(cls, name: str) -> str:
+        if len(name) > 63:
+            raise ValueError(f"{name!r} is too long; use at most 63 characters")
+        return name
+
+
 class SomPool(meta.ApiModel):
     """A pool of single-owner memory on a set of nodes."""
 
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "size(self.metadata.name) <= 63",
+                    "message": "metadata.name is too long; use at most 63 characters",
+                }
+            ]
+        }
+    )
+
     api_version: Literal["som.io/v1alpha1"] = "som.io/v1alpha1"
     kind: Literal["SomPool"] = "SomPool"
-    metadata: meta.ObjectMeta
+    metadata: SomPoolMeta
     spec: SomPoolSpec
     status: SomPoolStatus = SomPoolStatus()
 
@@ -182,11 +204,17 @@ def parse_sompool(manifest: Any) -> SomPool:
         faults.InvalidManifest: with one fault per field.
     """
     if not isinstance(manifest, dict):
-        raise faults.InvalidManifest([faults.Fault("", "a SomPool is a mapping with kind and spec")])
+        raise faults.InvalidManifest(
+            [faults.Fault("", "a SomPool is a mapping with kind and spec")]
+        )
     for field, allowed in (("apiVersion", meta.API_VERSION), ("kind", "SomPool")):
         if manifest.get(field) != allowed:
             raise faults.InvalidManifest(
-                [faults.Fault(field, f"{manifest.get(field)!r} is not possible here; use {allowed!r}")]
+                [
+                    faults.Fault(
+                        field, f"{manifest.get(field)!r} is not possible here; use {allowed!r}"
+                    )
+                ]
             )
     try:
         return SomPool.model_validate(manifest)
