@@ -1,0 +1,105 @@
+"""SomPools on which every judge must agree: the models, the API server's schema and its CEL."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A spec; `refused_at` is the path of the field that a refusal names, None for a valid one."""
+
+    title: str
+    spec: dict[str, Any]
+    refused_at: str | None = None
+    name: str = "databases"
+    cel: bool = False
+    """Whether the API server refuses it by a CEL rule (rather than by the schema)."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "apiVersion": "som.io/v1alpha1",
+            "kind": "SomPool",
+            "metadata": {"name": self.name},
+            "spec": self.spec,
+        }
+
+
+def spec(**fields: Any) -> dict[str, Any]:
+    return {"unit": "2Mi", "capacity": "64Gi", "source": {"hugeTLB": {}}, **fields}
+
+
+def _selecting(**selector: Any) -> dict[str, Any]:
+    return spec(nodeSelector=selector)
+
+
+def _rule(**rule: Any) -> dict[str, Any]:
+    return _selecting(matchExpressions=[{"key": "zone", **rule}])
+
+
+GIGANTIC_PAGES = {"hugeTLB": {"pageSize": "1Gi"}}
+
+VALID = (
+    Example("the shortest", spec()),
+    Example("bytes as a number", spec(capacity=2**36)),
+    Example("a fraction that is whole in bytes", spec(capacity="1.5Gi")),
+    Example("a decimal exponent", spec(capacity="2097152e3")),
+    Example("one unit", spec(capacity="2Mi")),
+    Example("paused", spec(paused=True)),
+    Example("unit 1Gi of small pages", spec(unit="1Gi")),
+    Example("unit 1Gi of 1Gi pages", spec(unit="1Gi", source=GIGANTIC_PAGES)),
+    Example("selected by label", _selecting(matchLabels={"kubernetes.io/arch": "amd64"})),
+    Example("selected by everything", _selecting()),
+    Example("In", _rule(operator="In", values=["a", "b"])),
+    Example("NotIn", _rule(operator="NotIn", values=["a"])),
+    Example("Exists", _rule(operator="Exists")),
+    Example("the longest name", spec(), name="x" * 63),
+    Example("a name with dots", spec(), name="gen-2.databases"),
+)
+
+INVALID = (
+    Example("capacity beside the unit", spec(capacity="3Mi"), "spec.capacity", cel=True),
+    Example("a number beside the unit", spec(capacity=2**20), "spec.capacity", cel=True),
+    Example("capacity 0", spec(capacity=0), "spec.capacity", cel=True),
+    Example("capacity 0Gi", spec(capacity="0Gi"), "spec.capacity", cel=True),
+    Example("64Mi of unit 1Gi", spec(unit="1Gi", capacity="64Mi"), "spec.capacity", cel=True),
+    Example("part of a byte", spec(capacity="0.5"), "spec.capacity", cel=True),
+    Example("beyond 63 bits", spec(capacity="8Ei"), "spec.capacity", cel=True),
+    Example("an exponent beyond all", spec(capacity="1e99999"), "spec.capacity", cel=True),
+    Example("negative", spec(capacity="-64Gi"), "spec.capacity"),
+    Example("a negative number", spec(capacity=-(2**36)), "spec.capacity", cel=True),
+    Example("no quantity", spec(capacity="lots"), "spec.capacity"),
+    Example("an unknown suffix", spec(capacity="64GB"), "spec.capacity"),
+    Example("percent", spec(capacity="50%"), "spec.capacity"),
+    Example("a space inside", spec(capacity="64 Gi"), "spec.capacity"),
+    Example("digits grouped", spec(capacity="1_024Mi"), "spec.capacity"),
+    Example("empty capacity", spec(capacity=""), "spec.capacity"),
+    Example("too many digits", spec(capacity="0" * 29 + "64Gi"), "spec.capacity"),
+    Example("capacity a list", spec(capacity=["64Gi"]), "spec.capacity"),
+    Example("capacity a fraction", spec(capacity=1.5), "spec.capacity"),
+    Example("no capacity", {"unit": "2Mi", "source": {"hugeTLB": {}}}, "spec.capacity"),
+    Example("another unit", spec(unit="4Mi"), "spec.unit"),
+    Example("1Gi pages in unit 2Mi", spec(source=GIGANTIC_PAGES), "spec.source", cel=True),
+    Example("another page size", spec(source={"hugeTLB": {"pageSize": "64Ki"}}), "pageSize"),
+    Example("no source", spec(source={}), "spec.source", cel=True),
+    Example("unknown field", spec(capacityy="64Gi"), "spec.capacityy"),
+    Example("unknown source", spec(source={"devDax": {}}), "spec.source.devDax"),
+    Example("paused as text", spec(paused="yes"), "spec.paused"),
+    Example("a label that is a number", _selecting(matchLabels={"a": 1}), "matchLabels"),
+    Example("a label too long", _selecting(matchLabels={"a": "b" * 64}), "matchLabels"),
+    Example(
+        "too many labels", _selecting(matchLabels={f"a{n}": "b" for n in range(65)}), "matchLabels"
+    ),
+    Example("In without values", _rule(operator="In"), "matchExpressions[0]", cel=True),
+    Example("In of nothing", _rule(operator="In", values=[]), "matchExpressions[0]", cel=True),
+    Example(
+        "Exists with values",
+        _rule(operator="Exists", values=["a"]),
+        "matchExpressions[0]",
+        cel=True,
+    ),
+    Example("an unknown operator", _rule(operator="Like", values=["a"]), "operator"),
+    Example("a name too long", spec(), "metadata.name", name="x" * 64, cel=True),
+    Example("a name in capitals", spec(), "metadata.name", name="Databases"),
+    Example("a name with empty parts", spec(), "metadata.name", name="a..b"),
+)

@@ -1,0 +1,77 @@
+"""The committed CRDs are the models', and what the API server takes."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from som_api.v1alpha1 import crd
+
+TEMPLATES = pathlib.Path(__file__).parents[3] / "charts/som/templates/crds"
+KINDS = pytest.mark.parametrize("kind", crd.KINDS, ids=lambda kind: kind.name)
+
+
+def _nodes(path: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, node
+    for name, field in node.get("properties", {}).items():
+        yield from _nodes(f"{path}.{name}", field)
+    if "items" in node:
+        yield from _nodes(f"{path}[]", node["items"])
+
+
+def test_committed_crds_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert crd.main(["--check", str(TEMPLATES)]) == 0, capsys.readouterr().out
+
+
+def test_stale_crd_is_named(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crd.main(["--write", str(tmp_path)])
+    (tmp_path / "somnodes.yaml").write_text("old")
+    assert crd.main(["--check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/somnodes.yaml differs from the models; run `make generate`\n"
+    )
+
+
+@KINDS
+def test_every_field_has_a_description(kind: crd.Kind) -> None:
+    bare = [
+        path
+        for path, node in _nodes("", crd.schema(kind.model))
+        if not node.get("description") and not path.endswith("[]")
+    ]
+    assert bare == []
+
+
+@KINDS
+def test_schema_is_structural(kind: crd.Kind) -> None:
+    for path, node in _nodes("", crd.schema(kind.model)):
+        assert "$ref" not in node, path
+        assert ("type" in node) != bool(node.get("x-kubernetes-int-or-string")), path
+        assert not ("properties" in node and "additionalProperties" in node), path
+
+
+@KINDS
+def test_every_list_and_text_is_bounded(kind: crd.Kind) -> None:
+    for path, node in _nodes("", crd.schema(kind.model)):
+        assert node.get("type") != "array" or "maxItems" in node, path
+
+
+def test_only_the_page_size_has_a_persisted_default() -> None:
+    defaults = {
+        path: node["default"]
+        for kind in crd.KINDS
+        for path, node in _nodes(kind.name, crd.schema(kind.model))
+        if "default" in node and ".status" not in path
+    }
+    assert defaults == {
+        "SomPool.spec.source.hugeTLB.pageSize": "2Mi",
+        "SomNode.spec.pools[].source.hugeTLB.pageSize": "2Mi",
+    }
+
+
+def test_columns_of_sompools() -> None:
+    (kind,) = (kind for kind in crd.KINDS if kind.name == "SomPool")
+    assert "NAME " + " ".join(column.name.upper() for column in kind.columns) == (
+        "NAME UNIT CAPACITY ALLOCATED NODES READY-NODES READY REASON AGE"
+    )
