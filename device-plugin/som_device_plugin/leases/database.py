@@ -19,6 +19,7 @@ CREATE TABLE leases (
     named_order INTEGER NOT NULL,
     namespace TEXT, pod TEXT, container TEXT, uid TEXT,
     unit TEXT, size_bytes INTEGER,
+    keep_on_restart INTEGER NOT NULL DEFAULT 0,
     ended INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE starts (
@@ -48,6 +49,11 @@ CREATE TABLE pool_pages (
     pages INTEGER NOT NULL,
     intended_pages INTEGER NOT NULL,
     PRIMARY KEY (pool, page_bytes, node)
+) STRICT;
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    generation INTEGER NOT NULL,
+    spec TEXT NOT NULL
 ) STRICT;
 """
 _VERSION: Final = 1

@@ -1,0 +1,134 @@
+"""The life of a start, as a table. Nothing in this module does I/O.
+
+Theory of operation. Kubelet *names* a lease at admission (Allocate): a row and a path, no memory.
+PreStartContainer *binds* it to the container that holds the ticket, and gives it a **start**: memory
+of its own, in a cgroup slot of its own. A start is
+
+    BUILDING    reserved and zeroed by a worker, or about to be
+    READY       attached at the lease's path; its container was not told yet
+    DELIVERED   its container was told to start; from here on it may be mapped by anybody
+    RELEASING   taken away; waits until the kernel shows that nobody holds its pages
+
+and then forgotten. A lease has at most one start that is not RELEASING. What each event does in
+each state is `TRANSITIONS`, complete on purpose: a pair that is not in it is a bug, and raises.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+from som_device_plugin import seams
+
+
+class State(enum.Enum):
+    """Where a start is; the value is what the store keeps."""
+
+    BUILDING = "building"
+    READY = "ready"
+    DELIVERED = "delivered"
+    RELEASING = "releasing"
+
+
+class Event(enum.Enum):
+    """What can happen to a start."""
+
+    BUILT = "the worker attached it"
+    BUILD_FAILED = "the worker could not"
+    TOLD = "PreStartContainer is about to answer OK"
+    RESTARTED = "PreStartContainer came again after OK: a new container"
+    OWNER_GONE = "both proofs say that the owner is gone"
+    BUILDER_LOST = "the agent that built it is gone, and it is not attached"
+    MOUNT_LOST = "it is not attached any more"
+    FREED = "the kernel shows that nobody holds its pages"
+    OTHER_BOOT = "the node was booted since: its memory is gone"
+
+
+class Action(enum.Enum):
+    """What the shell has to do, after the new state is stored."""
+
+    END_BUILD = "stop the worker, which frees what it took"
+    REVOKE = "truncate, unlink, detach"
+    FORGET = "remove the record; the slot may be used again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The next state (the same one: stay) and what to do."""
+
+    state: State
+    actions: tuple[Action, ...] = ()
+
+
+_TAKE_AWAY: Final = Step(State.RELEASING, (Action.REVOKE,))
+_STOP: Final = Step(State.RELEASING, (Action.END_BUILD, Action.REVOKE))
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], Step]] = {
+    (State.BUILDING, Event.BUILT): Step(State.READY),
+    (State.BUILDING, Event.BUILD_FAILED): _TAKE_AWAY,
+    (State.BUILDING, Event.OWNER_GONE): _STOP,
+    (State.BUILDING, Event.BUILDER_LOST): _TAKE_AWAY,
+    (State.BUILDING, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
+    (State.READY, Event.TOLD): Step(State.DELIVERED),
+    (State.READY, Event.OWNER_GONE): _TAKE_AWAY,
+    (State.READY, Event.MOUNT_LOST): _TAKE_AWAY,
+    (State.READY, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
+    (State.DELIVERED, Event.RESTARTED): _TAKE_AWAY,
+    (State.DELIVERED, Event.OWNER_GONE): _TAKE_AWAY,
+    # Its container keeps the superblock by its own mount, and with it the memory.
+    (State.DELIVERED, Event.MOUNT_LOST): Step(State.DELIVERED),
+    (State.DELIVERED, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
+    (State.RELEASING, Event.OWNER_GONE): Step(State.RELEASING),
+    # The worker ended after all: what it attached meanwhile goes the same way.
+    (State.RELEASING, Event.BUILT): _TAKE_AWAY,
+    (State.RELEASING, Event.BUILD_FAILED): Step(State.RELEASING),
+    (State.RELEASING, Event.BUILDER_LOST): _TAKE_AWAY,
+    (State.RELEASING, Event.FREED): Step(State.RELEASING, (Action.FORGET,)),
+    (State.RELEASING, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
+}
+
+
+def step(state: State, event: Event) -> Step:
+    """What `event` does to a start in `state`; KeyError for a pair that cannot happen."""
+    return TRANSITIONS[state, event]
+
+
+@dataclasses.dataclass(frozen=True)
+class StartRecord:
+    """A start as the store keeps it."""
+
+    start: seams.Start
+    state: State
+    boot_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Lease:
+    """A lease as the store keeps it. `owner` is None until PreStartContainer has bound it.
+
+    `named_order` grows with every Allocate: of two leases of a ticket, the newer is the larger.
+    `ended`: both proofs were seen; it is forgotten with its last start.
+    `keep_on_restart`: a restarted container finds its content again (warm restart).
+    """
+
+    lease_id: seams.LeaseId
+    ticket: seams.Ticket
+    named_order: int
+    owner: seams.Owner | None = None
+    request: seams.ContainerRequest | None = None
+    ended: bool = False
+    keep_on_restart: bool = False
+    starts: tuple[StartRecord, ...] = ()
+
+    @property
+    def live(self) -> StartRecord | None:
+        """The start that is not being released, if any."""
+        for record in self.starts:
+            if record.state is not State.RELEASING:
+                return record
+        return None
+
+    @property
+    def next_number(self) -> int:
+        """Number for the next start."""
+        return 1 + max((record.start.number for record in self.starts), default=0)
