@@ -1,0 +1,207 @@
+"""Debian kernels with their headers and compilers, unpacked side by side in the cache.
+
+Each kernel becomes one directory `kernels/<release>` that holds the image, its modules and a
+root to build in (`chroot` and `make`), so that objtool and modpost meet the libc that they were
+linked with. apt runs with a configuration of its own: the machine's sources and package state
+are neither read nor changed. Nothing is installed, only unpacked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "som" / "driver"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org")
+BUILD_TOOLS = "make binutils bash dash coreutils sed grep mawk findutils diffutils gzip".split()
+NOT_NEEDED = ("initramfs-tools", "linux-base", "kmod")
+LISTS_MAX_AGE_S = 24 * 3600
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+    """Which Debian suite has a kernel series, and how its versions begin."""
+
+    suite: str
+    lists: tuple[str, ...]
+    prefix: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One unpacked kernel: `release` is what `uname -r` says in the guest."""
+
+    name: str
+    release: str
+    root: Path
+
+    @property
+    def image(self) -> Path:
+        return self._boot_file("vmlinuz")
+
+    @property
+    def modules(self) -> Path:
+        return self.root / "usr/lib/modules" / self.release / "kernel"
+
+    @property
+    def headers(self) -> str:
+        return f"/usr/src/linux-headers-{self.release}"
+
+    def has(self, option: str) -> bool:
+        return f"CONFIG_{option}=y" in self._boot_file("config").read_text().splitlines()
+
+    def _boot_file(self, name: str) -> Path:
+        # Debian packages of 7.3 and later keep these beside the modules.
+        old, new = self.root / "boot" / f"{name}-{self.release}", self.modules.parent / name
+        return old if old.exists() else new
+
+
+BOOKWORM = ("debian bookworm", "debian-security bookworm-security")
+TRIXIE = ("debian trixie", "debian-security trixie-security", "debian trixie-backports")
+SERIES = {
+    "6.1": Series(suite="bookworm", lists=BOOKWORM, prefix="6.1."),
+    "6.12": Series(suite="trixie", lists=TRIXIE, prefix="6.12."),
+    "newest": Series(suite="trixie", lists=TRIXIE, prefix=""),
+}
+
+
+class DebianError(Exception):
+    """A package could not be found, fetched or unpacked."""
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel of a series in `SERIES`, fetched and unpacked unless the cache has it."""
+    series = SERIES[name]
+    try:
+        release = newest_release(series)
+    except DebianError:
+        if (cached := newest_cached(series)) is None:
+            raise
+        release = cached
+    root = CACHE / "kernels" / release
+    if not root.is_dir():
+        unpack(series, release, root)
+    return Kernel(name=name, release=release, root=root)
+
+
+def newest_release(series: Series) -> str:
+    """Release of the newest cloud kernel of a series, from Debian's meta package."""
+    update(series)
+    shown = apt(series, "apt-cache", "show", "linux-image-cloud-amd64")
+    found = re.findall(r"^Version: (\S+)$(?:\n.+)*?\nDepends:.* linux-image-(\d\S+)", shown, re.M)
+    releases = [release for version, release in found if version.startswith(series.prefix)]
+    if not releases:
+        raise DebianError(f"no kernel {series.prefix}* in {series.suite}; the suites have {found}")
+    return max(releases, key=by_version)
+
+
+def newest_cached(series: Series) -> str | None:
+    names = [path.name for path in (CACHE / "kernels").glob(f"{series.prefix}*-cloud-amd64")]
+    return max(names, key=by_version, default=None)
+
+
+def by_version(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)]
+
+
+def unpack(series: Series, release: str, root: Path) -> None:
+    apt(
+        series, "apt-get", "-qq", "-y", "--no-install-recommends", "--download-only", "install",
+        f"linux-image-{release}", f"linux-headers-{release}", *BUILD_TOOLS,
+    )  # fmt: skip
+    names = re.findall(
+        r"^'[^']+' (\S+\.deb)",
+        apt(
+            series, "apt-get", "-qq", "-y", "--no-install-recommends", "--print-uris",
+            "-o", "Dir::Cache::archives=/nonexistent", "install",
+            f"linux-image-{release}", f"linux-headers-{release}", *BUILD_TOOLS,
+        ),
+        re.M,
+    )  # fmt: skip
+    partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for merged in ("bin", "sbin", "lib", "lib64"):
+        (partial / "usr" / merged).mkdir(parents=True)
+        (partial / merged).symlink_to(f"usr/{merged}")
+    for name in names:
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", world(series) / "archives" / name],
+            stdout=subprocess.PIPE,
+        ) as deb:
+            subprocess.run(
+                ["tar", "-x", "-C", partial, "--keep-directory-symlink",
+                 "--exclude=./usr/share/doc/*", "--exclude=./usr/share/man/*",
+                 "--exclude=./usr/share/locale/*"],
+                stdin=deb.stdout, check=True,
+            )  # fmt: skip
+    for link, target in (("sh", "dash"), ("awk", "mawk")):
+        if not (partial / "usr/bin" / link).exists():
+            (partial / "usr/bin" / link).symlink_to(target)
+    for mounted in ("dev", "proc"):
+        (partial / mounted).mkdir(exist_ok=True)
+    os.mknod(partial / "dev/null", 0o20666, os.makedev(1, 3))
+    partial.rename(root)
+
+
+def world(series: Series) -> Path:
+    return CACHE / "apt" / series.suite
+
+
+@functools.cache
+def update(series: Series) -> None:
+    """Fetches the package lists unless those here are of today."""
+    base = world(series)
+    stamp = base / "updated"
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_MAX_AGE_S:
+        return
+    for made in ("lists/partial", "archives/partial", "none"):
+        (base / made).mkdir(parents=True, exist_ok=True)
+    (base / "status").write_text(
+        "".join(
+            f"Package: {name}\nStatus: install ok installed\nVersion: 999\n"
+            "Architecture: all\nMaintainer: som\nDescription: not needed here\n\n"
+            for name in NOT_NEEDED
+        )
+    )
+    (base / "sources.list").write_text(
+        "".join(
+            f"deb [signed-by={KEYRING}] {MIRROR}/{archive} {suite} main\n"
+            for archive, suite in (line.split() for line in series.lists)
+        )
+    )
+    (base / "apt.conf").write_text(
+        f'Dir::State "{base}"; Dir::State::status "{base}/status";\n'
+        f'Dir::State::lists "{base}/lists"; Dir::Cache "{base}";\n'
+        f'Dir::Cache::archives "{base}/archives"; Dir::Etc::sourcelist "{base}/sources.list";\n'
+        + "".join(
+            f'Dir::Etc::{part} "{base}/none";\n'
+            for part in ("parts", "sourceparts", "trustedparts", "preferencesparts")
+        )
+        + f'Dir::Etc::trusted "{base}/none/none"; Dir::Etc::preferences "{base}/none/none";\n'
+        'APT::Architecture "amd64"; Acquire::Languages "none"; APT::Sandbox::User "root";\n'
+        'Acquire::Retries "3";\n'
+    )
+    apt(series, "apt-get", "-qq", "update", "--error-on=any")
+    stamp.touch()
+
+
+def apt(series: Series, *command: str) -> str:
+    done = subprocess.run(
+        command,
+        env={**os.environ, "APT_CONFIG": str(world(series) / "apt.conf"), "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise DebianError(
+            f"{' '.join(command)} for {series.suite} failed: {done.stderr.strip()}; "
+            f"packages come from {MIRROR} (DEBIAN_MIRROR names another mirror)"
+        )
+    return done.stdout

@@ -1,0 +1,165 @@
+"""A virtual machine that boots one Debian kernel, runs a plan of tests and powers off.
+
+The guest has two serial ports: on the first the kernel and the tests talk (the console), on the
+second `guest/init` writes one line per test. QEMU emulates the processor; the two flags below
+keep it from corrupting its guests (`thread=multi` while the kernel patches its own text, and
+cmpxchg16b in QEMU 7.2), so an `Oops: int3` is a fault of the bench, not of the module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from driver import debian
+
+INIT = Path(__file__).parent / "guest" / "init"
+# What no test may leave on the console.
+ALARMS = re.compile(
+    r"BUG|WARNING|WARN_ON|Oops|[Bb]ad (page|pud|pmd|pte|rss-counter)|refcount_t|lockdep"
+    r"|possible (circular|recursive) locking|KASAN|KFENCE|UBSAN|Call Trace|Kernel panic"
+    r"|general protection|unable to handle|blocked for more than|self-detected stall"
+    r"|detected stalls|oom-kill|Out of memory|Object already free|Redzone|Poison overwritten"
+    r"|sleeping function|list_(add|del) corruption|x86/PAT|memtype_|corrupted page table"
+    r"|page allocation failure|Objects remaining"
+)
+NOT_ALARMS = re.compile(r"x86/PAT: Configuration|WARNING: CPU\S* .*microcode|Command line:")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Test:
+    """One line of a guest's plan. `command` exits 0 (passed), 77 (skipped) or else failed."""
+
+    name: str
+    command: str
+    limit_s: int = 120
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The virtual hardware and the kernel's command line."""
+
+    memory: str
+    append: str = ""
+    modules: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    code: int
+    seconds: float
+    message: str
+    console: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a boot left behind: `outcomes` by test name, the console, and the alarms found."""
+
+    outcomes: Mapping[str, Outcome]
+    console: str
+    finished: bool
+
+    @property
+    def alarms(self) -> list[str]:
+        return [
+            line
+            for line in self.console.splitlines()
+            if ALARMS.search(line) and not NOT_ALARMS.search(line)
+        ]
+
+
+def initramfs(kernel: debian.Kernel, files: Mapping[str, Path], machine: Machine) -> bytes:
+    """A gzipped cpio of busybox, `files` (guest path: file here) and the kernel's own modules."""
+    with tempfile.TemporaryDirectory(prefix="som-initramfs-") as made:
+        root = Path(made)
+        for name in ("bin", "dev", "proc", "sys", "tmp", "modules"):
+            (root / name).mkdir()
+        shutil.copy("/bin/busybox", root / "bin/busybox")
+        shutil.copy(INIT, root / "init")
+        (root / "init").chmod(0o755)
+        for target, source in files.items():
+            (root / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, root / target)
+        for module in machine.modules:
+            # Debian's own modules may be compressed; one built in is not there at all.
+            for packed in kernel.modules.glob(f"**/{module}.ko*"):
+                plain = subprocess.run(["xz", "-dcf", packed], capture_output=True, check=True)
+                (root / "modules" / f"{module}.ko").write_bytes(plain.stdout)
+        packed_all = subprocess.run(
+            ["cpio", "-o", "-H", "newc", "--quiet"],
+            cwd=root,
+            input="\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))).encode(),
+            capture_output=True,
+            check=True,
+        )
+        return gzip.compress(packed_all.stdout, compresslevel=1)
+
+
+def run(
+    kernel: debian.Kernel,
+    machine: Machine,
+    files: Mapping[str, Path],
+    tests: Sequence[Test],
+    log: Path,
+) -> Run:
+    """Boots `kernel`, runs `tests` in order and returns what came of each.
+
+    `log` is a directory for the console and the results; it stays for the reader.
+    """
+    log.mkdir(parents=True, exist_ok=True)
+    plan, initrd = log / "plan", log / "initrd"
+    console, results = log / "console", log / "results"
+    plan.write_text("".join(f"{test.name} {test.limit_s} {test.command}\n" for test in tests))
+    initrd.write_bytes(initramfs(kernel, {**files, "plan": plan}, machine))
+    command: list[str | Path] = [
+        "nice", "-n", "10", "qemu-system-x86_64",
+        "-accel", "tcg,thread=single,tb-size=256", "-cpu", "max,-cx16", "-smp", "2",
+        "-m", machine.memory, "-nodefaults", "-no-user-config", "-no-reboot",
+        "-display", "none", "-monitor", "none",
+        "-serial", f"file:{console}", "-serial", f"file:{results}",
+        "-kernel", kernel.image, "-initrd", initrd,
+        "-append",
+        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=reliable "
+        "random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
+        f"{machine.append}",
+    ]  # fmt: skip
+    finished = True
+    try:
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            timeout=60 + sum(test.limit_s for test in tests),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except subprocess.TimeoutExpired:
+        finished = False
+    finally:
+        initrd.unlink()
+    said = console.read_text(errors="replace").replace("\r", "")
+    lines = results.read_text(errors="replace").replace("\r", "").splitlines()
+    return Run(
+        outcomes=dict(outcome_of(line, said) for line in lines if line[:1].isdigit()),
+        console=said,
+        finished=finished and "done" in lines,
+    )
+
+
+def outcome_of(line: str, console: str) -> tuple[str, Outcome]:
+    code, name, began, ended, *message = line.split(" ", 4)
+    _, _, part = console.partition(f"som-test: begin {name}\n")
+    part, _, _ = part.partition("som-test: begin ")
+    return name, Outcome(
+        code=int(code),
+        seconds=float(ended) - float(began),
+        message=message[0] if message else "",
+        console=part,
+    )
