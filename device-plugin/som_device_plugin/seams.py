@@ -155,14 +155,28 @@ class Driver(Protocol):
     def self_check(self) -> None:
         """Raises DriverError, with the cure, when this node cannot serve leases."""
 
-    def free_slot(self, *, named: frozenset[int]) -> int:
-        """A slot that no record names and in which the kernel shows nothing held."""
+    def prepare_path(self, lease_id: LeaseId) -> str:
+        """Make the lease's directory, where the device is not yet; the device's host path.
 
-    async def build(self, start: Start, *, on_progress: Callable[[int], None]) -> None:
+        Idempotent. Until `build` has attached memory, a container that starts fails.
+        """
+
+    def remove_path(self, lease_id: LeaseId) -> None:
+        """Take the lease's directory away; idempotent.
+
+        Raises:
+            DriverError: something is mounted there still.
+        """
+
+    def free_slot(self, *, pool: str, named: frozenset[int]) -> int:
+        """A slot of the pool that no record names and in which the kernel shows nothing held."""
+
+    async def build(self, start: Start, *, on_progress: Callable[[int], None]) -> Mapping[int, int]:
         """Take the memory from the pool's hold, zero it and attach it at the lease's path.
 
         Attaching is the last step: a build that dies earlier leaves nothing mounted. Calls
         `on_progress(bytes ready)` meanwhile. Cancelling ends the build and frees its memory.
+        A start that is attached already is done. The answer: NUMA node -> bytes there.
 
         Raises:
             NotEnoughMemory: the hold or the kernel could not give the pages.
