@@ -229,12 +229,13 @@ def _refuse_second_live_owner(
     """The listing may be the first pod's, while this start is the second's: never guess."""
     live = _live_uids(source)
     for other in leases:
-        if (
-            other.ticket == lease.ticket
-            and other.lease_id != lease.lease_id
-            and other.owner is not None
-            and not other.ended
-            and other.owner.uid in live
-        ):
+        if other.lease_id == lease.lease_id or other.owner is None or other.ended:
+            continue
+        if other.owner == owner:
+            raise seams.StartRefused(
+                f"som: pod {owner.namespace}/{owner.pod} of UID {owner.uid} has its lease already; "
+                "its successor has not arrived from the API server yet, retrying"
+            )
+        if other.ticket == lease.ticket and other.owner.uid in live:
             names = [f"{o.namespace}/{o.pod}" for o in (other.owner, owner)]
             raise TwoOwners(lease.ticket, names)

@@ -1,0 +1,60 @@
+"""The agent's own HTTP endpoint: /healthz, /readyz, /metrics."""
+
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Callable
+
+import prometheus_client
+from aiohttp import web
+
+from som_device_plugin import SomError
+
+
+@contextlib.asynccontextmanager
+async def serve(*, address: str, not_ready: Callable[[], str]) -> AsyncIterator[None]:
+    """Serve on `address` (`HOST:PORT`, or `unix:PATH`) inside the block.
+
+    `not_ready` answers why the agent is not ready, or "" when it is.
+
+    Raises:
+        SomError: the address cannot be had.
+    """
+
+    async def health(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readiness(_: web.Request) -> web.Response:
+        reason = not_ready()
+        return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=prometheus_client.generate_latest(),
+            headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST},
+        )
+
+    app = web.Application()
+    app.add_routes(
+        [web.get("/healthz", health), web.get("/readyz", readiness), web.get("/metrics", metrics)]
+    )
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        try:
+            await _site(runner, address).start()
+        except OSError as error:
+            raise SomError(f"serving the agent's endpoint on {address}: {error}") from error
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _site(runner: web.AppRunner, address: str) -> web.BaseSite:
+    if address.startswith("unix:"):
+        path = pathlib.Path(address.removeprefix("unix:"))
+        path.unlink(missing_ok=True)
+        return web.UnixSite(runner, path)
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise SomError(f"--endpoint {address!r}: write HOST:PORT, or unix:PATH")
+    return web.TCPSite(runner, host or None, int(port))

@@ -1,0 +1,45 @@
+"""The agent's Prometheus metrics: `som_agent_<thing>_<unit>`, bounded labels.
+
+`som_lease_bytes` exists because cAdvisor does not see som memory; its labels name pods, of which a
+node has at most as many as tickets.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import prometheus_client
+from prometheus_client import core, registry
+
+import som_device_plugin
+
+_LATENCIES_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1, 5, 15, 30)
+
+ALLOCATE_SECONDS: Final = prometheus_client.Histogram(
+    "som_agent_allocate_seconds", "Time to answer Allocate", buckets=_LATENCIES_S
+)
+PRE_START_SECONDS: Final = prometheus_client.Histogram(
+    "som_agent_pre_start_seconds",
+    "Time to answer PreStartContainer, errors included",
+    buckets=_LATENCIES_S,
+)
+REGISTRATIONS: Final = prometheus_client.Counter(
+    "som_agent_registrations", "Times that the agent registered with kubelet"
+)
+_BUILD_INFO: Final = prometheus_client.Gauge(
+    "som_agent_build_info", "The running version, always 1", ["version"]
+)
+_BUILD_INFO.labels(version=som_device_plugin.__version__).set(1)
+
+
+class Collected(registry.Collector):
+    """Metrics that are read from the agent's state when they are scraped."""
+
+    def __init__(self, read: Callable[[], Iterable[core.Metric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[core.Metric]:
+        yield from self._read()
+
+    def describe(self) -> Iterable[core.Metric]:
+        """Nothing: the registry must not scrape a state that does not exist yet."""
+        return ()

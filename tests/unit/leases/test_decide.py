@@ -1,0 +1,229 @@
+"""Who owns a lease, and which disagreement of store, kernel and pods it is."""
+
+import dataclasses
+
+import pytest
+from som_device_plugin import seams
+from som_device_plugin.leases import decide, state
+
+OWN = "som-system/som-agent"
+TICKET = seams.Ticket("n0-1")
+OWNER = seams.Owner("default", "db-0", "postgres", seams.PodUid("uid-1"))
+REQUEST = seams.ContainerRequest(name="postgres", unit="2Mi", count=8)
+BOUND = state.Lease(
+    lease_id=seams.LeaseId("aaaa"), ticket=TICKET, named_order=1, owner=OWNER, request=REQUEST
+)
+NEWER = dataclasses.replace(
+    BOUND,
+    lease_id=seams.LeaseId("bbbb"),
+    named_order=2,
+    owner=dataclasses.replace(OWNER, uid=seams.PodUid("uid-2")),
+)
+LISTED = seams.TicketHolder("default", "db-0", "postgres", TICKET)
+
+
+def pod_view(*, live=(), synced=True, answer=True, own=True, listed=()):
+    resources = None
+    if answer:
+        pods = {f"{holder.namespace}/{holder.pod}" for holder in listed} | ({OWN} if own else set())
+        resources = seams.PodResources(pods=frozenset(pods), holders=tuple(listed))
+    return decide.PodView(
+        synced=synced, live_uids=frozenset(live), resources=resources, own_pod=OWN
+    )
+
+
+OWNERS = {
+    "pod lives": (BOUND, [BOUND], pod_view(live=["uid-1"]), decide.Outcome.IN_USE),
+    "pod gone, kubelet agrees": (BOUND, [BOUND], pod_view(), decide.Outcome.OWNER_GONE),
+    "pod deleted by force, container runs": (
+        BOUND,
+        [BOUND],
+        pod_view(listed=[LISTED]),
+        decide.Outcome.CONTAINER_RUNS,
+    ),
+    "kubelet silent": (BOUND, [BOUND], pod_view(answer=False), decide.Outcome.UNPROVEN),
+    "kubelet restarted, lists nothing": (
+        BOUND,
+        [BOUND],
+        pod_view(own=False),
+        decide.Outcome.UNPROVEN,
+    ),
+    "pod source not synced": (BOUND, [BOUND], pod_view(synced=False), decide.Outcome.UNPROVEN),
+    "pod source not synced, pod known": (
+        BOUND,
+        [BOUND],
+        pod_view(synced=False, live=["uid-1"]),
+        decide.Outcome.UNPROVEN,
+    ),
+    "recreated under its name with the same ticket": (
+        BOUND,
+        [BOUND, NEWER],
+        pod_view(live=["uid-2"], listed=[LISTED]),
+        decide.Outcome.OWNER_GONE,
+    ),
+    "recreated, and the old container still runs": (
+        BOUND,
+        [BOUND, NEWER],
+        pod_view(live=["uid-2"], listed=[LISTED, LISTED]),
+        decide.Outcome.CONTAINER_RUNS,
+    ),
+    "newer lease of another pod explains no listing of this one": (
+        BOUND,
+        [BOUND, dataclasses.replace(NEWER, owner=dataclasses.replace(OWNER, pod="web-0"))],
+        pod_view(listed=[LISTED]),
+        decide.Outcome.CONTAINER_RUNS,
+    ),
+    "newer lease not bound yet explains nothing": (
+        BOUND,
+        [BOUND, dataclasses.replace(NEWER, owner=None)],
+        pod_view(listed=[LISTED]),
+        decide.Outcome.CONTAINER_RUNS,
+    ),
+    "deleted before its container started": (
+        dataclasses.replace(BOUND, owner=None),
+        [],
+        pod_view(),
+        decide.Outcome.UNBOUND,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OWNERS)
+def test_owner(case):
+    lease, leases, pods, expected = OWNERS[case]
+    assert decide.about_owner(lease, leases, pods) is expected
+
+
+START = seams.Start(
+    lease_id=BOUND.lease_id,
+    number=1,
+    pool="p",
+    slot=0,
+    size_bytes=16 << 20,
+    page_bytes=2 << 20,
+)
+KEY = (START.lease_id, 1)
+FULL = seams.Usage(current_bytes=16 << 20, reserved_bytes=16 << 20)
+EMPTY = seams.Usage(0, 0)
+PINNED = seams.Usage(2 << 20, 0)
+
+
+def kernel_view(*, attached=True, usage=FULL, building=False, boot="boot-1"):
+    return decide.KernelView(
+        boot_id=boot,
+        attached={KEY: 16 << 20} if attached else {},
+        usage={KEY: usage},
+        building=frozenset([KEY] if building else []),
+    )
+
+
+S, OUT = state.State, decide.Outcome
+STARTS = {
+    "being built": (S.BUILDING, kernel_view(attached=False, building=True), None),
+    "agent killed while building": (S.BUILDING, kernel_view(attached=False), OUT.BUILDER_LOST),
+    "agent killed after attaching": (S.BUILDING, kernel_view(), OUT.BUILD_COMPLETED),
+    "ready": (S.READY, kernel_view(), None),
+    "delivered": (S.DELIVERED, kernel_view(), None),
+    "unmounted by somebody": (S.DELIVERED, kernel_view(attached=False), OUT.MOUNT_LOST),
+    "truncated by its container": (S.DELIVERED, kernel_view(usage=PINNED), OUT.DAMAGED),
+    "released, pinned": (S.RELEASING, kernel_view(attached=False, usage=PINNED), OUT.HELD),
+    "released, still mounted": (S.RELEASING, kernel_view(usage=EMPTY), OUT.HELD),
+    "released, free": (S.RELEASING, kernel_view(attached=False, usage=EMPTY), OUT.FREED),
+    "released while its worker ends": (
+        S.RELEASING,
+        kernel_view(attached=False, usage=EMPTY, building=True),
+        None,
+    ),
+    "of another boot": (S.DELIVERED, kernel_view(boot="boot-2", attached=False), OUT.OTHER_BOOT),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_start(case):
+    current, kernel, expected = STARTS[case]
+    record = state.StartRecord(start=START, state=current, boot_id="boot-1")
+    assert decide.about_start(BOUND, record, kernel) is expected
+
+
+def test_every_outcome_that_acts_has_a_step_in_the_states_it_is_found_in():
+    for current, _, outcome in STARTS.values():
+        if outcome in decide.EVENT_OF:
+            state.step(current, decide.EVENT_OF[outcome])
+
+
+def test_a_mount_that_no_record_names_is_kept_and_reported():
+    (finding,) = decide.strays([BOUND], kernel_view())
+    assert finding == decide.Finding(OUT.STRAY, START.lease_id, 1)
+    assert OUT.STRAY not in decide.EVENT_OF
+
+
+class Pods:
+    def __init__(self, *pods, synced=True):
+        self._pods, self.synced = pods, synced
+
+    def pods(self):
+        return self._pods
+
+    def get(self, *, namespace, name):
+        found = [p for p in self._pods if (p.namespace, p.name) == (namespace, name)]
+        return found[0] if found else None
+
+
+POD = seams.Pod("default", "db-0", seams.PodUid("uid-1"), False, (REQUEST,))
+UNBOUND = dataclasses.replace(BOUND, owner=None, request=None)
+
+
+def resources(*holders):
+    return seams.PodResources(pods=frozenset([OWN]), holders=holders)
+
+
+def test_a_ticket_is_bound_to_the_container_that_kubelet_lists():
+    bound = decide.bind(UNBOUND, [UNBOUND], resources(LISTED), Pods(POD))
+    assert (bound.owner, bound.request) == (OWNER, REQUEST)
+
+
+REFUSED = {
+    "kubelet lists nobody": (resources(), Pods(POD), "does not list ticket"),
+    "pods not synced": (resources(LISTED), Pods(POD, synced=False), "not arrived"),
+    "pod unknown": (resources(LISTED), Pods(), "not known"),
+    "container without units": (
+        resources(LISTED),
+        Pods(dataclasses.replace(POD, containers=())),
+        "requests neither",
+    ),
+    "two live pods": (
+        resources(LISTED, dataclasses.replace(LISTED, pod="web-0")),
+        Pods(POD),
+        "two live pods",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_start_is_refused_when(case):
+    answer, pods, text = REFUSED[case]
+    with pytest.raises(seams.StartRefused, match=text):
+        decide.bind(UNBOUND, [UNBOUND], answer, pods)
+
+
+def test_one_ticket_in_two_live_pods_refuses_the_newer_and_leaves_the_first_alone():
+    second = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-2"))
+    listing = resources(dataclasses.replace(LISTED, pod="web-0"))
+    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
+    with pytest.raises(decide.TwoOwners):
+        decide.bind(newer, [BOUND, newer], listing, Pods(POD, second))
+
+
+def test_a_ticket_still_listed_for_an_ending_pod_is_bound_to_the_new_one():
+    ending = dataclasses.replace(POD, terminal=True)
+    second = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-2"))
+    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
+    listing = resources(LISTED, dataclasses.replace(LISTED, pod="web-0"))
+    bound = decide.bind(newer, [BOUND, newer], listing, Pods(ending, second))
+    assert bound.owner.pod == "web-0"
+
+
+def test_a_pod_recreated_under_its_name_waits_until_the_pod_list_shows_it():
+    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
+    with pytest.raises(seams.StartRefused, match="successor"):
+        decide.bind(newer, [BOUND, newer], resources(LISTED), Pods(POD))
