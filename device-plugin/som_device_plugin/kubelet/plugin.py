@@ -1,0 +1,155 @@
+"""Kubelet's calls, answered by the lease core: the DevicePlugin service of v1beta1.
+
+Source: Kubernetes, "Device Plugins". What kubelet does beyond the documents: Allocate comes once
+per container, at admission; PreStartContainer before each start; an update is the full list.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import grpc
+
+from som_device_plugin import SomError, seams
+from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, turns
+
+API_VERSION: Final = "v1beta1"
+COALESCE_S: Final = 0.1
+"""Changes of the list within this time go out as one: kubelet rewrites its checkpoint for each."""
+
+RECEIVE_UNLIMITED: Final = (("grpc.max_receive_message_length", -1),)
+"""gRPC's default of 4 MiB is less than what kubelet may send and list on a large node."""
+
+OPTIONS: Final = deviceplugin_pb2.DevicePluginOptions(
+    pre_start_required=True, get_preferred_allocation_available=True
+)
+
+_log = logging.getLogger(__name__)
+
+
+class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
+    """Serves `tickets`; `run` must run beside it, for it follows the list of devices."""
+
+    def __init__(self, tickets: seams.TicketService, *, taking_turns: turns.Turns) -> None:
+        self._tickets = tickets
+        self._turns = taking_turns
+        self._changed = asyncio.Condition()
+        self._list: deviceplugin_pb2.ListAndWatchResponse | None = None
+        self.watchers = 0
+
+    async def run(self) -> None:
+        """Follows the list of devices for all watchers; runs until cancelled."""
+        while True:
+            devices = _to_message(self._tickets.devices())
+            if devices != self._list:
+                async with self._changed:
+                    self._list = devices
+                    self._changed.notify_all()
+            await self._tickets.changed()
+            await asyncio.sleep(COALESCE_S)
+
+    async def GetDevicePluginOptions(
+        self, request: deviceplugin_pb2.Empty, context: grpc.aio.ServicerContext
+    ) -> deviceplugin_pb2.DevicePluginOptions:
+        """What kubelet asks when it dials back."""
+        return OPTIONS
+
+    async def ListAndWatch(
+        self, request: deviceplugin_pb2.Empty, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[deviceplugin_pb2.ListAndWatchResponse]:
+        """The full list now and after each change; never ends by itself."""
+        sent: deviceplugin_pb2.ListAndWatchResponse | None = None
+        self.watchers += 1
+        try:
+            while True:
+                async with self._changed:
+                    while self._list is None or self._list is sent:
+                        await self._changed.wait()
+                    sent = self._list
+                yield sent
+        finally:
+            self.watchers -= 1
+
+    async def GetPreferredAllocation(
+        self,
+        request: deviceplugin_pb2.PreferredAllocationRequest,
+        context: grpc.aio.ServicerContext,
+    ) -> deviceplugin_pb2.PreferredAllocationResponse:
+        """The lease core's choice of tickets; to kubelet it is a hint."""
+        async with self._turns.allocating():
+            return deviceplugin_pb2.PreferredAllocationResponse(
+                container_responses=[
+                    deviceplugin_pb2.ContainerPreferredAllocationResponse(
+                        deviceIDs=self._tickets.preferred(
+                            available=_tickets(container.available_deviceIDs),
+                            must_include=_tickets(container.must_include_deviceIDs),
+                            size=container.allocation_size,
+                        )
+                    )
+                    for container in request.container_requests
+                ]
+            )
+
+    async def Allocate(
+        self, request: deviceplugin_pb2.AllocateRequest, context: grpc.aio.ServicerContext
+    ) -> deviceplugin_pb2.AllocateResponse:
+        """Where each container's /dev/som will be. FAILED_PRECONDITION with what is wrong."""
+        answer = deviceplugin_pb2.AllocateResponse()
+        async with self._turns.allocating():
+            for container in request.container_requests:
+                try:
+                    allocation = await self._tickets.allocate(_tickets(container.devices_ids))
+                except SomError as error:
+                    _log.error("Allocate of %s refused: %s", list(container.devices_ids), error)
+                    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+                answer.container_responses.append(_response(allocation))
+        return answer
+
+    async def PreStartContainer(
+        self, request: deviceplugin_pb2.PreStartContainerRequest, context: grpc.aio.ServicerContext
+    ) -> deviceplugin_pb2.PreStartContainerResponse:
+        """Makes the lease real. UNAVAILABLE while it is not; kubelet tries again in 10 seconds."""
+        try:
+            await self._tickets.pre_start(_tickets(request.devices_ids))
+        except seams.StartRefused as refusal:
+            _log.info("start with %s refused: %s", list(request.devices_ids), refusal)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal))
+        except SomError as error:
+            _log.error("start with %s failed: %s", list(request.devices_ids), error)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        return deviceplugin_pb2.PreStartContainerResponse()
+
+
+def _tickets(ids: Sequence[str]) -> list[seams.Ticket]:
+    return [seams.Ticket(device_id) for device_id in ids]
+
+
+def _to_message(
+    devices: Sequence[seams.TicketDevice],
+) -> deviceplugin_pb2.ListAndWatchResponse:
+    return deviceplugin_pb2.ListAndWatchResponse(
+        devices=[
+            deviceplugin_pb2.Device(
+                ID=device.ticket,
+                health="Healthy" if device.healthy else "Unhealthy",
+                topology=deviceplugin_pb2.TopologyInfo(
+                    nodes=[deviceplugin_pb2.NUMANode(ID=device.numa_node)]
+                ),
+            )
+            for device in devices
+        ]
+    )
+
+
+def _response(
+    allocation: seams.Allocation,
+) -> deviceplugin_pb2.ContainerAllocateResponse:
+    return deviceplugin_pb2.ContainerAllocateResponse(
+        envs=allocation.env,
+        mounts=[
+            deviceplugin_pb2.Mount(
+                container_path=allocation.container_path, host_path=allocation.host_path
+            )
+        ],
+    )
