@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 PRE_START_LIMIT_S: Final = 25.0
 """Kubelet gives PreStartContainer 30 s (deviceplugin/v1beta1/constants.go)."""
 
+LOOK_EVERY_S: Final = 1.0
+RECONCILE_EVERY_S: Final = 10.0
 HELD_REPORT_AFTER_S: Final = 10.0
 
 Key = tuple[seams.LeaseId, int]
@@ -50,6 +52,7 @@ class LeaseManager:
         own_pod: str,
         boot_id: str,
         on_event: Callable[[seams.Event], Awaitable[None]],
+        on_change: Callable[[], None],
     ) -> None:
         self._store = leases
         self._driver = driver
@@ -60,10 +63,12 @@ class LeaseManager:
         self._own_pod = own_pod
         self._boot_id = boot_id
         self._on_event = on_event
+        self._on_change = on_change
         self._builds: dict[Key, _Build] = {}
         self._locks: dict[seams.LeaseId, asyncio.Lock] = {}
         self._reconciling = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._wake = asyncio.Event()
         self._last_use: dict[seams.Ticket, int] = {}
         self._held_since: dict[Key, float] = {}
         self.findings: tuple[decide.Finding, ...] = ()
@@ -214,7 +219,7 @@ class LeaseManager:
         if record is not None:
             await self._apply(record, event)
         del self._builds[key]
-        self._pools.touch()
+        self._wake.set()
 
     async def _ready(self, record: state.StartRecord, deadline: float) -> None:
         key = (record.start.lease_id, record.start.number)
@@ -262,14 +267,16 @@ class LeaseManager:
             findings = decide.strays(leases, kernel)
             for lease in leases:
                 findings += await self._reconcile_lease(lease, leases, kernel, pods)
-            self.findings = tuple(findings)
+            if tuple(findings) != self.findings:
+                self.findings = tuple(findings)
+                self._on_change()
             listed = None
             if pods.resources is not None and self._own_pod in pods.resources.pods:
                 listed = frozenset(holder.ticket for holder in pods.resources.holders)
             for lease_id in self._store.forget_ended(listed=listed):
                 self._driver.remove_path(lease_id)
                 self._locks.pop(lease_id, None)
-            await self._pools.refill(self._held_bytes())
+            await self._pools.refill()
             await self._report_held()
 
     async def _reconcile_lease(
@@ -311,7 +318,7 @@ class LeaseManager:
 
     async def _pod_view(self, leases: Sequence[state.Lease]) -> decide.PodView:
         """Kubelet is asked only when a lease's pod has gone: that is when its word matters."""
-        live = frozenset(pod.uid for pod in self._pods.pods() if not pod.terminal)
+        live = _live_uids(self._pods)
         doubtful = any(
             (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
             or (lease.owner is None and lease.ended)
@@ -337,7 +344,7 @@ class LeaseManager:
         step = state.step(record.state, event)
         if step.state is not record.state:
             self._store.set_state(start, step.state)
-            self._changed.set()
+            self._on_change()
         for action in step.actions:
             match action:
                 case state.Action.END_BUILD:
@@ -354,11 +361,12 @@ class LeaseManager:
         building = (start.lease_id, start.number) in self._builds
         if not building and (await asyncio.to_thread(self._driver.usage, start)).free:
             self._forget(start)
-            self._pools.touch()
+            self._wake.set()
 
     def _forget(self, start: seams.Start) -> None:
         self._store.forget_start(start)
         self._held_since.pop((start.lease_id, start.number), None)
+        self._on_change()
 
     async def _report_held(self) -> None:
         """Tell the admin once about memory that stays with a holder after its release."""
@@ -399,13 +407,27 @@ class LeaseManager:
         leases = self._store.leases()
         return frozenset(record.start.slot for lease in leases for record in lease.starts)
 
-    def _held_bytes(self) -> dict[str, int]:
-        held: dict[str, int] = {}
-        for lease in self._store.leases():
-            for record in lease.starts:
-                start = record.start
-                held[start.pool] = held.get(start.pool, 0) + start.size_bytes
-        return held
+    async def run(self) -> None:
+        """Reconcile whenever a lease is in doubt, and now and then; runs until cancelled."""
+        last = time.monotonic()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
+            if not self._wake.is_set() and not self._in_doubt():
+                if time.monotonic() - last < RECONCILE_EVERY_S:
+                    continue
+            self._wake.clear()
+            await self.reconcile()
+            last = time.monotonic()
+
+    def _in_doubt(self) -> bool:
+        """Whether a pod has gone whose lease stands, or memory waits to become free."""
+        live = _live_uids(self._pods)
+        return any(
+            (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
+            or any(record.state is state.State.RELEASING for record in lease.starts)
+            for lease in self._store.leases()
+        )
 
     async def close(self) -> None:
         """End all builds; what they took is freed, what is delivered stays."""
@@ -414,6 +436,10 @@ class LeaseManager:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _live_uids(source: seams.PodSource) -> frozenset[seams.PodUid]:
+    return frozenset(pod.uid for pod in source.pods() if not pod.terminal)
 
 
 def _numa_node(ticket: seams.Ticket) -> int:

@@ -1,0 +1,261 @@
+"""The node agent, put together: orders in, pools, leases, kubelet, reports out.
+
+One agent per node at a time, by a file lock. An agent that waits for it is alive and ready, opens
+no store and registers nothing, so that the pod of an update may start before the old one ends.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import pathlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from prometheus_client import core, registry
+
+from som_api import v1alpha1
+from som_device_plugin import SomError, endpoint, metrics, pools, seams, status
+from som_device_plugin.drivers import hugetlbfs
+from som_device_plugin.kubelet import plugin, podresources, registration, turns
+from som_device_plugin.leases import database, manager, state, store
+from som_device_plugin.linux import hugepages
+from som_device_plugin.sources import hugetlb, plan
+
+log = logging.getLogger(__name__)
+
+TICKETS_PER_NODE: Final = 256
+"""Containers with som memory per NUMA node; kubelet hands out one ticket to each."""
+
+BOOT_ID: Final = pathlib.Path("/proc/sys/kernel/random/boot_id")
+LOCK_RETRY_S: Final = 0.2
+REPORT_COALESCE_S: Final = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Where the agent works. `own_pod` is `namespace/name`, as PodResources lists it."""
+
+    state_dir: pathlib.Path
+    kubelet_dir: pathlib.Path
+    endpoint: str
+    own_pod: str
+    guard: plan.Guard
+    boot_id_file: pathlib.Path = BOOT_ID
+
+    @property
+    def plugins_dir(self) -> pathlib.Path:
+        return self.kubelet_dir / "device-plugins"
+
+    @property
+    def pod_resources_socket(self) -> pathlib.Path:
+        return self.kubelet_dir / "pod-resources" / "kubelet.sock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outside:
+    """The agent's neighbours: who gives orders, who knows the pods, who hears reports."""
+
+    specs: seams.SpecSource
+    pods: seams.PodSource
+    reporter: seams.Reporter
+
+
+class Agent:
+    """Runs everything; `run` returns only by cancellation or error."""
+
+    def __init__(self, settings: Settings, outside: Outside) -> None:
+        self._settings = settings
+        self._outside = outside
+        self._why_not_ready = ""
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            SomError: this node cannot serve leases; says why and what to do.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(
+                endpoint.serve(
+                    address=self._settings.endpoint, not_ready=lambda: self._why_not_ready
+                )
+            )
+            await stack.enter_async_context(_only_agent(self._settings.state_dir))
+            await self._serve()
+
+    async def _serve(self) -> None:
+        settings, outside = self._settings, self._outside
+        self._why_not_ready = "starting"
+        boot_id = settings.boot_id_file.read_text(encoding="ascii").strip()
+        store_path = settings.state_dir / "som.db"
+        connection = database.open_database(store_path)
+        driver = hugetlbfs.HugeTLBFS(state_dir=settings.state_dir)
+        driver.self_check()
+        source = hugetlb.HugeTLBSource(
+            connection=database.open_database(store_path),
+            state_dir=settings.state_dir,
+            boot_id=boot_id,
+            guard=settings.guard,
+        )
+        own_pools = pools.Pools(
+            source=source,
+            connection=connection,
+            promised_bytes=self._promised_bytes,
+            on_event=outside.reporter.event,
+            on_change=self._on_change,
+        )
+        taking_turns = turns.Turns()
+        client = podresources.Client(settings.pod_resources_socket, taking_turns=taking_turns)
+        leases = manager.LeaseManager(
+            leases=store.LeaseStore(connection),
+            driver=driver,
+            pools=own_pools,
+            pods=outside.pods,
+            resources=client,
+            tickets=_tickets(hugepages.numa_nodes()),
+            own_pod=settings.own_pod,
+            boot_id=boot_id,
+            on_event=outside.reporter.event,
+            on_change=self._on_change,
+        )
+        self._on_lease_change = leases.announce
+        collector = metrics.Collected(lambda: _collect(own_pools, leases.leases()))
+        registry.REGISTRY.register(collector)
+        try:
+            await leases.recover()
+            self._why_not_ready = ""
+            async with asyncio.TaskGroup() as group:
+                group.create_task(own_pools.run(outside.specs))
+                group.create_task(leases.run())
+                group.create_task(self._report(own_pools, leases, boot_id))
+                group.create_task(self._keep_registered(own_pools, leases, taking_turns))
+        finally:
+            registry.REGISTRY.unregister(collector)
+            await leases.close()
+            await client.close()
+
+    def _on_change(self) -> None:
+        self._changed.set()
+        self._on_lease_change()
+
+    def _on_lease_change(self) -> None:
+        """Replaced by the lease core's `announce` once it exists."""
+
+    def _promised_bytes(self, unit: v1alpha1.Unit) -> int:
+        """What pods bound to this node have requested, started or not."""
+        return sum(
+            request.size_bytes
+            for pod in self._outside.pods.pods()
+            if not pod.terminal
+            for request in pod.containers
+            if request.unit == unit
+        )
+
+    async def _keep_registered(
+        self, own_pools: pools.Pools, leases: manager.LeaseManager, taking_turns: turns.Turns
+    ) -> None:
+        """Advertise nothing before there is something to serve: memory, or leases of before."""
+        while not own_pools.ready and not leases.leases():
+            await leases.changed()
+            leases.devices()
+        device_plugin = plugin.DevicePlugin(leases, taking_turns=taking_turns)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(device_plugin.run())
+            group.create_task(
+                registration.keep_registered(
+                    device_plugin,
+                    directory=self._settings.plugins_dir,
+                    resource_name=v1alpha1.TICKET_RESOURCE,
+                )
+            )
+
+    async def _report(
+        self, own_pools: pools.Pools, leases: manager.LeaseManager, boot_id: str
+    ) -> None:
+        while True:
+            self._changed.clear()
+            await self._outside.reporter.report(
+                status.node_status(
+                    generation=own_pools.generation,
+                    boot_id=boot_id,
+                    active=own_pools.pools(),
+                    leases=leases.leases(),
+                    findings=leases.findings,
+                )
+            )
+            await asyncio.sleep(REPORT_COALESCE_S)
+            await self._changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def _only_agent(state_dir: pathlib.Path) -> AsyncIterator[None]:
+    """Hold the node's lock inside the block; waits for the agent that has it."""
+    path = state_dir / "agent.lock"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SomError(
+            f"opening {path}: {error}; run as root, with the state directory on a local disk"
+        ) from error
+    try:
+        waited = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    log.info("another agent serves this node; waiting for it to end")
+                waited = True
+                await asyncio.sleep(LOCK_RETRY_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _tickets(nodes: Iterable[int]) -> list[seams.Ticket]:
+    return [
+        seams.Ticket(f"n{node}-{number}") for node in nodes for number in range(TICKETS_PER_NODE)
+    ]
+
+
+def _collect(own_pools: pools.Pools, leases: list[state.Lease]) -> Iterable[core.Metric]:
+    """Metrics that are read from pools and leases at each scrape."""
+    pool_bytes = core.GaugeMetricFamily(
+        "som_agent_pool_bytes", "Memory of a pool by state", labels=["pool", "state"]
+    )
+    shortfall = core.GaugeMetricFamily(
+        "som_agent_pool_shortfall_bytes", "Ordered and not to be had", labels=["pool"]
+    )
+    for pool in own_pools.pools().values():
+        allocated = status.allocated_bytes(pool.name, leases)
+        pool_bytes.add_metric([pool.name, "free"], pool.free_bytes)
+        pool_bytes.add_metric([pool.name, "allocated"], allocated)
+        shortfall.add_metric([pool.name], max(0, pool.order.capacity - pool.capacity_bytes))
+    yield pool_bytes
+    yield shortfall
+    starts = core.GaugeMetricFamily(
+        "som_agent_lease_starts", "Starts of leases by state", labels=["state"]
+    )
+    records = [record for lease in leases for record in lease.starts]
+    for each in state.State:
+        starts.add_metric([each.value], sum(record.state is each for record in records))
+    yield starts
+    lease_bytes = core.GaugeMetricFamily(
+        "som_lease_bytes",
+        "Memory that a container holds, which cAdvisor does not see",
+        labels=["namespace", "pod", "container", "pool"],
+    )
+    for lease in leases:
+        if lease.owner is not None and (record := lease.live) is not None:
+            owner = lease.owner
+            lease_bytes.add_metric(
+                [owner.namespace, owner.pod, owner.container, record.start.pool],
+                record.start.size_bytes,
+            )
+    yield lease_bytes

@@ -1,0 +1,99 @@
+"""`som-agent`: serves som memory on one node."""
+
+import argparse
+import asyncio
+import logging
+import os
+import pathlib
+import signal
+import sys
+
+from som_device_plugin import SomError, __version__, agent, logs
+from som_device_plugin.local import files
+from som_device_plugin.sources import plan
+
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of som-agent."""
+    result = argparse.ArgumentParser(
+        prog="som-agent",
+        description="Reserves som pools on this node and hands them out to containers. "
+        "Runs as root, one per node; a second one waits for the first to end.",
+    )
+    result.add_argument(
+        "--node-name",
+        default=os.environ.get("NODE_NAME", ""),
+        help="name of this Kubernetes node (default: $NODE_NAME)",
+    )
+    result.add_argument(
+        "--pod",
+        default="/".join(
+            (os.environ.get("POD_NAMESPACE", ""), os.environ.get("POD_NAME", ""))
+        ).strip("/"),
+        metavar="NAMESPACE/NAME",
+        help="the agent's own pod, as kubelet lists it (default: $POD_NAMESPACE/$POD_NAME)",
+    )
+    result.add_argument(
+        "--local",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="take orders and pods from files in DIR instead of an API server (som local)",
+    )
+    result.add_argument(
+        "--state-dir",
+        type=pathlib.Path,
+        default=pathlib.Path("/var/lib/som"),
+        help="store and mounts (default: %(default)s)",
+    )
+    result.add_argument(
+        "--kubelet-dir",
+        type=pathlib.Path,
+        default=pathlib.Path("/var/lib/kubelet"),
+        help="where kubelet's device-plugins/ and pod-resources/ are (default: %(default)s)",
+    )
+    result.add_argument(
+        "--endpoint",
+        default=":9808",
+        help="HOST:PORT or unix:PATH of /healthz, /readyz and /metrics (default: %(default)s)",
+    )
+    result.add_argument(
+        "--guard-percent",
+        type=int,
+        default=10,
+        help="share of MemTotal that stays available for the node (default: %(default)s)",
+    )
+    result.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    result.add_argument("--version", action="version", version=f"som-agent {__version__}")
+    return result
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    settings = agent.Settings(
+        state_dir=arguments.state_dir,
+        kubelet_dir=arguments.kubelet_dir,
+        endpoint=arguments.endpoint,
+        own_pod=arguments.pod or "som-system/som-agent",
+        guard=plan.Guard(percent=arguments.guard_percent),
+    )
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    outside = files.outside(arguments.local)
+    await agent.Agent(settings, outside).run()
+
+
+def main() -> None:
+    """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments."""
+    arguments = parser().parse_args()
+    logs.configure(level=arguments.log_level)
+    try:
+        asyncio.run(_run(arguments))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        log.info("told to stop; leases stay as they are")
+    except SomError as error:
+        sys.exit(f"som-agent: {error}")

@@ -1,0 +1,239 @@
+"""This node's pools: follows the orders, keeps what the source has, says who can serve.
+
+Orders are kept in the store, so that an agent that restarts while the API server is away goes on
+with the last ones it knew. A pool that is ordered away serves nobody new from that moment; its
+memory goes back when its last start is free.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from som_api import v1alpha1
+from som_device_plugin import SomError, seams
+from som_device_plugin.leases import database
+from som_device_plugin.sources import hugetlb
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY_S: Final = 10.0
+"""How often the counters that others can write are looked at."""
+
+RETRY_S: Final = (5.0, 15.0, 60.0, 300.0)
+"""Waits between tries to have what was not to be had."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivePool:
+    """A pool as it stands. `settled`: the order was carried out as far as it can be now."""
+
+    order: v1alpha1.NodePool
+    reserved: hugetlb.PoolReserved
+    settled: bool = False
+    leaving: bool = False
+    refusal: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.order.name
+
+    @property
+    def page_bytes(self) -> int:
+        return self.order.source.page_bytes
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self.reserved.capacity_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        return self.reserved.free_bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether everything that was ordered is there."""
+        return self.settled and self.capacity_bytes == self.order.capacity
+
+
+class Pools:
+    """The pools of this node, driven by orders. One writer: `run`."""
+
+    def __init__(
+        self,
+        *,
+        source: hugetlb.HugeTLBSource,
+        connection: sqlite3.Connection,
+        promised_bytes: Callable[[v1alpha1.Unit], int],
+        on_event: Callable[[seams.Event], Awaitable[None]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._source = source
+        self._db = connection
+        self._promised_bytes = promised_bytes
+        self._on_event = on_event
+        self._on_change = on_change
+        self._wake = asyncio.Event()
+        self._ordered_anew = asyncio.Event()
+        self._failures = 0
+        self._pools: dict[str, ActivePool] = {}
+        self.generation: int | None = None
+        self._load_orders()
+
+    # Reading
+
+    def pools(self) -> Mapping[str, ActivePool]:
+        """All pools by name, the leaving ones included."""
+        return self._pools
+
+    @property
+    def ready(self) -> bool:
+        """Whether a new lease can be served: source, hold and driver stand."""
+        return any(pool.capacity_bytes and not pool.leaving for pool in self._pools.values())
+
+    def for_unit(self, unit: v1alpha1.Unit) -> ActivePool | None:
+        """The pool that feeds som.io/<unit>, if it stands."""
+        for pool in self._pools.values():
+            if pool.order.unit == unit and pool.capacity_bytes and not pool.leaving:
+                return pool
+        return None
+
+    # Orders
+
+    def _load_orders(self) -> None:
+        row = self._db.execute("SELECT generation, spec FROM orders").fetchone()
+        if row is not None:
+            self._take_orders(row[0], v1alpha1.SomNodeSpec.model_validate_json(row[1]))
+
+    def _take_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
+        self.generation = generation
+        ordered = {order.name: order for order in spec.pools}
+        for name in self._pools.keys() - ordered.keys():
+            self._pools[name] = dataclasses.replace(self._pools[name], leaving=True)
+        for name, order in ordered.items():
+            known = self._pools.get(name)
+            if known is None or known.order != order or known.leaving:
+                self._pools[name] = ActivePool(order=order, reserved=self._source.reserved(name))
+
+    async def run(self, specs: seams.SpecSource) -> None:
+        """Follow the orders and keep the counters right; runs until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(specs))
+            group.create_task(self._converge_always())
+            group.create_task(self._check_always())
+
+    async def _follow(self, specs: seams.SpecSource) -> None:
+        async for generation, spec in specs.specs():
+            with database.transaction(self._db):
+                # A pool that leaves stays in the store until its memory went back.
+                leaving = [p.order for p in self._pools.values() if p.leaving]
+                names = {order.name for order in spec.pools}
+                kept = spec.model_copy(
+                    update={"pools": (*spec.pools, *(o for o in leaving if o.name not in names))}
+                )
+                self._db.execute(
+                    "INSERT OR REPLACE INTO orders (id, generation, spec) VALUES (1, ?, ?)",
+                    (generation, kept.model_dump_json()),
+                )
+            self._take_orders(generation, spec)
+            log.info("orders taken", extra={"generation": generation, "pools": list(names)})
+            self._ordered_anew.set()
+            self._failures = 0
+            self.touch()
+
+    def touch(self) -> None:
+        """Something was freed or ordered: look again now."""
+        self._wake.set()
+
+    async def _converge_always(self) -> None:
+        while True:
+            self._wake.clear()
+            self._ordered_anew.clear()
+            converging = asyncio.create_task(self._converge())
+            anew = asyncio.create_task(self._ordered_anew.wait())
+            try:
+                await asyncio.wait([converging, anew], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (converging, anew):
+                    task.cancel()
+                await asyncio.wait([converging, anew])
+            if not converging.cancelled():
+                converging.result()
+            wait_s = None
+            if any(not pool.full for pool in self._pools.values()):
+                wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
+                self._failures += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+
+    async def _converge(self) -> None:
+        for pool in list(self._pools.values()):
+            if pool.leaving:
+                await self._let_go(pool)
+            else:
+                await self._apply(pool)
+
+    async def _apply(self, pool: ActivePool) -> None:
+        if pool.full and pool.capacity_bytes == self._source.reserved(pool.name).capacity_bytes:
+            return
+
+        def progress(_: int) -> None:
+            self._update(pool.name, reserved=self._source.reserved(pool.name))
+
+        refusal = ""
+        try:
+            await self._source.apply(
+                pool.order,
+                held_bytes=self._promised_bytes(pool.order.unit),
+                on_progress=progress,
+            )
+        except hugetlb.SourceError as error:
+            refusal = str(error)
+            log.warning("pool refused", extra={"pool": pool.name, "error": refusal})
+        reserved = self._source.reserved(pool.name)
+        self._update(pool.name, reserved=reserved, settled=True, refusal=refusal)
+
+    async def _let_go(self, pool: ActivePool) -> None:
+        try:
+            await self._source.release(pool.name)
+        except hugetlb.Refused as error:
+            self._update(pool.name, refusal=str(error))
+            return
+        del self._pools[pool.name]
+        log.info("pool released", extra={"pool": pool.name})
+        self._on_change()
+
+    async def _check_always(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            try:
+                events, reserved = await self._source.check()
+            except SomError as error:
+                log.warning("check failed", extra={"error": str(error)})
+                continue
+            for event in events:
+                await self._on_event(event)
+            for name, pool in reserved.items():
+                self._update(name, reserved=pool)
+            lost = any(pool.settled and not pool.full for pool in self._pools.values())
+            if lost and not self._failures:
+                self.touch()
+
+    async def refill(self) -> None:
+        """Put what starts have freed back into the holds."""
+        for name in list(self._pools):
+            self._update(name, reserved=await self._source.refill(name))
+        if any(pool.leaving for pool in self._pools.values()):
+            self.touch()
+
+    def _update(self, name: str, **changes: object) -> None:
+        before = self._pools.get(name)
+        if before is None:
+            return
+        after = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
+        if after != before:
+            self._pools[name] = after
+            self._on_change()

@@ -1,0 +1,115 @@
+"""What the agent reports about its node, computed from pools and leases. No I/O."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
+
+import som_device_plugin
+from som_api import v1alpha1
+from som_device_plugin import pools
+from som_device_plugin.leases import decide, state
+
+_MESSAGE_LIMIT: Final = 1024
+
+_TROUBLE: Final = {
+    decide.Outcome.DAMAGED: "LeaseDamaged",
+    decide.Outcome.STRAY: "StrayMount",
+    decide.Outcome.HELD: "LeaseHeld",
+    decide.Outcome.MOUNT_LOST: "MountLost",
+}
+"""Findings that an admin should know of, as reasons of the condition Degraded."""
+
+
+def node_status(
+    *,
+    generation: int | None,
+    boot_id: str,
+    active: Mapping[str, pools.ActivePool],
+    leases: Sequence[state.Lease],
+    findings: Iterable[decide.Finding],
+) -> v1alpha1.SomNodeStatus:
+    """The SomNode's status; the reporter adds transition times."""
+    statuses = tuple(_pool_status(active[name], leases) for name in sorted(active))
+    return v1alpha1.SomNodeStatus(
+        observed_generation=generation,
+        boot_id=boot_id,
+        kernel_version=platform.release(),
+        agent_version=som_device_plugin.__version__,
+        pools=statuses,
+        conditions=(_ready(active, generation), _degraded(findings, generation)),
+    )
+
+
+def allocated_bytes(pool: str, leases: Iterable[state.Lease]) -> int:
+    """What starts of `pool` hold, those being released included."""
+    return sum(
+        record.start.size_bytes
+        for lease in leases
+        for record in lease.starts
+        if record.start.pool == pool
+    )
+
+
+def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alpha1.PoolStatus:
+    reason, message = _pool_reason(pool)
+    return v1alpha1.PoolStatus(
+        name=pool.name,
+        generation=pool.order.generation,
+        unit=pool.order.unit,
+        capacity=pool.capacity_bytes,
+        allocated=allocated_bytes(pool.name, leases),
+        free=pool.free_bytes,
+        conditions=(
+            v1alpha1.Condition(
+                type="Ready",
+                status="True" if reason == "Reserved" else "False",
+                reason=reason,
+                message=message,
+                observed_generation=pool.order.generation,
+            ),
+        ),
+    )
+
+
+def _pool_reason(pool: pools.ActivePool) -> tuple[str, str]:
+    if pool.leaving:
+        return "Releasing", (pool.refusal or "its memory goes back to the node")[:_MESSAGE_LIMIT]
+    if not pool.settled:
+        return "Reserving", f"{v1alpha1.format_bytes(pool.capacity_bytes)} reserved so far"
+    if pool.refusal:
+        return "Refused", pool.refusal[:_MESSAGE_LIMIT]
+    if pool.full:
+        return "Reserved", f"{v1alpha1.format_bytes(pool.capacity_bytes)} reserved"
+    if pool.capacity_bytes > pool.order.capacity:
+        return "Shrinking", "pods hold more than the new capacity; it goes down as they leave"
+    return "PartlyReserved", pool.reserved.shortfall[:_MESSAGE_LIMIT]
+
+
+def _ready(
+    active: Mapping[str, pools.ActivePool], generation: int | None
+) -> v1alpha1.Condition:
+    waiting = {name: _pool_reason(p)[0] for name, p in sorted(active.items()) if not p.full}
+    status: Literal["True", "False"] = "False" if waiting or not active else "True"
+    reason = next(iter(waiting.values()), "Reserved" if active else "NoPools")
+    message = ", ".join(f"{name}: {why}" for name, why in waiting.items())
+    return v1alpha1.Condition(
+        type="Ready",
+        status=status,
+        reason=reason,
+        message=message[:_MESSAGE_LIMIT],
+        observed_generation=generation,
+    )
+
+
+def _degraded(
+    findings: Iterable[decide.Finding], generation: int | None
+) -> v1alpha1.Condition:
+    troubles = [finding for finding in findings if finding.outcome in _TROUBLE]
+    message = "; ".join(f"lease {f.lease_id}: {f.outcome.value}" for f in troubles)
+    return v1alpha1.Condition(
+        type="Degraded",
+        status="True" if troubles else "False",
+        reason=_TROUBLE[troubles[0].outcome] if troubles else "AsExpected",
+        message=message[:_MESSAGE_LIMIT],
+        observed_generation=generation,
+    )
