@@ -27,6 +27,15 @@ class ApiModel(pydantic.BaseModel):
     )
 
 
+class OwnerReference(pydantic.BaseModel):
+    """Whose end is this object's end, too: the part of it that som reads."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+
+    kind: str
+    uid: str
+
+
 class ObjectMeta(pydantic.BaseModel):
     """The part of Kubernetes' ObjectMeta that som reads; the rest is kept by the API server."""
 
@@ -54,6 +63,7 @@ class ObjectMeta(pydantic.BaseModel):
     finalizers: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
 
 
 class Condition(ApiModel):
