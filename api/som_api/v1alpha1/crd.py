@@ -88,7 +88,6 @@ KINDS: Final = (
 _ROOT_DESCRIPTIONS: Final = {
     "apiVersion": f"Version of the object's schema, {meta.API_VERSION}",
     "kind": "Kind of the object",
-    "metadata": "Name and other metadata, as of every Kubernetes object",
 }
 _KEPT_KEYS: Final = frozenset(
     {
@@ -135,8 +134,8 @@ def schema(model: type[meta.ApiModel]) -> Schema:
     root = _structural(generated, generated["$defs"])
     root["required"] = ["spec"] if "spec" in root.get("required", ()) else []
     for field, description in _ROOT_DESCRIPTIONS.items():
-        kept = "object" if field == "metadata" else "string"
-        root["properties"][field] = {"type": kept, "description": description}
+        root["properties"][field] = {"type": "string", "description": description}
+    root["properties"]["metadata"] = {"type": "object"}  # More is forbidden: it is implied.
     return {key: value for key, value in root.items() if value != []}
 
 

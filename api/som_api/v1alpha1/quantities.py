@@ -1,7 +1,7 @@
 """Byte quantities as Kubernetes writes them: `64Gi` in YAML, `int` bytes in code.
 
-The grammar is Kubernetes' own (k8s.io/apimachinery resource.Quantity), read by the official
-client's parser.
+The grammar is Kubernetes' own (k8s.io/apimachinery resource.Quantity) without signs and
+fractions, which CEL in a CRD cannot compute exactly; the official client's parser reads it.
 """
 
 import re
@@ -13,7 +13,7 @@ from kubernetes.utils import quantity
 
 _MAX_BYTES: Final = 2**63 - 1
 _MAX_LENGTH: Final = 32
-_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE]|[eE][0-9]+)?$"
+_PATTERN: Final = r"^[0-9]+([KMGTPE]i|[kMGTPE]|[eE][0-9]+)?$"
 _BINARY_SUFFIXES: Final = (
     ("Pi", 2**50),
     ("Ti", 2**40),
@@ -24,21 +24,21 @@ _BINARY_SUFFIXES: Final = (
 
 
 def parse_bytes(value: object) -> int:
-    """Bytes of a quantity such as `64Gi`, `1.5Gi` or a plain integer.
+    """Bytes of a quantity such as `64Gi`, or of a plain integer.
 
     Raises:
-        ValueError: not a quantity, negative, not a whole number of bytes, or beyond 63 bits.
+        ValueError: not a quantity, no whole number, negative, or beyond 63 bits.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{value!r} is not a quantity; write bytes with a suffix, such as 64Gi")
-    # Python's numbers allow more than Kubernetes' (1_000, +5, NaN): the CRD's pattern decides.
-    if isinstance(value, str) and (len(value) > _MAX_LENGTH or not re.fullmatch(_PATTERN, value)):
-        raise ValueError(f"{value!r} is not a quantity; write bytes with a suffix, such as 64Gi")
+    # Python's numbers allow more than Kubernetes' (1_000, +5, NaN).
+    is_text = isinstance(value, str) and len(value) <= _MAX_LENGTH and re.fullmatch(_PATTERN, value)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not is_text and not is_number:
+        raise ValueError(
+            f"{value!r} is not a quantity; write a whole number with a suffix, such as 64Gi"
+        )
     amount = quantity.parse_quantity(value)
-    if amount < 0 or amount > _MAX_BYTES:
+    if not 0 <= amount <= _MAX_BYTES:
         raise ValueError(f"{value!r} is out of range; use a positive quantity, such as 64Gi")
-    if amount != int(amount):
-        raise ValueError(f"{value!r} is not a whole number of bytes; use a suffix such as Mi or Gi")
     return int(amount)
 
 

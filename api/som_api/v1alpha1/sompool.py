@@ -60,14 +60,13 @@ class Source(meta.ApiModel):
         return UNIT_BYTES[self.huge_tlb.page_size]
 
 
-_UNIT_OF: Final = "(self.unit == '2Mi' ? 2097152 : 1073741824)"
-_IS_WHOLE: Final = (
-    "type(self.capacity) == int || "
-    "(isQuantity(self.capacity) && quantity(self.capacity).isInteger())"
+# CEL evaluates every rule also where the schema or another rule has refused the value already.
+_IS_BYTES: Final = (
+    "(type(self.capacity) == int || "
+    "isQuantity(self.capacity) && quantity(self.capacity).isInteger())"
 )
-_CAPACITY: Final = (
-    "(type(self.capacity) == int ? self.capacity : quantity(self.capacity).asInteger())"
-)
+_BYTES: Final = "(type(self.capacity) == int ? self.capacity : quantity(self.capacity).asInteger())"
+_UNIT_BYTES: Final = "(self.unit == '2Mi' ? 2097152 : 1073741824)"
 
 
 class SomPoolSpec(meta.ApiModel):
@@ -82,12 +81,12 @@ class SomPoolSpec(meta.ApiModel):
                     "fieldPath": ".unit",
                 },
                 {
-                    "rule": _IS_WHOLE,
-                    "message": "capacity must be a whole number of bytes, such as 64Gi",
+                    "rule": _IS_BYTES,
+                    "message": "capacity must be a whole number with a suffix, such as 64Gi",
                     "fieldPath": ".capacity",
                 },
                 {
-                    "rule": f"!({_IS_WHOLE}) || ({_CAPACITY} > 0 && {_CAPACITY} % {_UNIT_OF} == 0)",
+                    "rule": f"!{_IS_BYTES} || {_BYTES} > 0 && {_BYTES} % {_UNIT_BYTES} == 0",
                     "message": "capacity must be a positive multiple of the unit, such as 64Gi",
                     "fieldPath": ".capacity",
                 },
@@ -95,7 +94,7 @@ class SomPoolSpec(meta.ApiModel):
                     "rule": "!has(self.source.hugeTLB) || self.source.hugeTLB.pageSize != '1Gi' "
                     "|| self.unit == '1Gi'",
                     "message": "1Gi pages cannot be divided: use unit 1Gi, or pageSize 2Mi",
-                    "fieldPath": ".unit",
+                    "fieldPath": ".source.hugeTLB.pageSize",
                 },
             ]
         }
