@@ -29,7 +29,8 @@ LONGEST_BACKOFF_S: Final = 10.0
 UNWATCHED_S: Final = 5.0
 """Registered, but without a ListAndWatch for so long: kubelet has dropped the plugin."""
 
-GRACE_S: Final = 1.0
+GRACE_S: Final = 0.2
+"""For answers in flight; ListAndWatch has no end of its own."""
 
 STALE_SOCKETS: Final = prometheus_client.Counter(
     "som_agent_stale_sockets_removed", "Sockets of dead som agents removed from kubelet's directory"
