@@ -71,6 +71,7 @@ class Agent:
         self._outside = outside
         self._why_not_ready = ""
         self._changed = asyncio.Event()
+        self._leases: manager.LeaseManager | None = None
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -116,13 +117,13 @@ class Agent:
             pools=own_pools,
             pods=outside.pods,
             resources=client,
-            tickets=_tickets(hugepages.numa_nodes()),
+            tickets=_tickets(hugepages.nodes()),
             own_pod=settings.own_pod,
             boot_id=boot_id,
             on_event=outside.reporter.event,
             on_change=self._on_change,
         )
-        self._on_lease_change = leases.announce
+        self._leases = leases
         collector = metrics.Collected(lambda: _collect(own_pools, leases.leases()))
         registry.REGISTRY.register(collector)
         try:
@@ -140,10 +141,8 @@ class Agent:
 
     def _on_change(self) -> None:
         self._changed.set()
-        self._on_lease_change()
-
-    def _on_lease_change(self) -> None:
-        """Replaced by the lease core's `announce` once it exists."""
+        if self._leases is not None:
+            self._leases.announce()
 
     def _promised_bytes(self, unit: v1alpha1.Unit) -> int:
         """What pods bound to this node have requested, started or not."""

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+from collections.abc import Iterator
 
 from som_device_plugin import SomError, __version__, agent, logs
 from som_device_plugin.local import files
@@ -95,5 +96,16 @@ def main() -> None:
         asyncio.run(_run(arguments))
     except (asyncio.CancelledError, KeyboardInterrupt):
         log.info("told to stop; leases stay as they are")
-    except SomError as error:
-        sys.exit(f"som-agent: {error}")
+    except (SomError, BaseExceptionGroup) as failure:
+        sys.exit("\n".join(f"som-agent: {error}" for error in _reasons(failure)))
+
+
+def _reasons(failure: BaseException) -> Iterator[SomError]:
+    """The SomErrors of a failure, groups unfolded; anything else is a bug and is raised."""
+    if isinstance(failure, BaseExceptionGroup):
+        for inner in failure.exceptions:
+            yield from _reasons(inner)
+    elif isinstance(failure, SomError):
+        yield failure
+    else:
+        raise failure

@@ -32,8 +32,13 @@ class Owner:
     container: str
     uid: PodUid
 
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Namespace, pod and container: what a successor of the same name shares."""
+        return self.namespace, self.pod, self.container
+
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.pod}/{self.container}"
+        return "/".join(self.names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,9 +85,7 @@ def _pool_reason(pool: pools.ActivePool) -> tuple[str, str]:
     return "PartlyReserved", pool.reserved.shortfall[:_MESSAGE_LIMIT]
 
 
-def _ready(
-    active: Mapping[str, pools.ActivePool], generation: int | None
-) -> v1alpha1.Condition:
+def _ready(active: Mapping[str, pools.ActivePool], generation: int | None) -> v1alpha1.Condition:
     waiting = {name: _pool_reason(p)[0] for name, p in sorted(active.items()) if not p.full}
     status: Literal["True", "False"] = "False" if waiting or not active else "True"
     reason = next(iter(waiting.values()), "Reserved" if active else "NoPools")
@@ -101,9 +99,7 @@ def _ready(
     )
 
 
-def _degraded(
-    findings: Iterable[decide.Finding], generation: int | None
-) -> v1alpha1.Condition:
+def _degraded(findings: Iterable[decide.Finding], generation: int | None) -> v1alpha1.Condition:
     troubles = [finding for finding in findings if finding.outcome in _TROUBLE]
     message = "; ".join(f"lease {f.lease_id}: {f.outcome.value}" for f in troubles)
     return v1alpha1.Condition(

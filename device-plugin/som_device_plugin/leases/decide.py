@@ -88,18 +88,21 @@ def _listings(lease: state.Lease, resources: seams.PodResources) -> int:
 
 def _newer_of_same_names(lease: state.Lease, leases: Sequence[state.Lease]) -> int:
     """Listings that belong to a newer pod of the same name with the same ticket."""
-    mine = dataclasses.replace(lease.owner, uid="") if lease.owner else None
+    mine = lease.owner
+    assert mine is not None
     return sum(
         other.ticket == lease.ticket
         and other.named_order > lease.named_order
         and other.owner is not None
         and not other.ended
-        and dataclasses.replace(other.owner, uid="") == mine
+        and other.owner.names == mine.names
         for other in leases
     )
 
 
-def about_start(lease: state.Lease, record: state.StartRecord, kernel: KernelView) -> Outcome | None:
+def about_start(
+    lease: state.Lease, record: state.StartRecord, kernel: KernelView
+) -> Outcome | None:
     """How the record of a start and the kernel disagree; None: they agree."""
     key = (lease.lease_id, record.start.number)
     if record.boot_id != kernel.boot_id:
@@ -211,7 +214,9 @@ def _held_by_others(
     """Listings of older leases whose pod has ended and whose container is still on its way out."""
     live = _live_uids(source)
     return {
-        seams.TicketHolder(other.owner.namespace, other.owner.pod, other.owner.container, lease.ticket)
+        seams.TicketHolder(
+            other.owner.namespace, other.owner.pod, other.owner.container, lease.ticket
+        )
         for other in leases
         if other.ticket == lease.ticket
         and other.lease_id != lease.lease_id

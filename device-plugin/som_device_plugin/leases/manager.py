@@ -11,11 +11,11 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from som_api import v1alpha1
-from som_device_plugin import metrics, pools, seams
+from som_device_plugin import SomError, metrics, pools, seams
 from som_device_plugin.leases import decide, state, store
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class LeaseManager:
             lease_id=lease.lease_id,
             number=lease.next_number,
             pool=pool.name,
-            slot=self._driver.free_slot(named=self._named_slots()),
+            slot=self._driver.free_slot(pool=pool.name, named=self._named_slots(pool.name)),
             size_bytes=size_bytes,
             page_bytes=pool.page_bytes,
             preferred_node=_numa_node(lease.ticket),
@@ -209,7 +209,8 @@ class LeaseManager:
 
         event = state.Event.BUILT
         try:
-            await self._driver.build(start, on_progress=progress)
+            placed = await self._driver.build(start, on_progress=progress)
+            await self._report_placement(start, placed)
         except asyncio.CancelledError:
             event, build.error = state.Event.BUILD_FAILED, "its pod is gone"
         except seams.DriverError as error:
@@ -221,6 +222,17 @@ class LeaseManager:
         del self._builds[key]
         self._wake.set()
 
+    async def _report_placement(self, start: seams.Start, placed: Mapping[int, int]) -> None:
+        elsewhere = {node: size for node, size in placed.items() if node != start.preferred_node}
+        if start.preferred_node is None or not elsewhere:
+            return
+        where = ", ".join(f"{v1alpha1.format_bytes(b)} on {n}" for n, b in elsewhere.items())
+        message = (
+            f"lease {start.lease_id}: NUMA node {start.preferred_node} had too little free memory; "
+            f"{where} instead"
+        )
+        await self._on_event(seams.Event("OtherNumaNode", message))
+
     async def _ready(self, record: state.StartRecord, deadline: float) -> None:
         key = (record.start.lease_id, record.start.number)
         build = self._builds.get(key)
@@ -230,9 +242,7 @@ class LeaseManager:
         if not build.task.done():
             ready = v1alpha1.format_bytes(build.ready_bytes)
             size = v1alpha1.format_bytes(record.start.size_bytes)
-            raise seams.StartRefused(
-                f"som: warming {ready} of {size}, retrying, no action needed"
-            )
+            raise seams.StartRefused(f"som: warming {ready} of {size}, retrying, no action needed")
         if build.error:
             raise seams.StartRefused(f"som: {build.error}")
 
@@ -328,7 +338,7 @@ class LeaseManager:
         if doubtful and self._pods.synced:
             try:
                 answer = await self._resources.list()
-            except seams.SomError as error:
+            except SomError as error:
                 log.warning("kubelet's PodResources is silent", extra={"error": str(error)})
         return decide.PodView(
             synced=self._pods.synced, live_uids=live, resources=answer, own_pod=self._own_pod
@@ -403,9 +413,9 @@ class LeaseManager:
         records = lease.starts if lease else ()
         return next((record for record in records if record.start.number == key[1]), None)
 
-    def _named_slots(self) -> frozenset[int]:
-        leases = self._store.leases()
-        return frozenset(record.start.slot for lease in leases for record in lease.starts)
+    def _named_slots(self, pool: str) -> frozenset[int]:
+        starts = [record.start for lease in self._store.leases() for record in lease.starts]
+        return frozenset(start.slot for start in starts if start.pool == pool)
 
     async def run(self) -> None:
         """Reconcile whenever a lease is in doubt, and now and then; runs until cancelled."""
