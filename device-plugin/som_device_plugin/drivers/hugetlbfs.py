@@ -1,0 +1,199 @@
+"""The HugeTLBFS driver: each start of a lease is a hugetlbfs superblock of its own.
+
+Life of a start: a worker in the cgroup of the start's slot builds the superblock detached,
+swaps pages from the pool's hold into its file, populates it (the kernel zeroes), and attaches it
+over the lease's directory. Revoking truncates, unlinks and detaches; the memory is free when the
+cgroup's charges are 0. A superblock is never reused: an old mapping would see new content.
+"""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from som_api import v1alpha1
+from som_device_plugin import seams
+from som_device_plugin.drivers import worker
+from som_device_plugin.linux import cgroups, mountinfo, mounts, processes
+from som_device_plugin.sources import hold
+
+# Below /proc nothing can be made: a runtime that makes missing mount sources fails there.
+_NEVER_THERE: Final = "/proc/som/the-lease-is-not-ready"
+
+
+class HugeTLBFS:
+    """Implements `seams.Driver` with files of hugetlbfs.
+
+    Raises:
+        CgroupError: the machine has no hugetlb controller; with the cure.
+    """
+
+    name = "HugeTLBFS"
+
+    def __init__(
+        self, *, state_dir: pathlib.Path, hierarchy: cgroups.Hierarchy | None = None
+    ) -> None:
+        self._state_dir = state_dir
+        self._hierarchy = hierarchy or cgroups.find(mountinfo.read())
+        self._revoked_devices: dict[str, str] = {}
+
+    def self_check(self) -> None:
+        """Builds and drops an empty superblock, and makes som's cgroup."""
+        try:
+            self._hierarchy.create(self._hierarchy.som(self._state_dir))
+            os.close(mounts.build_hugetlbfs("som:self-check", {"size": "0"}))
+        except cgroups.CgroupError as error:
+            raise seams.DriverError(f"the HugeTLBFS driver cannot work: {error}") from error
+        except OSError as error:
+            raise seams.DriverError(
+                f"the HugeTLBFS driver cannot work: {error.strerror}; it needs root (a privileged "
+                "container) and Linux 5.16 or newer with CONFIG_HUGETLBFS"
+            ) from error
+
+    def prepare_path(self, lease_id: seams.LeaseId) -> str:
+        """See `seams.Driver`."""
+        directory = self._directory(lease_id)
+        path = directory / worker.FILE_NAME
+        directory.mkdir(parents=True, exist_ok=True)
+        if not self._mounted(directory):
+            with contextlib.suppress(FileExistsError):
+                path.symlink_to(_NEVER_THERE)
+        return str(path)
+
+    def remove_path(self, lease_id: seams.LeaseId) -> None:
+        """See `seams.Driver`."""
+        directory = self._directory(lease_id)
+        if self._mounted(directory):
+            raise seams.DriverError(f"removing {directory}: a start is still mounted there")
+        with contextlib.suppress(FileNotFoundError):
+            (directory / worker.FILE_NAME).unlink(missing_ok=True)
+            directory.rmdir()
+
+    def free_slot(self, *, pool: str, named: frozenset[int]) -> int:
+        """See `seams.Driver`."""
+        slots = self._hierarchy.slots(self._state_dir, pool)
+        for slot in sorted(slots.keys() - named):
+            if self._hierarchy.empty(slots[slot]):
+                return slot
+        taken = slots.keys() | named
+        return min(set(range(len(taken) + 1)) - taken)
+
+    async def build(
+        self, start: seams.Start, *, on_progress: Callable[[int], None]
+    ) -> Mapping[int, int]:
+        """See `seams.Driver`."""
+        group = self._group(start)
+        if (start.lease_id, start.number) not in self.attached():
+            self._hierarchy.create(group)
+            usage = self.usage(start)
+            if not usage.free:
+                raise seams.DriverError(
+                    f"building {start.mount_source}: {usage.held_bytes} bytes are still held in "
+                    f"its slot {group}; another slot is needed"
+                )
+            self.prepare_path(start.lease_id)
+            await self._run_worker(start, on_progress)
+        return self._hierarchy.node_bytes(group, start.page_bytes)
+
+    async def _run_worker(self, start: seams.Start, on_progress: Callable[[int], None]) -> None:
+        node = -1 if start.preferred_node is None else start.preferred_node
+        process = await asyncio.create_subprocess_exec(
+            *worker.command(
+                "build",
+                str(hold.file_path(self._state_dir, start.pool)),
+                str(start.size_bytes),
+                str(start.page_bytes),
+                str(self._directory(start.lease_id)),
+                start.mount_source,
+                str(node),
+            ),
+            *self._hierarchy.joining(self._group(start)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout and process.stderr
+        try:
+            async for line in process.stdout:
+                on_progress(int(line.split()[1]))
+            message = (await process.stderr.read()).decode(errors="replace").strip()
+            status = await process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            await asyncio.to_thread(self.revoke, start)
+            raise
+        if status == worker.EXIT_NO_PAGES:
+            raise seams.NotEnoughMemory(
+                f"{v1alpha1.format_bytes(start.size_bytes)} from pool {start.pool}: {message}"
+            )
+        if status:
+            raise seams.DriverError(
+                f"building {start.mount_source}: worker ended with status {status}: {message}"
+            )
+
+    def revoke(self, start: seams.Start) -> None:
+        """See `seams.Driver`."""
+        directory = self._directory(start.lease_id)
+        while mounted := self._mounted(directory):
+            if mounted[-1].source != start.mount_source:
+                if all(mount.source != start.mount_source for mount in mounted):
+                    return
+                raise seams.DriverError(
+                    f"revoking {start.mount_source}: {mounted[-1].source} covers it at "
+                    f"{directory}; revoke that first"
+                )
+            self._revoked_devices[start.mount_source] = mounted[-1].device
+            file = directory / worker.FILE_NAME
+            with contextlib.suppress(FileNotFoundError):
+                os.truncate(file, 0)
+                file.unlink()
+            mounts.detach(str(directory))
+
+    def usage(self, start: seams.Start) -> seams.Usage:
+        """See `seams.Driver`."""
+        charge = self._hierarchy.charge(self._group(start), start.page_bytes)
+        return seams.Usage(current_bytes=charge.current_bytes, reserved_bytes=charge.reserved_bytes)
+
+    def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
+        """See `seams.Driver`."""
+        found: dict[tuple[seams.LeaseId, int], int] = {}
+        for mount in mountinfo.read():
+            if mount.mountpoint.parent != self._leases or not mount.source.startswith("som:"):
+                continue
+            lease_id, _, number = mount.source.removeprefix("som:").rpartition(".")
+            try:
+                size_bytes = (mount.mountpoint / worker.FILE_NAME).stat().st_size
+            except FileNotFoundError:
+                size_bytes = 0
+            found[seams.LeaseId(lease_id), int(number)] = size_bytes
+        return found
+
+    def culprits(self, start: seams.Start) -> Sequence[str]:
+        """See `seams.Driver`."""
+        device = self._revoked_devices.get(start.mount_source)
+        for mount in self._mounted(self._directory(start.lease_id)):
+            if mount.source == start.mount_source:
+                device = mount.device
+        return processes.holders(device)
+
+    def end_builders(self) -> None:
+        """See `seams.Driver`."""
+        self._hierarchy.end_processes(self._hierarchy.som(self._state_dir))
+
+    @property
+    def _leases(self) -> pathlib.Path:
+        return self._state_dir / "leases"
+
+    def _directory(self, lease_id: seams.LeaseId) -> pathlib.Path:
+        return self._leases / lease_id
+
+    def _group(self, start: seams.Start) -> pathlib.Path:
+        return self._hierarchy.pool(self._state_dir, start.pool) / str(start.slot)
+
+    def _mounted(self, directory: pathlib.Path) -> list[mountinfo.Mount]:
+        return [mount for mount in mountinfo.read() if mount.mountpoint == directory]

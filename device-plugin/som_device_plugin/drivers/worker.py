@@ -1,0 +1,148 @@
+"""The process that takes huge pages: what it maps is charged to the cgroup that it joins.
+
+Run as `python -I -S worker.py build|extend …`, spawned and never forked: the agent has gRPC
+threads, and huge page limits of its own. Every start of a container waits for it, so it imports
+little. Says on stdout `ready <bytes>` while it works, and on stderr what went wrong.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import sys
+import time
+
+if __name__ == "__main__":
+    sys.path.insert(0, __file__.rpartition("/som_device_plugin/")[0])
+
+from som_device_plugin.linux import mounts
+
+EXIT_NO_PAGES = 3
+FILE_NAME = "som"
+
+_CHUNK_BYTES = 128 * 2**20
+_SWAP_TRIES = 50
+_SWAP_PAUSE_S = 0.001
+_PROT_READ_WRITE = 0x1 | 0x2
+_MAP_SHARED = 0x1
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_MADV_POPULATE_WRITE = 23
+_MPOL_PREFERRED = 1
+_SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237, "riscv64": 237}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class NoPages(Exception):
+    """The pages are not to be had; the message says which and why."""
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of a worker, for whoever spawns it."""
+    return [sys.executable, "-I", "-S", __file__, *arguments]
+
+
+def main(arguments: list[str]) -> int:
+    command, hold, size, page, *rest = arguments
+    try:
+        if command == "extend":
+            _join(rest)
+            _extend(hold, int(size))
+        else:
+            directory, source, node, *groups = rest
+            _join(groups)
+            _build(hold, int(size), int(page), directory, source, int(node))
+    except NoPages as error:
+        print(error, file=sys.stderr)
+        return EXIT_NO_PAGES
+    except OSError as error:
+        print(error.strerror if error.filename is None else error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _build(hold: str, size: int, page: int, directory: str, source: str, node: int) -> None:
+    mount = mounts.build_hugetlbfs(
+        source,
+        {"pagesize": str(page), "size": str(size), "nr_inodes": "2", "mode": "0700"},
+    )
+    file = os.open(FILE_NAME, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=mount)
+    os.fchmod(file, 0o666)
+    if node >= 0:
+        _prefer(node)
+    address = _swap(hold, file, size)
+    for offset in range(0, size, max(_CHUNK_BYTES, page)):
+        length = min(max(_CHUNK_BYTES, page), size - offset)
+        if _libc.madvise(address + offset, length, _MADV_POPULATE_WRITE):
+            raise _error(f"populating {length} bytes at {offset} of {source}")
+        print("ready", offset + length, flush=True)
+    mounts.attach(mount, directory)
+
+
+def _swap(hold: str, file: int, size: int) -> int:
+    """Give `size` bytes of the hold back and reserve them at once for `file`; its mapping.
+
+    Whoever else reserves huge pages on the machine can get in between: that is a lost swap.
+    """
+    hold_file = os.open(hold, os.O_RDWR)
+    try:
+        fcntl.flock(hold_file, fcntl.LOCK_EX)
+        held = os.fstat(hold_file).st_size
+        if held < size:
+            raise NoPages(f"the pool has {held} bytes free of {size}")
+        os.ftruncate(hold_file, held - size)
+        for _ in range(_SWAP_TRIES):
+            address = _map(file, size)
+            if address is not None:
+                return address
+            time.sleep(_SWAP_PAUSE_S)
+        raise NoPages(
+            f"{size} bytes taken out of the hold were reserved by another process of the machine"
+        )
+    finally:
+        os.close(hold_file)
+
+
+def _extend(hold: str, size: int) -> None:
+    """Reserve the hold up to `size` bytes; all of it or nothing. Its caller has it locked."""
+    file = os.open(hold, os.O_RDWR)
+    if _map(file, size) is None:
+        raise NoPages(f"{size} bytes cannot be reserved")
+
+
+def _map(file: int, size: int) -> int | None:
+    """Map `size` bytes of `file` and so reserve them, its size grows too; None: no pages."""
+    address: int | None = _libc.mmap(None, size, _PROT_READ_WRITE, _MAP_SHARED, file, 0)
+    if address != _MAP_FAILED:
+        return address
+    if ctypes.get_errno() == errno.ENOMEM:
+        return None
+    raise _error(f"mmap of {size} bytes")
+
+
+def _prefer(node: int) -> None:
+    number = _SET_MEMPOLICY.get(os.uname().machine)
+    if number is None:
+        return
+    mask = (ctypes.c_ulong * 16)()
+    mask[node // 64] = 1 << node % 64
+    if _libc.syscall(number, _MPOL_PREFERRED, mask, ctypes.c_ulong(1024)):
+        raise _error(f"preferring NUMA node {node}")
+
+
+def _join(groups: list[str]) -> None:
+    for path in groups:
+        with open(path, "w") as file:  # noqa: PTH123
+            file.write("0")
+
+
+def _error(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Thin adapters to the kernel: one module per concern, plain functions, no decisions."""

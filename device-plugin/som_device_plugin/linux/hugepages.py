@@ -1,0 +1,144 @@
+"""The kernel's counters of huge pages and memory.
+
+Documentation/admin-guide/mm/hugetlbpage.rst; a write to a NUMA node's `nr_hugepages` is absolute
+and counts persistent pages, a read counts surplus pages too.
+"""
+
+import dataclasses
+import pathlib
+from typing import Final
+
+from som_device_plugin import SomError
+
+_MACHINE: Final = pathlib.Path("/sys/kernel/mm/hugepages")
+_NODES: Final = pathlib.Path("/sys/devices/system/node")
+_MEMINFO: Final = pathlib.Path("/proc/meminfo")
+
+
+class HugePagesError(SomError):
+    """The kernel has no such huge pages, or refused a write to their counters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeCounts:
+    """Huge pages of one size on one NUMA node."""
+
+    total: int
+    free: int
+    surplus: int
+
+    @property
+    def persistent(self) -> int:
+        """What was asked for; surplus pages leave by themselves when their user ends."""
+        return self.total - self.surplus
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineCounts:
+    """Huge pages of one size on the machine."""
+
+    free: int
+    reserved: int
+    overcommit: int
+
+    @property
+    def available(self) -> int:
+        """Free and promised to nobody."""
+        return self.free - self.reserved
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """/proc/meminfo: MemTotal, MemAvailable, and HardwareCorrupted."""
+
+    total_bytes: int
+    available_bytes: int
+    corrupted_bytes: int
+
+
+def page_sizes() -> frozenset[int]:
+    """Sizes of huge pages that this kernel has, in bytes."""
+    return frozenset(
+        int(entry.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
+        for entry in _MACHINE.glob("hugepages-*kB")
+    )
+
+
+def nodes() -> tuple[int, ...]:
+    """NUMA nodes that have memory, ascending."""
+    numbers: list[int] = []
+    for part in _read(_NODES / "has_memory").split(","):
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)
+
+
+def node_counts(page_bytes: int, node: int) -> NodeCounts:
+    """The counters of huge pages of `page_bytes` on `node`."""
+    directory = _node_directory(page_bytes, node)
+    return NodeCounts(
+        total=int(_read(directory / "nr_hugepages")),
+        free=int(_read(directory / "free_hugepages")),
+        surplus=int(_read(directory / "surplus_hugepages")),
+    )
+
+
+def machine_counts(page_bytes: int) -> MachineCounts:
+    """The counters of huge pages of `page_bytes` that exist only for the whole machine."""
+    directory = _MACHINE / f"hugepages-{page_bytes // 1024}kB"
+    return MachineCounts(
+        free=int(_read(directory / "free_hugepages")),
+        reserved=int(_read(directory / "resv_hugepages")),
+        overcommit=int(_read(directory / "nr_overcommit_hugepages")),
+    )
+
+
+def write_persistent(page_bytes: int, node: int, pages: int) -> None:
+    """Ask for `pages` persistent pages on `node`; the kernel may grant fewer without an error."""
+    path = _node_directory(page_bytes, node) / "nr_hugepages"
+    try:
+        path.write_text(str(pages))
+    except OSError as error:
+        raise HugePagesError(
+            f"writing {pages} to {path}: {error.strerror}; the kernel cannot make huge pages of "
+            f"{page_bytes} bytes at run time: reserve them on its command line"
+        ) from error
+
+
+def compact(node: int) -> None:
+    """Have the kernel move pages together on `node` (vm.compact_memory of one node)."""
+    path = _NODES / f"node{node}" / "compact"
+    try:
+        path.write_text("1")
+    except OSError as error:
+        raise HugePagesError(
+            f"writing 1 to {path}: {error.strerror}; CONFIG_COMPACTION is needed"
+        ) from error
+
+
+def memory() -> Memory:
+    """The machine's memory now."""
+    fields = dict(line.split(":") for line in _read(_MEMINFO).splitlines())
+
+    def kib(name: str) -> int:
+        return int(fields.get(name, "0 kB").split()[0]) * 1024
+
+    return Memory(
+        total_bytes=kib("MemTotal"),
+        available_bytes=kib("MemAvailable"),
+        corrupted_bytes=kib("HardwareCorrupted"),
+    )
+
+
+def _node_directory(page_bytes: int, node: int) -> pathlib.Path:
+    return _NODES / f"node{node}" / "hugepages" / f"hugepages-{page_bytes // 1024}kB"
+
+
+def _read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise HugePagesError(
+            f"reading {path}: {error.strerror}; a kernel with CONFIG_HUGETLBFS and CONFIG_NUMA "
+            "is needed"
+        ) from error

@@ -1,0 +1,115 @@
+"""A pool's hold: one hugetlbfs file, reserved and never populated, which keeps the free pages.
+
+The kernel remembers reservations by file and cgroup, so the hold outlives the agent. It is as
+long as what it reserves. Whoever changes its length locks it (flock) first.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import subprocess
+from collections.abc import Iterator
+from typing import Final
+
+from som_device_plugin import SomError
+from som_device_plugin.drivers import worker
+from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
+
+_TRIES: Final = 3
+
+
+class HoldError(SomError):
+    """The hold could not be made or changed."""
+
+
+def file_path(state_dir: pathlib.Path, pool: str) -> pathlib.Path:
+    """The file of the pool's hold, seen from the driver that takes pages out of it."""
+    return state_dir / "holds" / pool / "hold"
+
+
+class Hold:
+    """The hold of one pool."""
+
+    def __init__(
+        self, *, state_dir: pathlib.Path, pool: str, hierarchy: cgroups.Hierarchy, page_bytes: int
+    ) -> None:
+        self._file = file_path(state_dir, pool)
+        self._source = f"som-hold:{pool}"
+        self._hierarchy = hierarchy
+        self._group = hierarchy.pool(state_dir, pool) / "hold"
+        self._page_bytes = page_bytes
+
+    def prepare(self) -> None:
+        """Mount the hold, of length 0. Idempotent."""
+        self._hierarchy.create(self._group)
+        directory = self._file.parent
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._mounted():
+                mount = mounts.build_hugetlbfs(
+                    self._source,
+                    {"pagesize": str(self._page_bytes), "nr_inodes": "2", "mode": "0700"},
+                )
+                try:
+                    mounts.attach(mount, str(directory))
+                finally:
+                    os.close(mount)
+            self._file.touch(mode=0o600)
+        except OSError as error:
+            raise HoldError(f"making the hold {directory}: {error.strerror}") from error
+
+    @property
+    def size_bytes(self) -> int:
+        """What the hold keeps now."""
+        return self._file.stat().st_size if self._mounted() else 0
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int]:
+        """No lease takes pages meanwhile; the fd of the hold's file."""
+        with self._file.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file.fileno()
+
+    def shrink(self, fd: int, size_bytes: int) -> None:
+        """Let go of everything beyond `size_bytes`."""
+        os.ftruncate(fd, size_bytes)
+
+    def extend(self, size_bytes: int) -> None:
+        """Reserve up to `size_bytes`, or as much as others have left. The caller has locked."""
+        for _ in range(_TRIES):
+            available = hugepages.machine_counts(self._page_bytes).available * self._page_bytes
+            within_reach = min(size_bytes, self._file.stat().st_size + max(available, 0))
+            if within_reach <= self._file.stat().st_size or self._reserve(within_reach):
+                return
+
+    def remove(self) -> None:
+        """Unmount the hold and remove its directory and cgroup. Idempotent."""
+        while self._mounted():
+            mounts.detach(str(self._file.parent))
+        with contextlib.suppress(FileNotFoundError):
+            self._file.parent.rmdir()
+        self._hierarchy.remove(self._group)
+
+    def _reserve(self, size_bytes: int) -> bool:
+        command = worker.command("extend", str(self._file), str(size_bytes), str(self._page_bytes))
+        done = subprocess.run(
+            [*command, *self._hierarchy.joining(self._group)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode not in (0, worker.EXIT_NO_PAGES):
+            raise HoldError(
+                f"extending the hold {self._file} to {size_bytes} bytes: exit status "
+                f"{done.returncode}: {done.stderr.strip()}"
+            )
+        return done.returncode == 0
+
+    def _mounted(self) -> bool:
+        return any(
+            mount.mountpoint == self._file.parent and mount.source == self._source
+            for mount in mountinfo.read()
+        )
