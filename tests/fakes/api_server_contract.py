@@ -1,0 +1,158 @@
+"""What som relies on in an API server; every check runs against the fake and the real one.
+
+Each check takes a client and makes Nodes of its own, named `contract-<something>`.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from som_api import kube
+from som_api.kube import Json
+
+Check = Callable[[kube.Client], Awaitable[None]]
+
+LABEL = "som.io/contract"
+
+
+@contextlib.asynccontextmanager
+async def _nodes(client: kube.Client, *names: str) -> AsyncIterator[list[Json]]:
+    created = []
+    try:
+        for name in names:
+            metadata = {"name": f"contract-{name}", "labels": {LABEL: name.rstrip("0123456789")}}
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+            created.append(await client.create(kube.NODES.path(), node))
+        yield created
+    finally:
+        for node in created:
+            with contextlib.suppress(kube.KubeError):
+                await client.delete(kube.NODES.path(name=node["metadata"]["name"]))
+
+
+async def pages_of_a_list_add_up(client: kube.Client) -> None:
+    async with _nodes(client, "page1", "page2", "page3"):
+        params: dict[str, str | int] = {"labelSelector": f"{LABEL}=page", "limit": 2}
+        first = await client.get(kube.NODES.path(), params=params)
+        params["continue"] = first["metadata"]["continue"]
+        second = await client.get(kube.NODES.path(), params=params)
+    names = [item["metadata"]["name"] for page in (first, second) for item in page["items"]]
+    assert names == ["contract-page1", "contract-page2", "contract-page3"]
+    assert first["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+    assert not second["metadata"].get("continue")
+
+
+async def a_watch_tells_what_happened_since_the_list(client: kube.Client) -> None:
+    async with _nodes(client, "watched", "other"):
+        listed = await client.get(kube.NODES.path(), params={"limit": 500})
+        path = kube.NODES.path(name="contract-watched")
+        await client.merge_patch(path, {"metadata": {"labels": {"a": "b"}}})
+        await client.delete(kube.NODES.path(name="contract-other"))
+        await client.delete(path)
+        watch = client.watch(
+            kube.NODES.path(),
+            params={
+                "resourceVersion": listed["metadata"]["resourceVersion"],
+                "fieldSelector": "metadata.name=contract-watched",
+            },
+            idle_timeout_s=10,
+        )
+        kinds = []
+        async with contextlib.aclosing(watch):
+            while (event := await anext(watch))["type"] != "DELETED":
+                kinds.append((event["type"], event["object"]["metadata"]["name"]))
+    assert kinds == [("MODIFIED", "contract-watched")]
+
+
+async def a_watch_ends_after_its_time_with_a_bookmark(client: kube.Client) -> None:
+    listed = await client.get(kube.NODES.path(), params={"limit": 500})
+    watch = client.watch(
+        kube.NODES.path(),
+        params={
+            "resourceVersion": listed["metadata"]["resourceVersion"],
+            "fieldSelector": "metadata.name=contract-nobody",
+            "allowWatchBookmarks": True,
+            "timeoutSeconds": 3,
+        },
+        idle_timeout_s=30,
+    )
+    events = [event async for event in watch]
+    assert {event["type"] for event in events} == {"BOOKMARK"}
+
+
+async def a_watch_of_a_forgotten_version_is_gone(client: kube.Client) -> None:
+    watch = client.watch(kube.NODES.path(), params={"resourceVersion": "1"}, idle_timeout_s=10)
+    with pytest.raises(kube.KubeError) as caught:
+        await anext(watch)
+    assert (caught.value.status, caught.value.reason) == (410, "Expired")
+
+
+async def an_apply_owns_its_fields_and_no_others(client: kube.Client) -> None:
+    async with _nodes(client, "applied"):
+        path = kube.NODES.path(name="contract-applied", subresource="status")
+        await client.apply(path, _with_conditions("First", "Second"), field_manager="one")
+        await client.apply(path, _with_conditions("Third"), field_manager="two")
+        node = await client.apply(path, _with_conditions("First"), field_manager="one")
+        assert {c["type"] for c in node["status"]["conditions"]} == {"First", "Third"}
+
+
+async def an_apply_that_changes_nothing_has_no_version(client: kube.Client) -> None:
+    async with _nodes(client, "same"):
+        path = kube.NODES.path(name="contract-same", subresource="status")
+        before = await client.apply(path, _with_conditions("First"), field_manager="one")
+        after = await client.apply(path, _with_conditions("First"), field_manager="one")
+    assert before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
+
+
+async def a_status_is_written_through_its_subresource(client: kube.Client) -> None:
+    async with _nodes(client, "parts"):
+        path = kube.NODES.path(name="contract-parts")
+        capacity = {"capacity": {"som.io/2Mi": "5"}}
+        by_main = await client.merge_patch(path, {"status": capacity, "spec": {"podCIDR": None}})
+        assert "som.io/2Mi" not in by_main.get("status", {}).get("capacity", {})
+        patch = {"status": capacity, "spec": {"unschedulable": True}}
+        by_status = await client.merge_patch(f"{path}/status", patch)
+        assert by_status["status"]["capacity"]["som.io/2Mi"] == "5"
+        assert not by_status["spec"].get("unschedulable")
+
+
+async def a_json_patch_is_all_or_nothing(client: kube.Client) -> None:
+    async with _nodes(client, "jsonpatch"):
+        path = kube.NODES.path(name="contract-jsonpatch")
+        guard = {"op": "test", "path": "/metadata/labels/som.io~1contract", "value": "no"}
+        mark = {"op": "add", "path": "/metadata/labels/mark", "value": "yes"}
+        with pytest.raises(kube.KubeError) as caught:
+            await client.json_patch(path, [guard, mark])
+        assert caught.value.status == 422
+        node = await client.json_patch(path, [{**guard, "value": "jsonpatch"}, mark])
+    assert node["metadata"]["labels"]["mark"] == "yes"
+
+
+async def errors_say_what_the_server_answered(client: kube.Client) -> None:
+    async with _nodes(client, "taken") as (node,):
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "contract-taken"}}
+        with pytest.raises(kube.KubeError, match="already exists") as caught:
+            await client.create(kube.NODES.path(), body)
+        assert (caught.value.status, caught.value.reason) == (409, "AlreadyExists")
+    with pytest.raises(kube.KubeError, match="not found") as caught:
+        await client.get(kube.NODES.path(name=node["metadata"]["name"]))
+    assert (caught.value.status, caught.value.reason) == (404, "NotFound")
+
+
+def _with_conditions(*types: str) -> Json:
+    conditions = [{"type": name, "status": "True", "reason": "Tested"} for name in types]
+    return {"apiVersion": "v1", "kind": "Node", "status": {"conditions": conditions}}
+
+
+CHECKS: list[Check] = [
+    pages_of_a_list_add_up,
+    a_watch_tells_what_happened_since_the_list,
+    a_watch_ends_after_its_time_with_a_bookmark,
+    a_watch_of_a_forgotten_version_is_gone,
+    an_apply_owns_its_fields_and_no_others,
+    an_apply_that_changes_nothing_has_no_version,
+    a_status_is_written_through_its_subresource,
+    a_json_patch_is_all_or_nothing,
+    errors_say_what_the_server_answered,
+]

@@ -1,0 +1,205 @@
+import pytest
+
+from fakes import failures
+from fakes.api_server import FakeApiServer
+from fakes.clock import FakeClock
+from som_api import kube
+from som_api.kube import reflector
+from unit.kube.watching import Watching, node, until
+
+
+async def test_objects_are_listed_and_then_followed(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("b"))
+        server.put("v1", "nodes", node("a", "2"))
+        server.remove("v1", "nodes", "b")
+        await until(lambda: len(watching.changes) == 4)
+    assert watching.changes == [
+        ("a", None, "1"),
+        ("b", None, "1"),
+        ("a", "1", "2"),
+        ("b", "1", None),
+    ]
+    assert watching.seen == {"a": "2"}
+    assert server.verbs() == ["list", "watch"]
+
+
+async def test_a_long_list_comes_in_pages(
+    server: FakeApiServer,
+    client: kube.Client,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reflector, "PAGE_SIZE", 2)
+    for name in "abcde":
+        server.put("v1", "nodes", node(name))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+    assert sorted(watching.seen) == ["a", "b", "c", "d", "e"]
+    assert server.verbs()[:3] == ["list", "list", "list"]
+
+
+async def test_selectors_restrict_list_and_watch(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a", color="red"))
+    server.put("v1", "nodes", node("b", color="red"))
+    selected = Watching(client, clock, field_selector="metadata.name=a", label_selector="color=red")
+    async with selected.running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("b", "2", color="red"))
+        server.put("v1", "nodes", node("a", "2", color="red"))
+        await until(lambda: watching.seen == {"a": "2"})
+    assert [name for name, _, _ in watching.changes] == ["a", "a"]
+
+
+async def test_a_change_of_fields_that_nobody_keeps_is_no_change(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("a", heartbeat="12:00"))
+        server.put("v1", "nodes", node("b"))
+        await until(lambda: "b" in watching.seen)
+    assert [name for name, _, _ in watching.changes] == ["a", "b"]
+
+
+async def test_an_object_deleted_while_away_is_delivered_as_deletion(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("stays"))
+    server.put("v1", "nodes", node("goes"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        await server.stop()
+        server.remove("v1", "nodes", "goes")
+        server.store.forget_history()
+        await server.start()
+        await until(lambda: ("goes", "1", None) in watching.changes)
+    assert watching.seen == {"stays": "1"}
+
+
+async def test_one_made_anew_under_its_name_while_away_is_one_change(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a", "old"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        await server.stop()
+        server.remove("v1", "nodes", "a")
+        server.put("v1", "nodes", node("a", "new"))
+        server.store.forget_history()
+        await server.start()
+        await until(lambda: watching.seen == {"a": "new"})
+    assert watching.changes == [("a", None, "old"), ("a", "old", "new")]
+
+
+@pytest.mark.parametrize("name", failures.ALL)
+async def test_a_failure_never_empties_the_cache(
+    name: str, server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a"))
+    watching = Watching(client, clock, idle_timeout_s=0.05)
+    async with watching.running():
+        await watching.reflector.wait_synced()
+        server.failure = failures.ALL[name]
+        await server.end_watches()
+        before = len(clock.sleeps)
+        if name == "half-open TCP before headers":
+            await server.stop()
+        await until(lambda: len(clock.sleeps) >= before + 3)
+        assert watching.seen.get("a") == "1"
+        assert watching.reflector.synced
+
+
+async def test_nothing_is_synced_before_a_list_is_complete(
+    server: FakeApiServer,
+    client: kube.Client,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reflector, "PAGE_SIZE", 1)
+    server.put("v1", "nodes", node("a"))
+    server.put("v1", "nodes", node("b"))
+
+    async def fail_second_page(request):  # type: ignore[no-untyped-def]
+        return await failures.ALL["HTTP 500"](request) if "continue" in request.query else None
+
+    server.failure = fail_second_page
+    async with Watching(client, clock).running() as watching:
+        await until(lambda: len(clock.sleeps) >= 3)
+        assert not watching.reflector.synced
+        assert watching.seen == {}
+        server.failure = None
+        await watching.reflector.wait_synced()
+    assert sorted(watching.seen) == ["a", "b"]
+
+
+async def test_a_watch_that_ends_is_taken_up_where_it_was(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        for value in "2345":
+            await server.end_watches()
+            server.put("v1", "nodes", node("a", value))
+            await until(lambda value=value: watching.seen == {"a": value})
+    assert server.verbs().count("list") == 1
+    assert [new for _, _, new in watching.changes] == ["1", "2", "3", "4", "5"]
+
+
+async def test_an_unreadable_object_keeps_its_last_known_state(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("a", "unreadable"))
+        server.put("v1", "nodes", node("b"))
+        await until(lambda: "b" in watching.seen)
+    assert watching.seen == {"a": "1", "b": "1"}
+
+
+async def test_an_unreadable_object_of_which_nothing_is_known_is_not_taken_for_absent(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a", "unreadable"))
+    async with Watching(client, clock).running() as watching:
+        await until(lambda: len(clock.sleeps) >= 2)
+        assert not watching.reflector.synced
+        server.put("v1", "nodes", node("a", "fine"))
+        await watching.reflector.wait_synced()
+    assert watching.seen == {"a": "fine"}
+
+
+async def test_a_resync_reports_every_object_unchanged(
+    server: FakeApiServer, client: kube.Client
+) -> None:
+    clock = FakeClock()
+    server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock, resync_s=600).running() as watching:
+        await watching.reflector.wait_synced()
+        await clock.advance(600)
+    assert watching.changes == [("a", None, "1"), ("a", "1", "1")]
+
+
+async def test_a_mistake_in_the_callback_is_raised(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a"))
+
+    def mistaken(*_: object) -> None:
+        raise KeyError("mine")
+
+    watched = kube.Reflector(
+        client, kube.NODES, decode=lambda item: item, on_change=mistaken, time=clock
+    )
+    with pytest.raises(ExceptionGroup) as caught:
+        await watched.run()
+    assert caught.group_contains(KeyError)
