@@ -20,7 +20,7 @@ from som_api import v1alpha1
 from som_device_plugin import SomError, endpoint, metrics, pools, seams, status
 from som_device_plugin.drivers import hugetlbfs
 from som_device_plugin.kubelet import plugin, podresources, registration, turns
-from som_device_plugin.leases import database, manager, state, store
+from som_device_plugin.leases import database, manager, reconciler, starts, state, store
 from som_device_plugin.linux import hugepages
 from som_device_plugin.sources import hugetlb, plan
 
@@ -71,7 +71,7 @@ class Agent:
         self._outside = outside
         self._why_not_ready = ""
         self._changed = asyncio.Event()
-        self._leases: manager.LeaseManager | None = None
+        self._manager: manager.LeaseManager | None = None
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -111,38 +111,56 @@ class Agent:
         )
         taking_turns = turns.Turns()
         client = podresources.Client(settings.pod_resources_socket, taking_turns=taking_turns)
-        leases = manager.LeaseManager(
-            leases=store.LeaseStore(connection),
+        leases = store.LeaseStore(connection)
+        own_starts = starts.Starts(
+            leases=leases,
             driver=driver,
-            pools=own_pools,
+            boot_id=boot_id,
+            on_event=outside.reporter.event,
+            on_change=self._on_change,
+        )
+        own_reconciler = reconciler.Reconciler(
+            leases=leases,
+            own_starts=own_starts,
+            driver=driver,
+            own_pools=own_pools,
             pods=outside.pods,
             resources=client,
-            tickets=_tickets(hugepages.nodes()),
             own_pod=settings.own_pod,
             boot_id=boot_id,
             on_event=outside.reporter.event,
             on_change=self._on_change,
         )
-        self._leases = leases
+        self._manager = manager.LeaseManager(
+            leases=leases,
+            own_starts=own_starts,
+            own_reconciler=own_reconciler,
+            driver=driver,
+            own_pools=own_pools,
+            pods=outside.pods,
+            resources=client,
+            tickets=_tickets(hugepages.nodes()),
+            on_event=outside.reporter.event,
+        )
         collector = metrics.Collected(lambda: _collect(own_pools, leases.leases()))
         registry.REGISTRY.register(collector)
         try:
-            await leases.recover()
+            await own_reconciler.recover()
             self._why_not_ready = ""
             async with asyncio.TaskGroup() as group:
                 group.create_task(own_pools.run(outside.specs))
-                group.create_task(leases.run())
-                group.create_task(self._report(own_pools, leases, boot_id))
-                group.create_task(self._keep_registered(own_pools, leases, taking_turns))
+                group.create_task(own_reconciler.run())
+                group.create_task(self._report(own_pools, own_reconciler, leases, boot_id))
+                group.create_task(self._keep_registered(own_pools, self._manager, taking_turns))
         finally:
             registry.REGISTRY.unregister(collector)
-            await leases.close()
+            await own_starts.close()
             await client.close()
 
     def _on_change(self) -> None:
         self._changed.set()
-        if self._leases is not None:
-            self._leases.announce()
+        if self._manager is not None:
+            self._manager.announce()
 
     def _promised_bytes(self, unit: v1alpha1.Unit) -> int:
         """What pods bound to this node have requested, started or not."""
@@ -173,7 +191,11 @@ class Agent:
             )
 
     async def _report(
-        self, own_pools: pools.Pools, leases: manager.LeaseManager, boot_id: str
+        self,
+        own_pools: pools.Pools,
+        own_reconciler: reconciler.Reconciler,
+        leases: store.LeaseStore,
+        boot_id: str,
     ) -> None:
         while True:
             self._changed.clear()
@@ -183,7 +205,7 @@ class Agent:
                     boot_id=boot_id,
                     active=own_pools.pools(),
                     leases=leases.leases(),
-                    findings=leases.findings,
+                    findings=own_reconciler.findings,
                 )
             )
             await asyncio.sleep(REPORT_COALESCE_S)

@@ -1,4 +1,4 @@
-"""Leases and their starts in the agent's store. Every method is one durable transaction or a read."""
+"""Leases and their starts in the agent's store: each method a durable transaction or a read."""
 
 import sqlite3
 from typing import Any

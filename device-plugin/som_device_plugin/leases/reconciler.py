@@ -1,0 +1,180 @@
+"""Compares store, kernel and pods, and acts on every disagreement that is proven."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from som_api import v1alpha1
+from som_device_plugin import SomError, pools, seams
+from som_device_plugin.leases import decide, starts, state, store
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 1.0
+RECONCILE_EVERY_S: Final = 10.0
+HELD_REPORT_AFTER_S: Final = 10.0
+
+
+class Reconciler:
+    """Ends leases, frees starts, reports what is wrong. `findings` is the last result."""
+
+    def __init__(
+        self,
+        *,
+        leases: store.LeaseStore,
+        own_starts: starts.Starts,
+        driver: seams.Driver,
+        own_pools: pools.Pools,
+        pods: seams.PodSource,
+        resources: seams.PodResourcesClient,
+        own_pod: str,
+        boot_id: str,
+        on_event: Callable[[seams.Event], Awaitable[None]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._store = leases
+        self._starts = own_starts
+        self._driver = driver
+        self._pools = own_pools
+        self._pods = pods
+        self._resources = resources
+        self._own_pod = own_pod
+        self._boot_id = boot_id
+        self._on_event = on_event
+        self._on_change = on_change
+        self._one_at_a_time = asyncio.Lock()
+        self._held_since: dict[starts.Key, float] = {}
+        self._held_reported: set[starts.Key] = set()
+        self.findings: tuple[decide.Finding, ...] = ()
+
+    async def recover(self) -> None:
+        """What a new agent does first: end what the old one left running, then take stock."""
+        await asyncio.to_thread(self._driver.end_builders)
+        await self.reconcile()
+
+    async def run(self) -> None:
+        """Reconcile whenever a lease is in doubt, and now and then; runs until cancelled."""
+        wake, last = self._starts.wake, time.monotonic()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), LOOK_EVERY_S)
+            due = time.monotonic() - last >= RECONCILE_EVERY_S
+            if wake.is_set() or due or self._in_doubt():
+                wake.clear()
+                await self.reconcile()
+                last = time.monotonic()
+
+    def _in_doubt(self) -> bool:
+        """Whether a pod has gone whose lease stands, or memory waits to become free."""
+        live = self._live_uids()
+        return any(
+            (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
+            or any(record.state is state.State.RELEASING for record in lease.starts)
+            for lease in self._store.leases()
+        )
+
+    async def reconcile(self) -> None:
+        """One pass over all leases. Safe beside PreStartContainer: a start that moved on is left
+        alone, for `Starts.apply` looks again."""
+        async with self._one_at_a_time:
+            leases = self._store.leases()
+            kernel = await asyncio.to_thread(self._kernel_view, leases, self._starts.building)
+            pods = await self._pod_view(leases)
+            findings = decide.strays(leases, kernel)
+            for lease in leases:
+                findings += await self._reconcile_lease(lease, leases, kernel, pods)
+            if tuple(findings) != self.findings:
+                self.findings = tuple(findings)
+                self._on_change()
+            listed = None
+            if pods.resources is not None and self._own_pod in pods.resources.pods:
+                listed = frozenset(holder.ticket for holder in pods.resources.holders)
+            for lease_id in self._store.forget_ended(listed=listed):
+                self._driver.remove_path(lease_id)
+            await self._pools.refill()
+            await self._report_held()
+
+    async def _reconcile_lease(
+        self,
+        lease: state.Lease,
+        leases: Sequence[state.Lease],
+        kernel: decide.KernelView,
+        pods: decide.PodView,
+    ) -> list[decide.Finding]:
+        outcome = decide.about_owner(lease, leases, pods)
+        findings = [decide.Finding(outcome, lease.lease_id)]
+        if outcome is decide.Outcome.OWNER_GONE and not lease.ended:
+            log.info("lease ended", extra={"lease": lease.lease_id, "owner": str(lease.owner)})
+            self._store.end(lease.lease_id)
+        for record in lease.starts:
+            if outcome is decide.Outcome.OWNER_GONE and record.boot_id == self._boot_id:
+                await self._starts.apply(record, state.Event.OWNER_GONE)
+            about = decide.about_start(lease, record, kernel)
+            if about is None:
+                continue
+            findings.append(decide.Finding(about, lease.lease_id, record.start.number))
+            if about in decide.EVENT_OF:
+                await self._starts.apply(record, decide.EVENT_OF[about])
+        return findings
+
+    def _kernel_view(
+        self, leases: Sequence[state.Lease], building: frozenset[starts.Key]
+    ) -> decide.KernelView:
+        records = [record for lease in leases for record in lease.starts]
+        return decide.KernelView(
+            boot_id=self._boot_id,
+            attached=self._driver.attached(),
+            usage={
+                (record.start.lease_id, record.start.number): self._driver.usage(record.start)
+                for record in records
+                if record.boot_id == self._boot_id
+            },
+            building=building,
+        )
+
+    async def _pod_view(self, leases: Sequence[state.Lease]) -> decide.PodView:
+        """Kubelet is asked only when a lease's pod has gone: that is when its word matters."""
+        live = self._live_uids()
+        doubtful = any(
+            (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
+            or (lease.owner is None and lease.ended)
+            for lease in leases
+        )
+        answer = None
+        if doubtful and self._pods.synced:
+            try:
+                answer = await self._resources.list()
+            except SomError as error:
+                log.warning("kubelet's PodResources is silent", extra={"error": str(error)})
+        return decide.PodView(
+            synced=self._pods.synced, live_uids=live, resources=answer, own_pod=self._own_pod
+        )
+
+    async def _report_held(self) -> None:
+        """Tell the admin once about memory that stays with a holder after its release."""
+        now = time.monotonic()
+        held = {
+            (finding.lease_id, finding.number)
+            for finding in self.findings
+            if finding.outcome is decide.Outcome.HELD and finding.number is not None
+        }
+        self._held_since = {key: self._held_since.get(key, now) for key in held}
+        self._held_reported &= held
+        for key in held - self._held_reported:
+            record = self._starts.record(key)
+            if record is None or now - self._held_since[key] < HELD_REPORT_AFTER_S:
+                continue
+            self._held_reported.add(key)
+            culprits = await asyncio.to_thread(self._driver.culprits, record.start)
+            size = v1alpha1.format_bytes(self._driver.usage(record.start).held_bytes)
+            message = (
+                f"lease {key[0]} has ended, and {size} of it are still held by "
+                f"{', '.join(culprits) or 'a pin in the kernel'}; not offered meanwhile"
+            )
+            await self._on_event(seams.Event("LeaseHeld", message, warning=True))
+
+    def _live_uids(self) -> frozenset[seams.PodUid]:
+        return frozenset(pod.uid for pod in self._pods.pods() if not pod.terminal)

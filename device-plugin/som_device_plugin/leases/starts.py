@@ -1,0 +1,164 @@
+"""Builds starts and takes them away: the one place where a start's state changes.
+
+The order is always: store what is to happen, then do it, and doing it twice is harmless. So an
+agent that dies at any instruction finds in the store what it has to finish.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from som_api import v1alpha1
+from som_device_plugin import seams
+from som_device_plugin.leases import state, store
+
+log = logging.getLogger(__name__)
+
+Key = tuple[seams.LeaseId, int]
+
+
+@dataclasses.dataclass
+class _Build:
+    task: asyncio.Task[None]
+    ready_bytes: int = 0
+    error: str = ""
+
+
+class Starts:
+    """The starts of all leases. `wake` is set when something was freed or failed."""
+
+    def __init__(
+        self,
+        *,
+        leases: store.LeaseStore,
+        driver: seams.Driver,
+        boot_id: str,
+        on_event: Callable[[seams.Event], Awaitable[None]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._store = leases
+        self._driver = driver
+        self._boot_id = boot_id
+        self._on_event = on_event
+        self._on_change = on_change
+        self._builds: dict[Key, _Build] = {}
+        self.wake = asyncio.Event()
+
+    @property
+    def building(self) -> frozenset[Key]:
+        """The starts that a worker of this agent builds now."""
+        return frozenset(self._builds)
+
+    def begin(self, start: seams.Start) -> state.StartRecord:
+        """Record the intention, then build `start` in the background."""
+        self._store.add_start(start, boot_id=self._boot_id)
+        self._builds[_key(start)] = _Build(asyncio.create_task(self._build(start)))
+        self._on_change()
+        return state.StartRecord(start=start, state=state.State.BUILDING, boot_id=self._boot_id)
+
+    async def _build(self, start: seams.Start) -> None:
+        """Build and record the outcome; a failure is kept for whoever waits for this start."""
+        build = self._builds[_key(start)]
+
+        def progress(ready_bytes: int) -> None:
+            build.ready_bytes = ready_bytes
+
+        event = state.Event.BUILT
+        try:
+            placed = await self._driver.build(start, on_progress=progress)
+            await self._report_placement(start, placed)
+        except asyncio.CancelledError:
+            event, build.error = state.Event.BUILD_FAILED, "its pod is gone"
+        except seams.DriverError as error:
+            event, build.error = state.Event.BUILD_FAILED, str(error)
+            log.warning("build failed", extra={"lease": start.lease_id, "error": str(error)})
+        record = self.record(_key(start))
+        if record is not None:
+            await self.apply(record, event)
+        # Only now: a start that is not being built must have its outcome in the store.
+        del self._builds[_key(start)]
+        self.wake.set()
+
+    async def _report_placement(self, start: seams.Start, placed: Mapping[int, int]) -> None:
+        elsewhere = {node: size for node, size in placed.items() if node != start.preferred_node}
+        if start.preferred_node is None or not elsewhere:
+            return
+        where = ", ".join(f"{v1alpha1.format_bytes(b)} on {n}" for n, b in elsewhere.items())
+        message = (
+            f"lease {start.lease_id}: NUMA node {start.preferred_node} had too little free memory; "
+            f"{where} instead"
+        )
+        await self._on_event(seams.Event("OtherNumaNode", message))
+
+    async def built(self, start: seams.Start, *, deadline: float) -> None:
+        """Returns when `start` is built.
+
+        Raises:
+            seams.StartRefused: it could not be built, or not before `deadline` (monotonic); then
+                the build goes on.
+        """
+        build = self._builds.get(_key(start))
+        if build is None:
+            return
+        await asyncio.wait([build.task], timeout=max(0.0, deadline - time.monotonic()))
+        if not build.task.done():
+            ready = v1alpha1.format_bytes(build.ready_bytes)
+            size = v1alpha1.format_bytes(start.size_bytes)
+            raise seams.StartRefused(f"som: warming {ready} of {size}, retrying, no action needed")
+        if build.error:
+            raise seams.StartRefused(f"som: {build.error}")
+
+    def intact(self, record: state.StartRecord) -> bool:
+        """Whether a delivered start still stands, so that its content can be given back."""
+        return record.boot_id == self._boot_id and _key(record.start) in self._driver.attached()
+
+    async def apply(self, seen: state.StartRecord, event: state.Event) -> bool:
+        """Store the next state, then act. False: the start has moved on since it was seen."""
+        start = seen.start
+        record = self.record(_key(start))
+        if record is None or record.state is not seen.state:
+            return False
+        step = state.step(record.state, event)
+        if step.state is not record.state:
+            self._store.set_state(start, step.state)
+            self._on_change()
+        for action in step.actions:
+            match action:
+                case state.Action.END_BUILD:
+                    if build := self._builds.get(_key(start)):
+                        build.task.cancel()
+                case state.Action.REVOKE:
+                    await asyncio.to_thread(self._driver.revoke, start)
+                    await self._forget_if_free(start)
+                case state.Action.FORGET:
+                    self._store.forget_start(start)
+                    self._on_change()
+        return True
+
+    async def _forget_if_free(self, start: seams.Start) -> None:
+        usage = await asyncio.to_thread(self._driver.usage, start)
+        if usage.free and _key(start) not in self._builds:
+            self._store.forget_start(start)
+            self._on_change()
+        self.wake.set()
+
+    def record(self, key: Key) -> state.StartRecord | None:
+        """The start as stored now."""
+        lease = self._store.lease(key[0])
+        records = lease.starts if lease else ()
+        return next((record for record in records if record.start.number == key[1]), None)
+
+    async def close(self) -> None:
+        """End all builds; what they took is freed, what is delivered stays."""
+        tasks = [build.task for build in self._builds.values()]
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _key(start: seams.Start) -> Key:
+    return start.lease_id, start.number
