@@ -1,0 +1,139 @@
+"""What the operator needs to know of Nodes and Pods, decoded from the API server's objects.
+
+Nodes and Pods are the bulk of a cluster's memory in any controller: only these few fields are
+kept, and of Pods only those that hold som memory or run the agent.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from som_api import v1alpha1
+
+UNITS: Final[tuple[v1alpha1.Unit, ...]] = tuple(v1alpha1.UNIT_BYTES)
+AGENT_LABELS: Final = {
+    "app.kubernetes.io/name": "som",
+    "app.kubernetes.io/component": "agent",
+}
+
+Units = Mapping[v1alpha1.Unit, int]
+"""How many of each unit; an absent unit is 0."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """A Node: `ready` is kubelet's own condition, `units` the som capacity in node status."""
+
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+    boot_id: str
+    ready: bool
+    units: Units
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pod:
+    """A Pod that is bound to a node and has not ended: the units it holds, or the agent itself."""
+
+    node: str
+    units: Units
+    is_agent: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bound:
+    """What the Pods of one node say together."""
+
+    units: Units
+    runs_agent: bool
+
+
+def decode_node(item: Mapping[str, Any]) -> Node:
+    """The Node of an object of the API server."""
+    metadata, status = item["metadata"], item.get("status", {})
+    conditions = status.get("conditions", ())
+    return Node(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        # 5 000 nodes share most of their labels: interned, each is kept once.
+        labels={
+            sys.intern(key): sys.intern(value) for key, value in metadata.get("labels", {}).items()
+        },
+        boot_id=status.get("nodeInfo", {}).get("bootID", ""),
+        ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
+        units=_units(status.get("capacity", {})),
+    )
+
+
+def decode_pod(item: Mapping[str, Any], *, agent_namespace: str) -> Pod | None:
+    """The Pod of an object of the API server, or None where it is of no concern here."""
+    metadata, spec = item["metadata"], item["spec"]
+    node = spec.get("nodeName")
+    if not node or item.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return None
+    labels = metadata.get("labels", {})
+    is_agent = metadata["namespace"] == agent_namespace and AGENT_LABELS.items() <= labels.items()
+    units = _requested(spec)
+    if not units and not is_agent:
+        return None
+    return Pod(node=sys.intern(node), units=units, is_agent=is_agent)
+
+
+def bound(pods: Iterable[Pod]) -> Bound:
+    """The sum of one node's Pods."""
+    units: dict[v1alpha1.Unit, int] = {}
+    runs_agent = False
+    for pod in pods:
+        runs_agent |= pod.is_agent
+        for unit, count in pod.units.items():
+            units[unit] = units.get(unit, 0) + count
+    return Bound(units=units, runs_agent=runs_agent)
+
+
+def _requested(spec: Mapping[str, Any]) -> Units:
+    """What kubelet counts for a Pod, as in k8s.io/component-helpers resource.PodRequests.
+
+    Sidecars and app containers add up; a plain init container needs its own beside the sidecars
+    that started before it.
+    """
+    together: dict[v1alpha1.Unit, int] = {}
+    highest: dict[v1alpha1.Unit, int] = {}
+    for container in spec.get("initContainers", ()):
+        is_sidecar = container.get("restartPolicy") == "Always"
+        for unit, count in _container_units(container).items():
+            beside = together.get(unit, 0) + count
+            highest[unit] = max(highest.get(unit, 0), beside)
+            if is_sidecar:
+                together[unit] = beside
+    for container in spec["containers"]:
+        for unit, count in _container_units(container).items():
+            together[unit] = together.get(unit, 0) + count
+    return {
+        unit: max(together.get(unit, 0), highest.get(unit, 0))
+        for unit in UNITS
+        if unit in together or unit in highest
+    }
+
+
+def _container_units(container: Mapping[str, Any]) -> Units:
+    resources = container.get("resources", {})
+    return _units({**resources.get("limits", {}), **resources.get("requests", {})})
+
+
+def _units(quantities: Mapping[str, Any]) -> Units:
+    found: dict[v1alpha1.Unit, int] = {}
+    for unit in UNITS:
+        quantity = quantities.get(v1alpha1.resource_name(unit))
+        if quantity is not None:
+            found[unit] = _count(quantity)
+    return found
+
+
+def _count(quantity: object) -> int:
+    # Anybody may write 100E into a Pod; it must not keep the rest of the list from being read.
+    try:
+        return v1alpha1.parse_bytes(quantity)
+    except ValueError:
+        return sys.maxsize

@@ -1,0 +1,130 @@
+"""What one node shall reserve and advertise, and how every pool stands there: pure decisions.
+
+Theory of operation. `plan_node` maps (SomPools, a Node, its SomNode, its Pods) to the SomNode's
+spec, the som capacity of node status, and one `Share` per pool concerned. It knows no history:
+the same facts give the same plan, and a plan that has been carried out plans no change.
+
+Rules that the tests hold it to:
+- One unit of a node is fed by one pool. The pool already in the SomNode keeps it, else the lower
+  name gets it; all others, and the one that has it, are in conflict.
+- Memory changes hands only when it is free: a successor waits until the agent no longer reports
+  the predecessor.
+- A frozen pool's entry stays as it is.
+- Capacity rises only by a fresh report of the agent, and falls only by such a report or by an
+  admin's decision, never below the units of the Pods bound to the node. Silence changes nothing.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from som_api import v1alpha1
+from som_operator import observed, pools, reports
+from som_operator.reports import Report, Share
+
+_NO_PODS = observed.Bound(units={}, runs_agent=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodePlan:
+    """`entries` is the SomNode's spec, `units` the som capacity, `shares` is by pool."""
+
+    entries: tuple[v1alpha1.NodePool, ...]
+    units: observed.Units
+    shares: Mapping[str, Share]
+
+
+def plan_nodes(
+    orders: pools.Orders,
+    nodes: Iterable[observed.Node],
+    somnodes: Mapping[str, v1alpha1.SomNode],
+    bound: Mapping[str, observed.Bound],
+) -> dict[str, NodePlan]:
+    """The plan of every node, by name."""
+    return {
+        node.name: plan_node(orders, node, somnodes.get(node.name), bound.get(node.name, _NO_PODS))
+        for node in nodes
+    }
+
+
+def plan_node(
+    orders: pools.Orders,
+    node: observed.Node,
+    somnode: v1alpha1.SomNode | None,
+    bound: observed.Bound,
+) -> NodePlan:
+    """The plan of one node; `somnode` is None where there is none yet."""
+    ordered = {entry.name: entry for entry in somnode.spec.pools} if somnode else {}
+    report = reports.Report(node, somnode)
+    entries: list[v1alpha1.NodePool] = []
+    shares: dict[str, Share] = {}
+    for unit in observed.UNITS:
+        wanting = [
+            order.entry
+            for order in orders.active[unit]
+            if order.wants(node, ordered=ordered.keys(), bound=bound)
+        ]
+        choice = _choose(unit, wanting, ordered, orders)
+        if choice is None:
+            continue
+        rivals = tuple(entry.name for entry in wanting if entry.name != choice.name)
+        predecessor = report.predecessor(choice)
+        if predecessor is None or _holds(ordered, choice):
+            entries.append(choice)
+            share = report.share(choice)
+        else:
+            share = report.waiting(choice.name, predecessor)
+        shares[choice.name] = dataclasses.replace(share, rivals=rivals)
+        for rival in rivals:
+            shares[rival] = report.conflicted(rival, holder=choice.name)
+    for name in sorted(report.pools.keys() | ordered.keys()):
+        if name not in shares:
+            shares[name] = report.leaving(name)
+    entries.sort(key=lambda entry: entry.name)
+    return NodePlan(tuple(entries), _capacity(node, somnode, report, entries, bound), shares)
+
+
+def _choose(
+    unit: v1alpha1.Unit,
+    wanting: Sequence[v1alpha1.NodePool],
+    ordered: Mapping[str, v1alpha1.NodePool],
+    orders: pools.Orders,
+) -> v1alpha1.NodePool | None:
+    """Who feeds `unit`: a frozen entry, else an active holder, else the lowest name."""
+    for _, entry in sorted(ordered.items()):
+        if entry.unit == unit and orders.standing(entry.name) is pools.Standing.FROZEN:
+            return entry
+    holders = [entry for entry in wanting if _holds(ordered, entry)]
+    return next(iter(holders or wanting), None)
+
+
+def _holds(ordered: Mapping[str, v1alpha1.NodePool], entry: v1alpha1.NodePool) -> bool:
+    holder = ordered.get(entry.name)
+    return holder is not None and holder.unit == entry.unit
+
+
+def _capacity(
+    node: observed.Node,
+    somnode: v1alpha1.SomNode | None,
+    report: Report,
+    entries: Iterable[v1alpha1.NodePool],
+    bound: observed.Bound,
+) -> observed.Units:
+    """The som capacity that node status shall have, every unit named.
+
+    Bound Pods keep capacity from falling, but never raise it: whoever may name a node in a Pod
+    could otherwise raise it at will.
+    """
+    by_unit = {entry.unit: entry for entry in entries}
+    capacity: dict[v1alpha1.Unit, int] = {}
+    for unit in observed.UNITS:
+        now = node.units.get(unit, 0)
+        entry = by_unit.get(unit)
+        if entry is None:
+            # A SomNode that is not there tells nothing about memory that is advertised.
+            target = 0 if somnode else now
+        else:
+            ordered = entry.capacity // v1alpha1.UNIT_BYTES[unit]
+            reserved = report.reserved_units(entry)
+            target = min(ordered, now if reserved is None else reserved)
+        capacity[unit] = max(target, min(now, bound.units.get(unit, 0)))
+    return capacity

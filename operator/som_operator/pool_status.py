@@ -1,0 +1,203 @@
+"""How a SomPool stands: its shares on all nodes, counted and put into conditions.
+
+Ready is True when at least one match has its full capacity and every match whose kubelet is ready
+has it. It is Unknown while no kubelet of a match is ready: silence is no information.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Final, Literal
+
+from som_api import v1alpha1
+from som_operator.pools import Order, Standing
+from som_operator.reports import Share, State
+
+_NAMED_NODES: Final = 3
+_LONGEST_MESSAGE: Final = 1024
+
+_Verdict = tuple[Literal["True", "False", "Unknown"], str, str]
+"""Status, reason and message of one condition."""
+
+
+def pool_status(order: Order, shares: Mapping[str, Share]) -> v1alpha1.SomPoolStatus:
+    """The status of a pool whose share on each node is given by the node's name."""
+    groups = _group(shares)
+    verdicts = {
+        "Ready": _ready(order, groups),
+        "Progressing": _progressing(order, groups),
+        "Degraded": _degraded(groups),
+        "Conflicted": _conflicted(groups),
+    }
+    generation = order.pool.metadata.generation
+    return v1alpha1.SomPoolStatus(
+        observed_generation=generation,
+        conditions=tuple(
+            v1alpha1.Condition(
+                type=kind,
+                status=status,
+                reason=reason,
+                message=message[:_LONGEST_MESSAGE],
+                observed_generation=generation,
+            )
+            for kind, (status, reason, message) in verdicts.items()
+        ),
+        nodes=v1alpha1.NodeCounts(
+            matched=groups.matched,
+            ready=len(groups.reserved),
+            degraded=len(groups.degraded) + len(groups.conflicted),
+            unreachable=len(groups.unreachable),
+        ),
+        capacity=sum(share.capacity_bytes for share in shares.values()),
+        allocated=sum(share.allocated_bytes for share in shares.values()),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Groups:
+    """A pool's nodes: every match is in one of the first five groups. `rivals` are pools."""
+
+    reserved: Mapping[str, Share]
+    reserving: Mapping[str, Share]
+    degraded: Mapping[str, Share]
+    conflicted: Mapping[str, Share]
+    unreachable: Mapping[str, Share]
+    releasing: Mapping[str, Share]
+    rivals: Mapping[str, int]
+
+    @property
+    def matched(self) -> int:
+        return sum(
+            len(group)
+            for group in (
+                self.reserved,
+                self.reserving,
+                self.degraded,
+                self.conflicted,
+                self.unreachable,
+            )
+        )
+
+
+def _group(shares: Mapping[str, Share]) -> _Groups:
+    by_state: dict[State, dict[str, Share]] = {state: {} for state in State}
+    unreachable: dict[str, Share] = {}
+    rivals: dict[str, int] = {}
+    for node, share in sorted(shares.items()):
+        if share.kubelet_ready or share.state in (State.RELEASING, State.CONFLICTED):
+            by_state[share.state][node] = share
+        else:
+            unreachable[node] = share
+        for rival in share.rivals:
+            rivals[rival] = rivals.get(rival, 0) + 1
+    return _Groups(
+        reserved=by_state[State.RESERVED],
+        reserving=by_state[State.RESERVING],
+        degraded=by_state[State.DEGRADED],
+        conflicted=by_state[State.CONFLICTED],
+        unreachable=unreachable,
+        releasing=by_state[State.RELEASING],
+        rivals=rivals,
+    )
+
+
+def _ready(order: Order, groups: _Groups) -> _Verdict:
+    reserved, matched = len(groups.reserved), groups.matched
+    so_far = f"full capacity on {reserved} of {_nodes(matched)}"
+    if order.standing is Standing.RELEASED:
+        return "False", "Releasing", f"the pool is being deleted; {_releasing(groups)}"
+    if order.pool.spec.paused and order.pool.metadata.deletion_timestamp:
+        return "False", "Paused", "the pool is deleted, but paused: set paused: false to release it"
+    if not matched and order.pool.spec.paused:
+        return "False", "Paused", "no node has memory of this pool; set paused: false to begin"
+    if not matched:
+        return "False", "NoNodes", _no_nodes(order)
+    if groups.conflicted:
+        return "False", "Conflicted", f"{so_far}; {_name_nodes(groups.conflicted)}"
+    if groups.degraded:
+        return "False", "PartlyReserved", f"{so_far}; {_name_nodes(groups.degraded)}"
+    if groups.reserving:
+        return "False", "Reserving", f"{so_far}; {_name_nodes(groups.reserving)}"
+    if not reserved:
+        return "Unknown", "Unreachable", f"no kubelet is ready: {_name_nodes(groups.unreachable)}"
+    return "True", "Reserved", so_far
+
+
+def _progressing(order: Order, groups: _Groups) -> _Verdict:
+    if order.pool.spec.paused:
+        return "False", "Paused", "the pool is paused: nothing of it is changed anywhere"
+    if order.standing is Standing.RELEASED or (groups.releasing and not groups.reserving):
+        return "True", "Releasing", _releasing(groups)
+    if groups.reserving:
+        return "True", "Reserving", _name_nodes(groups.reserving)
+    return "False", "Settled", "there is nothing to be done"
+
+
+def _degraded(groups: _Groups) -> _Verdict:
+    if groups.degraded:
+        return "True", "PartlyReserved", _name_nodes(groups.degraded)
+    if groups.unreachable:
+        return "True", "Unreachable", f"kubelet is not ready: {_name_nodes(groups.unreachable)}"
+    return "False", "AsOrdered", "no node lacks memory"
+
+
+def _conflicted(groups: _Groups) -> _Verdict:
+    if not groups.rivals:
+        return "False", "NoRival", "no other pool wants the same unit on a node of this pool"
+    named = ", ".join(f"{pool} on {_nodes(count)}" for pool, count in sorted(groups.rivals.items()))
+    cure = "change a node selector so that each node has one pool per unit"
+    return "True", "Conflicted", f"same unit as pool {named}; {cure}"
+
+
+def _no_nodes(order: Order) -> str:
+    if order.pool.spec.node_selector is None:
+        return "no node runs the agent; see the pods of the DaemonSet som-agent"
+    return "no node has the labels of nodeSelector; compare kubectl get nodes --show-labels"
+
+
+def _releasing(groups: _Groups) -> str:
+    if not groups.releasing:
+        return "no node holds its memory"
+    held = len(groups.releasing)
+    return f"{_nodes(held)} still {_have(held)} its memory: {_name_nodes(groups.releasing)}"
+
+
+def _name_nodes(group: Mapping[str, Share]) -> str:
+    """The first nodes of a group with what is missing there, and how many more there are."""
+    named = [_name_node(node, share) for node, share in list(group.items())[:_NAMED_NODES]]
+    rest = len(group) - len(named)
+    return "; ".join(named) + (f"; and {rest} more" if rest else "")
+
+
+def _name_node(node: str, share: Share) -> str:
+    return f"{node}: {share.detail}" if share.detail else node
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node" if count == 1 else f"{count} nodes"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def holders(
+    pool: str,
+    *,
+    nodes: Collection[str],
+    somnodes: Mapping[str, v1alpha1.SomNode],
+) -> list[str]:
+    """Nodes whose SomNode shows the pool, in spec or status: its finalizer stays until none does.
+
+    The memory of a deleted Node counts as released. While no Node at all is known, that is no
+    information about any of them.
+    """
+    return [
+        name
+        for name, somnode in sorted(somnodes.items())
+        if (name in nodes or not nodes)
+        and pool
+        in {
+            *(entry.name for entry in somnode.spec.pools),
+            *(held.name for held in somnode.status.pools),
+        }
+    ]

@@ -1,0 +1,124 @@
+"""What an agent's report says about each pool of its node.
+
+A report counts only for the boot it was made in: at a reboot the memory is lost, whatever the
+SomNode still says. For the capacity in node status it must be about the latest spec, too.
+"""
+
+import dataclasses
+import enum
+from typing import Final
+
+from som_api import v1alpha1
+from som_operator import observed
+
+_TROUBLE: Final = ("Blocked", "Degraded")
+
+
+class State(enum.StrEnum):
+    """How a pool stands on one node."""
+
+    RESERVED = "reserved"
+    RESERVING = "reserving"
+    DEGRADED = "degraded"
+    CONFLICTED = "conflicted"
+    RELEASING = "releasing"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Share:
+    """One pool on one node. A node that the pool has left, but not its memory, is RELEASING.
+
+    `detail` says for people what is missing; `rivals` are the pools that want the same unit.
+    """
+
+    state: State
+    detail: str = ""
+    kubelet_ready: bool = True
+    capacity_bytes: int = 0
+    allocated_bytes: int = 0
+    rivals: tuple[str, ...] = ()
+
+
+class Report:
+    """One node's report; `somnode` is None, or without a status, where nothing was reported."""
+
+    def __init__(self, node: observed.Node, somnode: v1alpha1.SomNode | None) -> None:
+        self._node = node
+        self._status = somnode.status if somnode else v1alpha1.SomNodeStatus()
+        self._of_this_boot = self._status.boot_id == node.boot_id != ""
+        self._is_fresh = (
+            self._of_this_boot
+            and somnode is not None
+            and self._status.observed_generation == somnode.metadata.generation
+        )
+        self.pools = {pool.name: pool for pool in self._status.pools}
+
+    def predecessor(self, entry: v1alpha1.NodePool) -> str | None:
+        """The pool that still has memory here which `entry` would come on top of, if any."""
+        for pool in self._status.pools:
+            if (pool.unit == entry.unit) != (pool.name == entry.name):
+                return pool.name
+        return None
+
+    def reserved_units(self, entry: v1alpha1.NodePool) -> int | None:
+        """Units that `entry` has, by a fresh report; None where there is none."""
+        pool = self.pools.get(entry.name)
+        if not self._is_fresh or pool is None or pool.unit != entry.unit:
+            return None
+        return pool.capacity // v1alpha1.UNIT_BYTES[entry.unit]
+
+    def share(self, entry: v1alpha1.NodePool) -> Share:
+        """How the pool stands that shall have `entry`."""
+        pool = self.pools.get(entry.name)
+        if self._status.observed_generation is None:
+            return self._share(entry.name, State.RESERVING, "the agent has not reported yet")
+        if not self._of_this_boot:
+            return self._share(
+                entry.name, State.RESERVING, "the agent has not reported since the node booted"
+            )
+        if pool is None or pool.unit != entry.unit:
+            return self._share(entry.name, State.RESERVING, "the agent has not begun yet")
+        if pool.capacity >= entry.capacity:
+            units = entry.capacity // v1alpha1.UNIT_BYTES[entry.unit]
+            if self._node.units.get(entry.unit, 0) >= units:
+                return self._share(entry.name, State.RESERVED)
+            return self._share(entry.name, State.RESERVING, "not in the node's capacity yet")
+        progress = (
+            f"{v1alpha1.format_bytes(pool.capacity)} of {v1alpha1.format_bytes(entry.capacity)}"
+        )
+        for condition in (*pool.conditions, *self._status.conditions):
+            if condition.type in _TROUBLE and condition.status == "True":
+                return self._share(entry.name, State.DEGRADED, f"{progress}: {condition.message}")
+        return self._share(entry.name, State.RESERVING, progress)
+
+    def waiting(self, name: str, predecessor: str) -> Share:
+        """How the pool `name` stands that shall have memory once `predecessor` has none."""
+        return self._share(
+            name, State.RESERVING, f"waits for pool {predecessor} to give its memory back"
+        )
+
+    def conflicted(self, name: str, *, holder: str) -> Share:
+        """How the pool `name` stands whose unit `holder` feeds."""
+        share = self._share(name, State.CONFLICTED, f"pool {holder} has this unit here")
+        return dataclasses.replace(share, rivals=(holder,))
+
+    def leaving(self, name: str) -> Share:
+        """How the pool `name` stands that shall have nothing here any more."""
+        pool = self.pools.get(name)
+        if not self._node.ready:
+            detail = "kubelet is not ready"
+        elif pool and pool.allocated:
+            detail = f"containers hold {v1alpha1.format_bytes(pool.allocated)}"
+        else:
+            detail = "the agent has not let go yet"
+        return self._share(name, State.RELEASING, detail)
+
+    def _share(self, name: str, state: State, detail: str = "") -> Share:
+        pool = self.pools.get(name) if self._of_this_boot else None
+        return Share(
+            state=state,
+            detail=detail,
+            kubelet_ready=self._node.ready,
+            capacity_bytes=pool.capacity if pool else 0,
+            allocated_bytes=pool.allocated if pool else 0,
+        )

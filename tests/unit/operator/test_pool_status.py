@@ -1,0 +1,95 @@
+"""What `kubectl get sompools` and `kubectl wait` see."""
+
+import dataclasses
+
+from unit.operator.world import GIB, World, node, pool, pool_report, trouble
+
+
+def fleet(count: int) -> World:
+    world = World.of(pool(capacity_bytes=4 * GIB), *(node(f"n{i}") for i in range(count)))
+    world.settle()
+    return world
+
+
+def test_a_pool_is_ready_when_every_match_has_its_full_capacity():
+    world = fleet(3)
+    assert world.condition("Ready") == ("True", "Reserved", "full capacity on 3 of 3 nodes")
+    assert world.condition("Progressing")[:2] == ("False", "Settled")
+    assert world.condition("Degraded")[:2] == ("False", "AsOrdered")
+    status = world.status()
+    assert (status.nodes.matched, status.nodes.ready) == (3, 3)
+    assert status.capacity == 12 * GIB
+
+
+def test_allocated_is_the_sum_of_what_containers_hold():
+    world = fleet(2)
+    world.obey("n0", allocated_bytes=3 * GIB)
+    assert world.status().allocated == 3 * GIB
+
+
+def test_a_pool_without_nodes_says_why():
+    world = World.of(pool(labels={"size": "big"}), node())
+    assert world.condition("Ready")[:2] == ("False", "NoNodes")
+    assert "nodeSelector" in world.condition("Ready")[2]
+
+
+def test_a_pool_is_reserving_until_the_agents_have_reported():
+    world = World.of(pool(), node())
+    assert world.condition("Ready") == (
+        "False",
+        "Reserving",
+        "full capacity on 0 of 1 node; n: the agent has not reported yet",
+    )
+    assert world.condition("Progressing")[:2] == ("True", "Reserving")
+    assert world.condition("Degraded")[0] == "False"
+
+
+def test_a_node_that_could_not_get_its_memory_makes_the_pool_partly_reserved():
+    world = fleet(12)
+    (entry,) = world.somnodes["n7"].spec.pools
+    short = pool_report(entry, capacity_bytes=GIB)
+    world.report("n7", short, conditions=(trouble("no contiguous memory"),))
+    world.operate()
+    assert world.condition("Ready")[:2] == ("False", "PartlyReserved")
+    assert world.condition("Degraded")[:2] == ("True", "PartlyReserved")
+    nodes = world.status().nodes
+    assert (nodes.matched, nodes.ready, nodes.degraded) == (12, 11, 1)
+
+
+def test_a_kubelet_that_is_silent_does_not_make_the_pool_unready():
+    world = fleet(2)
+    world.put(dataclasses.replace(world.nodes["n0"], ready=False))
+    assert world.condition("Ready")[:2] == ("True", "Reserved")
+    assert world.condition("Degraded")[:2] == ("True", "Unreachable")
+    nodes = world.status().nodes
+    assert (nodes.matched, nodes.ready, nodes.unreachable) == (2, 1, 1)
+
+
+def test_nothing_is_known_while_every_kubelet_is_silent():
+    world = fleet(1)
+    world.put(dataclasses.replace(world.nodes["n0"], ready=False))
+    assert world.condition("Ready")[:2] == ("Unknown", "Unreachable")
+
+
+def test_memory_of_an_earlier_boot_is_not_counted():
+    world = fleet(1)
+    world.put(dataclasses.replace(world.nodes["n0"], boot_id="boot-2"))
+    assert world.status().capacity == 0
+    assert world.condition("Ready")[2].endswith(
+        "n0: the agent has not reported since the node booted"
+    )
+
+
+def test_a_paused_pool_says_so_and_keeps_its_readiness():
+    world = fleet(1)
+    world.put(pool(capacity_bytes=8 * GIB, paused=True, generation=2))
+    assert world.condition("Ready")[:2] == ("True", "Reserved")
+    assert world.condition("Progressing")[:2] == ("False", "Paused")
+    assert world.status().observed_generation == 2
+
+
+def test_a_long_list_of_nodes_is_cut_short():
+    world = World.of(pool(), *(node(f"n{i}") for i in range(5000)))
+    message = world.condition("Progressing")[2]
+    assert message.endswith("; and 4997 more")
+    assert len(message) < 300
