@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What differs between Linux 6.1 and 7.2. The only file that looks at versions.
+ */
+#ifndef _SOM_COMPAT_H
+#define _SOM_COMPAT_H
+
+#include <linux/device.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/version.h>
+#include <asm/cpufeature.h>
+
+#define SOM_KERNEL(major, minor) \
+	(LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
+
+#if !SOM_KERNEL(6, 17)
+#include <linux/pfn_t.h>
+#endif
+
+/*
+ * Before 6.8 only VMAs that look like DAX reach ->huge_fault, and GUP-fast has
+ * no check for special PMDs: any user could crash the node with vmsplice().
+ * S_DAX and the devmap bit answer both. Later kernels take pages behind S_DAX
+ * for real ones and dereference their struct page, so never set it there.
+ */
+#define SOM_LOOKS_LIKE_DAX	(!SOM_KERNEL(6, 8))
+
+static inline void som_inode_init(struct inode *inode)
+{
+	if (SOM_LOOKS_LIKE_DAX)
+		inode->i_flags |= S_DAX;
+}
+
+#if SOM_KERNEL(6, 17)
+#define som_pfn(pfn)	(pfn)
+#elif SOM_KERNEL(6, 8)
+#define som_pfn(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV)
+#else
+#define som_pfn(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV | PFN_MAP)
+#endif
+
+static inline vm_fault_t som_insert_pmd(struct vm_fault *vmf, unsigned long pfn)
+{
+	return vmf_insert_pfn_pmd(vmf, som_pfn(pfn),
+				  vmf->flags & FAULT_FLAG_WRITE);
+}
+
+static inline vm_fault_t som_insert_pud(struct vm_fault *vmf, unsigned long pfn)
+{
+	return vmf_insert_pfn_pud(vmf, som_pfn(pfn),
+				  vmf->flags & FAULT_FLAG_WRITE);
+}
+
+/* Nothing in vmf_insert_pfn_pud() asks whether the CPU has 1 GiB pages. */
+static inline bool som_cpu_maps_extents(void)
+{
+	return boot_cpu_has(X86_FEATURE_GBPAGES);
+}
+
+#define SOM_PMD_ORDER	(PMD_SHIFT - PAGE_SHIFT)
+#define SOM_PUD_ORDER	(PUD_SHIFT - PAGE_SHIFT)
+
+/* 6.6: ->huge_fault takes an order. */
+#if SOM_KERNEL(6, 6)
+#define SOM_DEFINE_HUGE_FAULT(name, handler)				\
+static vm_fault_t name(struct vm_fault *vmf, unsigned int order)	\
+{									\
+	return handler(vmf, order);					\
+}
+#else
+#define SOM_DEFINE_HUGE_FAULT(name, handler)				\
+static vm_fault_t name(struct vm_fault *vmf, enum page_entry_size size)	\
+{									\
+	return handler(vmf, size == PE_SIZE_PMD ? SOM_PMD_ORDER :	\
+			    size == PE_SIZE_PUD ? SOM_PUD_ORDER : 0);	\
+}
+#endif
+
+static inline void som_vm_flags_set(struct vm_area_struct *vma,
+				    unsigned long flags)
+{
+#if SOM_KERNEL(6, 3)
+	vm_flags_set(vma, flags);
+#else
+	vma->vm_flags |= flags;
+#endif
+}
+
+/*
+ * Before 6.8 mprotect() takes a PUD leaf for a broken table ("bad pud") and
+ * drops it without a TLB flush. Unmap first; the next touch maps it again.
+ */
+static inline void som_before_mprotect(struct vm_area_struct *vma,
+				       unsigned long start, unsigned long end)
+{
+#if !SOM_KERNEL(6, 8)
+	zap_vma_ptes(vma, start, end - start);
+#endif
+}
+
+static inline unsigned long som_unmapped_area(struct file *file,
+					      unsigned long addr,
+					      unsigned long len,
+					      unsigned long flags)
+{
+#if SOM_KERNEL(6, 19)
+	return mm_get_unmapped_area(file, addr, len, 0, flags);
+#elif SOM_KERNEL(6, 10)
+	return mm_get_unmapped_area(current->mm, file, addr, len, 0, flags);
+#else
+	return current->mm->get_unmapped_area(file, addr, len, 0, flags);
+#endif
+}
+
+#if SOM_KERNEL(6, 4)
+#define som_class_create(name)	class_create(name)
+#else
+#define som_class_create(name)	class_create(THIS_MODULE, name)
+#endif
+
+/* 6.2: ->devnode takes a const device. */
+#if SOM_KERNEL(6, 2)
+#define som_const_device	const struct device
+#else
+#define som_const_device	struct device
+#endif
+
+#endif /* _SOM_COMPAT_H */

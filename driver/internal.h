@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A pool owns chunks of 2 MiB, kept in extents: windows of 1 GiB of physical
+ * address space, of which all or some chunks are present. A chunk is named by
+ * its physical address / 2 MiB, so the name alone says whether 512 of them
+ * make a page of 1 GiB. 0 is no chunk.
+ *
+ * A lease takes chunks out of a pool and holds them until it ends. While it
+ * lives, a chunk is behind one of its mappings (in a region's table) or idle
+ * (in a hold's bitmap).
+ *
+ * Locks, outermost first:
+ *
+ *	mmap_lock
+ *	lease->inode's invalidate_lock	shared: a fault; exclusive: revocation
+ *	region->lock			the region's table and its page tables
+ *	som_pools_lock			which pools exist, and whether they are busy
+ *	som_leases_lock			which leases exist, and who has them open
+ *	pool->lock			chunks, and the accounts of pool and leases
+ */
+#ifndef _SOM_INTERNAL_H
+#define _SOM_INTERNAL_H
+
+#include <linux/bitmap.h>
+#include <linux/fs.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/sizes.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include "compat.h"
+#include "uapi/som.h"
+
+#define CHUNK_SHIFT		21
+#define CHUNK_SIZE		SZ_2M
+#define EXTENT_SHIFT		30
+#define EXTENT_CHUNKS		512U
+
+static inline u64 som_chunk_phys(u32 chunk)
+{
+	return (u64)chunk << CHUNK_SHIFT;
+}
+
+static inline unsigned long som_chunk_pfn(u32 chunk)
+{
+	return (unsigned long)chunk << (CHUNK_SHIFT - PAGE_SHIFT);
+}
+
+/*
+ * A present chunk that no mapping uses is either zeroed or dirty, or the zero
+ * worker has it in hand. Behind a mapping it is neither.
+ */
+struct som_extent {
+	unsigned long window;		/* physical address / 1 GiB */
+	int node;
+	unsigned int free;		/* chunks present and held by no lease */
+	unsigned int dirty;
+	struct list_head in_free;	/* of som_bank; empty if free == 0 */
+	struct list_head in_dirty;	/* of som_pool; empty if dirty == 0 */
+	struct hlist_head holds;
+	DECLARE_BITMAP(present_map, EXTENT_CHUNKS);
+	DECLARE_BITMAP(used_map, EXTENT_CHUNKS);
+	DECLARE_BITMAP(zeroed_map, EXTENT_CHUNKS);
+	DECLARE_BITMAP(dirty_map, EXTENT_CHUNKS);
+};
+
+/* What one lease holds of one extent */
+struct som_hold {
+	struct som_lease *lease;
+	struct som_extent *extent;
+	struct hlist_node in_extent;
+	struct list_head in_lease;	/* those with idle chunks come first */
+	unsigned int held;
+	unsigned int idle;
+	DECLARE_BITMAP(idle_map, EXTENT_CHUNKS);
+};
+
+/* The extents of one NUMA node with free chunks, by fls(free) */
+struct som_bank {
+	struct list_head by_free[11];
+};
+
+struct som_pool;
+
+struct som_source_ops {
+	u32 id;
+	const char *name;
+	int (*add)(struct som_pool *pool, u64 start, u64 bytes);
+	/* May be called again after an error, for what is left */
+	int (*remove)(struct som_pool *pool);
+	void *(*address)(struct som_pool *pool, u32 chunk);
+};
+
+struct som_pool {
+	u32 id;
+	u32 mapping;
+	const struct som_source_ops *source;
+	char name[SOM_NAME_BYTES];
+	struct device *dev;
+	struct kref ref;
+
+	unsigned int users;		/* leases and calls; under som_pools_lock */
+	bool closing;			/* likewise */
+
+	struct mutex add_lock;		/* one SOM_CTL_POOL_ADD at a time */
+	struct xarray ranges;		/* struct som_span by last chunk */
+
+	struct mutex lock;		/* all that follows */
+	struct xarray extents;		/* by window */
+	struct som_bank *banks;		/* [nr_node_ids] */
+	struct list_head dirty;
+	u64 chunks;
+	u64 reserved;			/* chunks promised to leases */
+	unsigned int leases;
+	struct work_struct zero_work;
+	u32 zeroing;			/* the chunk that zero_work has in hand */
+	wait_queue_head_t zeroed;
+};
+
+struct som_lease {
+	u32 id;				/* and minor number */
+	int node;
+	u64 quota;			/* this and all counts below: chunks */
+	char name[SOM_NAME_BYTES];
+	struct som_pool *pool;
+	struct inode *inode;		/* its mapping has all our VMAs */
+	struct device *dev;
+	struct kref ref;
+	atomic_t regions;
+	atomic64_t faults_2m;
+	atomic64_t faults_1g;
+
+	unsigned int holders;		/* open files; under som_leases_lock */
+	bool revoked;			/* written under invalidate_lock */
+
+	/* under pool->lock */
+	struct list_head holds;
+	u64 next_offset;		/* bytes of inode->i_mapping given out */
+	u64 committed;
+	u64 used;
+	u64 held;
+	u64 peak;
+	u64 zeroed_late;
+};
+
+struct som_counts {
+	u64 bytes;
+	u64 free;
+	u64 zeroed;
+	u64 dirty;
+	unsigned int free_extents;
+};
+
+/* One ioctl: sizes of its structure, and what to do with it */
+struct som_command {
+	u32 min_size;
+	u32 size;
+	int (*run)(struct file *file, void *arg);
+};
+
+#define SOM_COMMAND(type, version0_size, function) \
+	{ version0_size, sizeof(struct type), function }
+
+/* ctl.c */
+extern dev_t som_devt;
+extern struct class *som_class;
+extern struct super_block *som_super;
+extern struct workqueue_struct *som_workqueue;
+long som_run_command(const struct som_command *command, struct file *file,
+		     unsigned long arg);
+
+/* pool.c */
+int som_pool_create(u32 source, u32 mapping, const char *name, u32 *id);
+int som_pool_destroy(u32 id);
+int som_pool_add(u32 id, u64 start, u64 bytes);
+struct som_pool *som_pool_get(u32 id);
+void som_pool_put(struct som_pool *pool);
+struct som_pool *som_pool_use(u32 id);
+void som_pool_unuse(struct som_pool *pool);
+unsigned int som_pool_number(void);
+u32 som_pool_sources(void);
+void som_pool_count(struct som_pool *pool, int node, struct som_counts *counts);
+int som_pool_prepare(struct som_pool *pool, u32 chunk, u64 count, int node);
+void som_pool_publish(struct som_pool *pool, u32 chunk, u64 count);
+void som_pool_withdraw(struct som_pool *pool, u32 chunk, u64 count);
+bool som_pool_backs(struct som_lease *lease, u32 chunk, unsigned int count);
+int som_take(struct som_lease *lease, unsigned int count, bool commit,
+	     u32 *chunk);
+void som_clean(struct som_lease *lease, u32 chunk);
+void som_give(struct som_lease *lease, u32 chunk, bool uncommit);
+void som_give_back(struct som_lease *lease);
+
+/* src_range.c, src_carve.c, src_hugetlb.c */
+struct som_span {
+	u64 start;
+	u64 bytes;
+	int node;
+	void *address;
+};
+
+extern const struct som_source_ops som_external, som_carved, som_hugetlb;
+struct som_span *som_span_map(u64 start, u64 bytes, int node);
+void som_span_unmap(struct som_span *span);
+int som_span_insert(struct som_pool *pool, struct som_span *span);
+void som_span_withdraw(struct som_pool *pool, struct som_span *span);
+void som_span_erase(struct som_pool *pool, struct som_span *span);
+void *som_span_address(struct som_pool *pool, u32 chunk);
+
+/* lease.c */
+extern const struct file_operations som_lease_fops;
+int som_lease_create(struct som_lease_create *arg);
+int som_lease_revoke(u32 id);
+int som_lease_destroy(u32 id);
+struct som_lease *som_lease_get(u32 id);
+void som_lease_put(struct som_lease *lease);
+unsigned int som_lease_number(void);
+void som_lease_stat(struct som_lease *lease, struct som_stat *stat);
+
+/* vma.c */
+int som_mmap(struct file *file, struct vm_area_struct *vma);
+unsigned long som_get_unmapped_area(struct file *file, unsigned long addr,
+				    unsigned long len, unsigned long pgoff,
+				    unsigned long flags);
+int som_prefault(struct som_lease *lease, u64 start, u64 bytes);
+int som_discard(struct som_lease *lease, u64 start, u64 bytes);
+
+/* sysfs.c */
+extern const struct attribute_group *som_pool_groups[];
+extern const struct attribute_group *som_lease_groups[];
+
+#endif /* _SOM_INTERNAL_H */

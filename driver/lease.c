@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Leases: a device, a quota, and the memory behind it. Memory that a lease took
+ * stays with it, because a device that was given bare memory by its user (VFIO)
+ * may still reach it after munmap(). It returns to the pool when the lease was
+ * revoked and nobody holds it any longer, or is destroyed.
+ */
+#include <linux/device.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "internal.h"
+#include "trace.h"
+
+/* Also: open() against revocation, and the return of a lease's memory */
+static DEFINE_MUTEX(som_leases_lock);
+static DEFINE_XARRAY_ALLOC1(som_leases);
+static u32 som_leases_next;
+static unsigned int som_leases_number;
+
+static void trace_lease(struct som_lease *lease, enum som_lease_event event)
+{
+	trace_som_lease(lease->id, lease->pool->id, event, lease->quota,
+			lease->held);
+}
+
+static void give_back(struct som_lease *lease)
+{
+	lockdep_assert_held(&som_leases_lock);
+	trace_lease(lease, SOM_LEASE_GAVE_BACK);
+	som_give_back(lease);
+}
+
+/* ------------------------------------------------- for the administrator */
+
+static void lease_free(struct kref *ref)
+{
+	struct som_lease *lease = container_of(ref, struct som_lease, ref);
+
+	iput(lease->inode);
+	kfree(lease);
+}
+
+static struct som_lease *lease_alloc(const struct som_lease_create *arg)
+{
+	struct som_lease *lease;
+
+	lease = kzalloc(sizeof(*lease), GFP_KERNEL);
+	if (!lease)
+		return ERR_PTR(-ENOMEM);
+	lease->inode = alloc_anon_inode(som_super);
+	if (IS_ERR(lease->inode)) {
+		int err = PTR_ERR(lease->inode);
+
+		kfree(lease);
+		return ERR_PTR(err);
+	}
+	som_inode_init(lease->inode);
+	lease->node = arg->numa_node;
+	lease->quota = arg->quota_bytes >> CHUNK_SHIFT;
+	memcpy(lease->name, arg->name, sizeof(lease->name));
+	kref_init(&lease->ref);
+	INIT_LIST_HEAD(&lease->holds);
+	return lease;
+}
+
+static int reserve(struct som_pool *pool, u64 quota)
+{
+	int err = 0;
+
+	mutex_lock(&pool->lock);
+	if (quota > pool->chunks - pool->reserved) {
+		err = -ENOSPC;
+	} else {
+		pool->reserved += quota;
+		pool->leases++;
+	}
+	mutex_unlock(&pool->lock);
+	return err;
+}
+
+static void unreserve(struct som_pool *pool, u64 quota)
+{
+	mutex_lock(&pool->lock);
+	pool->reserved -= quota;
+	pool->leases--;
+	mutex_unlock(&pool->lock);
+}
+
+/* The lease can be opened when this has returned */
+static int lease_register(struct som_lease *lease)
+{
+	int err;
+
+	err = xa_alloc_cyclic(&som_leases, &lease->id, NULL,
+			      XA_LIMIT(1, MINORMASK), &som_leases_next,
+			      GFP_KERNEL);
+	if (err < 0)
+		return err == -EBUSY ? -EMFILE : err;
+	lease->dev = device_create_with_groups(som_class, lease->pool->dev,
+					       som_devt + lease->id, lease,
+					       som_lease_groups, "lease%u",
+					       lease->id);
+	if (IS_ERR(lease->dev)) {
+		xa_erase(&som_leases, lease->id);
+		return PTR_ERR(lease->dev);
+	}
+	trace_lease(lease, SOM_LEASE_CREATED);
+	mutex_lock(&som_leases_lock);
+	xa_store(&som_leases, lease->id, lease, GFP_KERNEL);
+	som_leases_number++;
+	mutex_unlock(&som_leases_lock);
+	return 0;
+}
+
+int som_lease_create(struct som_lease_create *arg)
+{
+	struct som_lease *lease;
+	int err;
+
+	lease = lease_alloc(arg);
+	if (IS_ERR(lease))
+		return PTR_ERR(lease);
+	lease->pool = som_pool_use(arg->pool);
+	if (IS_ERR(lease->pool)) {
+		err = PTR_ERR(lease->pool);
+		goto out_free;
+	}
+	err = reserve(lease->pool, lease->quota);
+	if (err)
+		goto out_unuse;
+	err = lease_register(lease);
+	if (err)
+		goto out_unreserve;
+	arg->lease = lease->id;
+	arg->major = MAJOR(som_devt);
+	arg->minor = lease->id;
+	return 0;
+
+out_unreserve:
+	unreserve(lease->pool, lease->quota);
+out_unuse:
+	som_pool_unuse(lease->pool);
+out_free:
+	som_lease_put(lease);
+	return err;
+}
+
+int som_lease_revoke(u32 id)
+{
+	struct som_lease *lease = som_lease_get(id);
+	struct address_space *mapping;
+
+	if (IS_ERR(lease))
+		return PTR_ERR(lease);
+	mapping = lease->inode->i_mapping;
+	filemap_invalidate_lock(mapping);
+	WRITE_ONCE(lease->revoked, true);
+	unmap_mapping_range(mapping, 0, 0, 1);
+	filemap_invalidate_unlock(mapping);
+
+	mutex_lock(&som_leases_lock);
+	trace_lease(lease, SOM_LEASE_REVOKED);
+	if (!lease->holders)
+		give_back(lease);
+	mutex_unlock(&som_leases_lock);
+	som_lease_put(lease);
+	return 0;
+}
+
+int som_lease_destroy(u32 id)
+{
+	struct som_lease *lease;
+	int err;
+
+	mutex_lock(&som_leases_lock);
+	lease = xa_load(&som_leases, id);
+	err = !lease ? -ENOENT : lease->holders ? -EBUSY : 0;
+	if (!err) {
+		/* Nobody can open it; the number stays taken */
+		xa_cmpxchg(&som_leases, id, lease, XA_ZERO_ENTRY, GFP_KERNEL);
+		som_leases_number--;
+		give_back(lease);
+	}
+	mutex_unlock(&som_leases_lock);
+	if (err)
+		return err;
+
+	trace_lease(lease, SOM_LEASE_DESTROYED);
+	device_unregister(lease->dev);
+	xa_erase(&som_leases, id);
+	unreserve(lease->pool, lease->quota);
+	som_pool_unuse(lease->pool);
+	som_lease_put(lease);
+	return 0;
+}
+
+struct som_lease *som_lease_get(u32 id)
+{
+	struct som_lease *lease;
+
+	mutex_lock(&som_leases_lock);
+	lease = xa_load(&som_leases, id);
+	if (lease)
+		kref_get(&lease->ref);
+	mutex_unlock(&som_leases_lock);
+	return lease ?: ERR_PTR(-ENOENT);
+}
+
+void som_lease_put(struct som_lease *lease)
+{
+	kref_put(&lease->ref, lease_free);
+}
+
+unsigned int som_lease_number(void)
+{
+	return READ_ONCE(som_leases_number);
+}
+
+void som_lease_stat(struct som_lease *lease, struct som_stat *stat)
+{
+	mutex_lock(&lease->pool->lock);
+	stat->quota_bytes = lease->quota << CHUNK_SHIFT;
+	stat->committed_bytes = lease->committed << CHUNK_SHIFT;
+	stat->used_bytes = lease->used << CHUNK_SHIFT;
+	stat->held_bytes = lease->held << CHUNK_SHIFT;
+	stat->peak_bytes = lease->peak << CHUNK_SHIFT;
+	stat->zeroed_late_bytes = lease->zeroed_late << CHUNK_SHIFT;
+	mutex_unlock(&lease->pool->lock);
+	stat->faults_2m = atomic64_read(&lease->faults_2m);
+	stat->faults_1g = atomic64_read(&lease->faults_1g);
+}
+
+/* -------------------------------------------------------- for its holders */
+
+static int lease_open(struct inode *inode, struct file *file)
+{
+	struct som_lease *lease;
+	int err = 0;
+
+	mutex_lock(&som_leases_lock);
+	lease = xa_load(&som_leases, iminor(inode));
+	if (!lease)
+		err = -ENXIO;
+	else if (lease->revoked)
+		err = -ENODEV;
+	else
+		lease->holders++;
+	mutex_unlock(&som_leases_lock);
+	if (err)
+		return err;
+	file->private_data = lease;
+	file->f_mapping = lease->inode->i_mapping;
+	return 0;
+}
+
+static int lease_release(struct inode *inode, struct file *file)
+{
+	struct som_lease *lease = file->private_data;
+
+	mutex_lock(&som_leases_lock);
+	if (!--lease->holders && lease->revoked)
+		give_back(lease);
+	mutex_unlock(&som_leases_lock);
+	return 0;
+}
+
+static loff_t lease_llseek(struct file *file, loff_t offset, int whence)
+{
+	struct som_lease *lease = file->private_data;
+
+	return fixed_size_llseek(file, offset, whence,
+				 lease->quota << CHUNK_SHIFT);
+}
+
+static int run_info(struct file *file, void *buffer)
+{
+	struct som_lease *lease = file->private_data;
+	struct som_info *arg = buffer;
+
+	arg->api_version = SOM_API_VERSION;
+	arg->lease = lease->id;
+	arg->mapping = lease->pool->mapping;
+	arg->numa_node = lease->node;
+	arg->quota_bytes = lease->quota << CHUNK_SHIFT;
+	arg->chunk_bytes = SOM_CHUNK_BYTES;
+	arg->extent_bytes = SOM_EXTENT_BYTES;
+	return 0;
+}
+
+static int run_stat(struct file *file, void *buffer)
+{
+	som_lease_stat(file->private_data, buffer);
+	return 0;
+}
+
+static int run_prefault(struct file *file, void *buffer)
+{
+	struct som_range *arg = buffer;
+
+	return som_prefault(file->private_data, arg->start, arg->bytes);
+}
+
+static int run_discard(struct file *file, void *buffer)
+{
+	struct som_range *arg = buffer;
+
+	return som_discard(file->private_data, arg->start, arg->bytes);
+}
+
+static const struct som_command
+	command_info = SOM_COMMAND(som_info, SOM_INFO_SIZE_VER0, run_info),
+	command_stat = SOM_COMMAND(som_stat, SOM_STAT_SIZE_VER0, run_stat),
+	command_prefault = SOM_COMMAND(som_range, SOM_RANGE_SIZE_VER0,
+				       run_prefault),
+	command_discard = SOM_COMMAND(som_range, SOM_RANGE_SIZE_VER0,
+				      run_discard);
+
+static long lease_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	switch (cmd) {
+	case SOM_INFO:
+		return som_run_command(&command_info, file, arg);
+	case SOM_STAT:
+		return som_run_command(&command_stat, file, arg);
+	case SOM_PREFAULT:
+		return som_run_command(&command_prefault, file, arg);
+	case SOM_DISCARD:
+		return som_run_command(&command_discard, file, arg);
+	}
+	return -ENOTTY;
+}
+
+const struct file_operations som_lease_fops = {
+	.owner = THIS_MODULE,
+	.open = lease_open,
+	.release = lease_release,
+	.llseek = lease_llseek,
+	.mmap = som_mmap,
+	.get_unmapped_area = som_get_unmapped_area,
+	.unlocked_ioctl = lease_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Source Carved: memory blocks taken out of System RAM, struct pages and all,
+ * and given back when the pool is destroyed.
+ */
+#include <linux/memory.h>
+#include <linux/memory_hotplug.h>
+#include <linux/slab.h>
+
+#include "internal.h"
+
+/* The one node whose memory it is, all of it on line; or NUMA_NO_NODE */
+static int node_of(u64 start, u64 bytes)
+{
+	u64 phys;
+	struct page *page;
+	int node = NUMA_NO_NODE;
+
+	for (phys = start; phys < start + bytes; phys += CHUNK_SIZE) {
+		page = pfn_to_online_page(PHYS_PFN(phys));
+		if (!page || (phys > start && page_to_nid(page) != node))
+			return NUMA_NO_NODE;
+		node = page_to_nid(page);
+	}
+	return node;
+}
+
+static int put_back(int node, u64 start, u64 bytes)
+{
+	int err = add_memory(node, start, bytes, MHP_NONE);
+
+	if (err)
+		pr_err("som: cannot give %#llx-%#llx back to node %d: error %d\n",
+		       start, start + bytes - 1, node, err);
+	return err;
+}
+
+static int carved_add(struct som_pool *pool, u64 start, u64 bytes)
+{
+	struct som_span *span;
+	int node, err;
+
+	if (!IS_ALIGNED(start | bytes, memory_block_size_bytes()))
+		return -EINVAL;
+	node = node_of(start, bytes);
+	if (node == NUMA_NO_NODE)
+		return -EINVAL;
+	err = offline_and_remove_memory(start, bytes);
+	if (err)
+		return err;
+	span = som_span_map(start, bytes, node);
+	if (IS_ERR(span)) {
+		err = PTR_ERR(span);
+		goto out_put_back;
+	}
+	err = som_span_insert(pool, span);
+	if (err)
+		goto out_unmap;
+	return 0;
+
+out_unmap:
+	som_span_unmap(span);
+	kfree(span);
+out_put_back:
+	put_back(node, start, bytes);
+	return err;
+}
+
+static int carved_remove(struct som_pool *pool)
+{
+	struct som_span *span;
+	unsigned long index;
+	int err = 0, ret;
+
+	xa_for_each(&pool->ranges, index, span) {
+		if (span->address)
+			som_span_withdraw(pool, span);
+		ret = put_back(span->node, span->start, span->bytes);
+		if (ret)
+			err = ret;
+		else
+			som_span_erase(pool, span);
+	}
+	return err;
+}
+
+const struct som_source_ops som_carved = {
+	.id = SOM_SOURCE_CARVED,
+	.name = "Carved",
+	.add = carved_add,
+	.remove = carved_remove,
+	.address = som_span_address,
+};

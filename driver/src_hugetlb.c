@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Source HugeTLB: huge pages that the caller has mapped. They are pinned, and
+ * unmapped from the caller; a pin on the head is all that keeps each of them.
+ */
+#include <linux/hugetlb.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/slab.h>
+
+#include "internal.h"
+
+static u32 chunk_of(struct page *page)
+{
+	return page_to_pfn(page) >> (CHUNK_SHIFT - PAGE_SHIFT);
+}
+
+static u64 chunks_in(struct page *page)
+{
+	return 1ULL << (folio_order(page_folio(page)) - SOM_PMD_ORDER);
+}
+
+/* The huge page that starts at this address, pinned */
+static struct page *pin(unsigned long addr)
+{
+	struct page *page;
+	int n;
+
+	n = pin_user_pages_fast(addr, 1, FOLL_WRITE | FOLL_LONGTERM, &page);
+	if (n != 1)
+		return ERR_PTR(n < 0 ? n : -EFAULT);
+	if (folio_test_hugetlb(page_folio(page)) && !PageTail(page) &&
+	    folio_order(page_folio(page)) >= SOM_PMD_ORDER)
+		return page;
+	unpin_user_page(page);
+	return ERR_PTR(-EINVAL);
+}
+
+static int hugetlb_add(struct som_pool *pool, u64 start, u64 bytes)
+{
+	struct page **pages;
+	unsigned long i, n = 0;
+	u64 done = 0;
+	int err = 0;
+
+	pages = kvmalloc_array(bytes >> CHUNK_SHIFT, sizeof(*pages),
+			       GFP_KERNEL | __GFP_NOWARN);
+	if (!pages)
+		return -ENOMEM;
+	while (done < bytes) {
+		struct page *page = pin(start + done);
+
+		if (IS_ERR(page)) {
+			err = PTR_ERR(page);
+			goto out;
+		}
+		pages[n++] = page;
+		done += chunks_in(page) << CHUNK_SHIFT;
+		err = done > bytes ? -EINVAL :
+		      fatal_signal_pending(current) ? -EINTR :
+		      som_pool_prepare(pool, chunk_of(page), chunks_in(page),
+				       page_to_nid(page));
+		if (err) {
+			unpin_user_page(pages[--n]);
+			goto out;
+		}
+		cond_resched();
+	}
+	err = vm_munmap(start, bytes);
+out:
+	for (i = 0; i < n; i++) {
+		if (!err) {
+			som_pool_publish(pool, chunk_of(pages[i]),
+					 chunks_in(pages[i]));
+		} else {
+			som_pool_withdraw(pool, chunk_of(pages[i]),
+					  chunks_in(pages[i]));
+			unpin_user_page(pages[i]);
+		}
+	}
+	kvfree(pages);
+	return err;
+}
+
+static int hugetlb_remove(struct som_pool *pool)
+{
+	struct som_extent *extent;
+	unsigned long window;
+	unsigned int bit;
+
+	xa_for_each(&pool->extents, window, extent) {
+		for_each_set_bit(bit, extent->present_map, EXTENT_CHUNKS) {
+			u32 chunk = window * EXTENT_CHUNKS + bit;
+			struct page *page = pfn_to_page(som_chunk_pfn(chunk));
+			u64 chunks = chunks_in(page);
+
+			som_pool_withdraw(pool, chunk, chunks);
+			unpin_user_page(page);
+			cond_resched();
+		}
+	}
+	return 0;
+}
+
+static void *hugetlb_address(struct som_pool *pool, u32 chunk)
+{
+	return __va(som_chunk_phys(chunk));
+}
+
+const struct som_source_ops som_hugetlb = {
+	.id = SOM_SOURCE_HUGETLB,
+	.name = "HugeTLB",
+	.add = hugetlb_add,
+	.remove = hugetlb_remove,
+	.address = hugetlb_address,
+};

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Statistics under /sys/class/som, read only */
+#include <linux/device.h>
+#include <linux/sysfs.h>
+
+#include "internal.h"
+
+#define SOM_ATTR(type, name, format, expression)			\
+static ssize_t type##_##name##_show(struct device *dev,			\
+				    struct device_attribute *attr,	\
+				    char *buf)				\
+{									\
+	struct som_##type *type = dev_get_drvdata(dev);			\
+									\
+	return sysfs_emit(buf, format "\n", expression);		\
+}									\
+static struct device_attribute type##_attr_##name =			\
+	__ATTR(name, 0444, type##_##name##_show, NULL)
+
+#define POOL_COUNT(name, field)						\
+static u64 count_##field(struct som_pool *pool)				\
+{									\
+	struct som_counts counts;					\
+									\
+	som_pool_count(pool, SOM_NUMA_ANY, &counts);			\
+	return counts.field;						\
+}									\
+SOM_ATTR(pool, name, "%llu", (u64)count_##field(pool))
+
+#define LEASE_STAT(name)						\
+static u64 stat_##name(struct som_lease *lease)				\
+{									\
+	struct som_stat stat = {};					\
+									\
+	som_lease_stat(lease, &stat);					\
+	return stat.name;						\
+}									\
+SOM_ATTR(lease, name, "%llu", stat_##name(lease))
+
+static const char *const mapping_names[] = {
+	[SOM_MAPPING_BARE] = "Bare",
+};
+
+SOM_ATTR(pool, name, "%s", pool->name);
+SOM_ATTR(pool, source, "%s", pool->source->name);
+SOM_ATTR(pool, mapping, "%s", mapping_names[pool->mapping]);
+SOM_ATTR(pool, leases, "%u", READ_ONCE(pool->leases));
+SOM_ATTR(pool, reserved_bytes, "%llu", READ_ONCE(pool->reserved) << CHUNK_SHIFT);
+POOL_COUNT(bytes, bytes);
+POOL_COUNT(free_bytes, free);
+POOL_COUNT(zeroed_bytes, zeroed);
+POOL_COUNT(dirty_bytes, dirty);
+POOL_COUNT(free_extents, free_extents);
+
+static struct attribute *pool_attrs[] = {
+	&pool_attr_name.attr,
+	&pool_attr_source.attr,
+	&pool_attr_mapping.attr,
+	&pool_attr_leases.attr,
+	&pool_attr_bytes.attr,
+	&pool_attr_reserved_bytes.attr,
+	&pool_attr_free_bytes.attr,
+	&pool_attr_zeroed_bytes.attr,
+	&pool_attr_dirty_bytes.attr,
+	&pool_attr_free_extents.attr,
+	NULL
+};
+
+static const struct attribute_group pool_group = { .attrs = pool_attrs };
+
+const struct attribute_group *som_pool_groups[] = { &pool_group, NULL };
+
+SOM_ATTR(lease, name, "%s", lease->name);
+SOM_ATTR(lease, pool, "%u", lease->pool->id);
+SOM_ATTR(lease, numa_node, "%d", lease->node);
+SOM_ATTR(lease, revoked, "%d", READ_ONCE(lease->revoked));
+SOM_ATTR(lease, holders, "%u", READ_ONCE(lease->holders));
+SOM_ATTR(lease, mappings, "%d", atomic_read(&lease->regions));
+LEASE_STAT(quota_bytes);
+LEASE_STAT(committed_bytes);
+LEASE_STAT(used_bytes);
+LEASE_STAT(held_bytes);
+LEASE_STAT(peak_bytes);
+LEASE_STAT(faults_2m);
+LEASE_STAT(faults_1g);
+LEASE_STAT(zeroed_late_bytes);
+
+static struct attribute *lease_attrs[] = {
+	&lease_attr_name.attr,
+	&lease_attr_pool.attr,
+	&lease_attr_numa_node.attr,
+	&lease_attr_revoked.attr,
+	&lease_attr_holders.attr,
+	&lease_attr_mappings.attr,
+	&lease_attr_quota_bytes.attr,
+	&lease_attr_committed_bytes.attr,
+	&lease_attr_used_bytes.attr,
+	&lease_attr_held_bytes.attr,
+	&lease_attr_peak_bytes.attr,
+	&lease_attr_faults_2m.attr,
+	&lease_attr_faults_1g.attr,
+	&lease_attr_zeroed_late_bytes.attr,
+	NULL
+};
+
+static const struct attribute_group lease_group = { .attrs = lease_attrs };
+
+const struct attribute_group *som_lease_groups[] = { &lease_group, NULL };

@@ -1,0 +1,577 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Mappings of class Bare: page frame numbers in page tables, and no struct page
+ * in sight. A region is what one mmap() made. Its VMAs may be split, moved and
+ * unmapped in part; each of its chunks lies behind exactly one of them.
+ */
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/overflow.h>
+#include <linux/refcount.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "internal.h"
+
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
+struct som_region {
+	struct som_lease *lease;
+	struct mm_struct *mm;		/* to compare with, never to use */
+	u64 offset;			/* its first byte in the lease's mapping */
+	bool lazy;			/* MAP_NORESERVE: commit by fault */
+	refcount_t vmas;
+	struct mutex lock;
+	u32 *chunks;
+	unsigned long *copied;		/* one more VMA is there: mremap() moves it */
+};
+
+static const struct vm_operations_struct som_vm_ops;
+
+/* NULL for a VMA that some way of fork gave to another process */
+static struct som_region *region_of(const struct vm_area_struct *vma)
+{
+	struct som_region *region = vma->vm_private_data;
+
+	return region && region->mm == vma->vm_mm ? region : NULL;
+}
+
+static unsigned long index_of(const struct som_region *region,
+			      const struct vm_area_struct *vma,
+			      unsigned long addr)
+{
+	u64 offset = ((u64)vma->vm_pgoff << PAGE_SHIFT) - region->offset;
+
+	return (offset + (addr - vma->vm_start)) >> CHUNK_SHIFT;
+}
+
+static unsigned long chunks_in(const struct vm_area_struct *vma)
+{
+	return (vma->vm_end - vma->vm_start) >> CHUNK_SHIFT;
+}
+
+static void region_free(struct som_region *region)
+{
+	kvfree(region->copied);
+	kvfree(region->chunks);
+	kfree(region);
+}
+
+static struct som_region *region_alloc(unsigned long chunks)
+{
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+	struct som_region *region;
+
+	region = kzalloc(sizeof(*region), gfp);
+	if (!region)
+		return NULL;
+	region->chunks = kvcalloc(chunks, sizeof(*region->chunks), gfp);
+	region->copied = kvcalloc(BITS_TO_LONGS(chunks), sizeof(long), gfp);
+	if (!region->chunks || !region->copied) {
+		region_free(region);
+		return NULL;
+	}
+	refcount_set(&region->vmas, 1);
+	mutex_init(&region->lock);
+	return region;
+}
+
+/* ----------------------------------------------------------------- filling */
+
+static int fill_chunk(struct som_region *region, unsigned long index)
+{
+	u32 chunk;
+	int err;
+
+	if (region->chunks[index])
+		return 0;
+	err = som_take(region->lease, 1, region->lazy, &chunk);
+	if (err)
+		return err;
+	som_clean(region->lease, chunk);
+	region->chunks[index] = chunk;
+	return 0;
+}
+
+static void empty_chunk(struct som_region *region, unsigned long index)
+{
+	if (!region->chunks[index])
+		return;
+	som_give(region->lease, region->chunks[index], region->lazy);
+	region->chunks[index] = 0;
+}
+
+static bool is_empty_extent(struct som_region *region, unsigned long index)
+{
+	return !memchr_inv(&region->chunks[index], 0,
+			   EXTENT_CHUNKS * sizeof(*region->chunks));
+}
+
+static bool is_whole_extent(struct som_region *region, unsigned long index)
+{
+	u32 chunk = region->chunks[index];
+	unsigned int i;
+
+	if (!IS_ALIGNED(chunk, EXTENT_CHUNKS))
+		return false;
+	for (i = 0; i < EXTENT_CHUNKS; i++)
+		if (region->chunks[index + i] != chunk + i)
+			return false;
+	return true;
+}
+
+static int fill_extent(struct som_region *region, unsigned long index)
+{
+	unsigned int i;
+	u32 chunk;
+	int err;
+
+	if (!is_empty_extent(region, index))
+		return is_whole_extent(region, index) ? 0 : -ENOSPC;
+	err = som_take(region->lease, EXTENT_CHUNKS, region->lazy, &chunk);
+	if (err)
+		return err;
+	for (i = 0; i < EXTENT_CHUNKS; i++)
+		region->chunks[index + i] = chunk + i;
+	for (i = 0; i < EXTENT_CHUNKS; i++) {
+		som_clean(region->lease, chunk + i);
+		if (fatal_signal_pending(current))
+			goto out_empty;
+	}
+	return 0;
+
+out_empty:
+	for (i = 0; i < EXTENT_CHUNKS; i++)
+		empty_chunk(region, index + i);
+	return -EINTR;
+}
+
+/* ------------------------------------------------------------------ faults */
+
+static vm_fault_t insert(struct vm_fault *vmf, struct som_region *region,
+			 unsigned long index, bool extent)
+{
+	struct som_lease *lease = region->lease;
+	u32 chunk = region->chunks[index];
+	vm_fault_t ret;
+
+	if (WARN_ON_ONCE(!som_pool_backs(lease, chunk,
+					 extent ? EXTENT_CHUNKS : 1)))
+		return VM_FAULT_SIGBUS;
+	if (extent)
+		ret = som_insert_pud(vmf, som_chunk_pfn(chunk));
+	else
+		ret = som_insert_pmd(vmf, som_chunk_pfn(chunk));
+	if (ret == VM_FAULT_NOPAGE)
+		atomic64_inc(extent ? &lease->faults_1g : &lease->faults_2m);
+	return ret;
+}
+
+static vm_fault_t fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct som_region *region = region_of(vma);
+	unsigned long bytes = PAGE_SIZE << order;
+	unsigned long addr = ALIGN_DOWN(vmf->address, bytes);
+	bool extent = order == SOM_PUD_ORDER;
+	struct address_space *mapping;
+	unsigned long index;
+	vm_fault_t ret;
+	int err;
+
+	if (!region)
+		return VM_FAULT_SIGBUS;
+	if (order != SOM_PMD_ORDER && !(extent && som_cpu_maps_extents()))
+		return VM_FAULT_FALLBACK;
+	if (addr < vma->vm_start || addr + bytes > vma->vm_end)
+		return VM_FAULT_FALLBACK;
+
+	index = index_of(region, vma, addr);
+	mapping = region->lease->inode->i_mapping;
+	filemap_invalidate_lock_shared(mapping);
+	mutex_lock(&region->lock);
+	if (region->lease->revoked)
+		err = -ENODEV;
+	else if (extent)
+		err = fill_extent(region, index);
+	else
+		err = fill_chunk(region, index);
+
+	if (!err)
+		ret = insert(vmf, region, index, extent);
+	else if (err == -EINTR)
+		ret = VM_FAULT_NOPAGE;
+	else if (extent)
+		ret = VM_FAULT_FALLBACK;
+	else
+		ret = err == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+	trace_som_fault(region->lease->id, addr, order, region->chunks[index],
+			ret);
+	mutex_unlock(&region->lock);
+	filemap_invalidate_unlock_shared(mapping);
+	return ret;
+}
+
+SOM_DEFINE_HUGE_FAULT(som_huge_fault, fault)
+
+/*
+ * Reached instead of ->huge_fault where transparent huge pages are switched off
+ * for the process, on kernels that take us for one; and after ->huge_fault fell
+ * back, which then fails again. There are no small pages here.
+ */
+static vm_fault_t som_fault(struct vm_fault *vmf)
+{
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+
+	if (pmd_none(*vmf->pmd))
+		ret = fault(vmf, SOM_PMD_ORDER);
+	return ret & VM_FAULT_FALLBACK ? VM_FAULT_SIGBUS : ret;
+}
+
+/* --------------------------------------------------------- life of a VMA */
+
+static void uncommit(struct som_lease *lease, unsigned long chunks)
+{
+	mutex_lock(&lease->pool->lock);
+	lease->committed -= chunks;
+	mutex_unlock(&lease->pool->lock);
+}
+
+static void som_vma_open(struct vm_area_struct *vma)
+{
+	struct som_region *region = vma->vm_private_data;
+	struct vm_area_struct *old;
+
+	if (!region)
+		return;
+	if (region->mm != vma->vm_mm) {
+		vma->vm_private_data = NULL;
+		return;
+	}
+	refcount_inc(&region->vmas);
+
+	/* A split leaves its parent in place until this returns, a move does not */
+	old = find_vma(vma->vm_mm, vma->vm_start);
+	if (old && old != vma && old->vm_start <= vma->vm_start &&
+	    old->vm_private_data == region)
+		return;
+	mutex_lock(&region->lock);
+	bitmap_set(region->copied, index_of(region, vma, vma->vm_start),
+		   chunks_in(vma));
+	mutex_unlock(&region->lock);
+}
+
+/* Page tables and TLBs know nothing of this VMA any longer */
+static void som_vma_close(struct vm_area_struct *vma)
+{
+	struct som_region *region = vma->vm_private_data;
+	unsigned long index, end, gone = 0;
+
+	if (!region)
+		return;
+	/* Empty and without an offset: a split that failed */
+	if (chunks_in(vma)) {
+		index = index_of(region, vma, vma->vm_start);
+		end = index + chunks_in(vma);
+		mutex_lock(&region->lock);
+		for (; index < end; index++) {
+			if (__test_and_clear_bit(index, region->copied))
+				continue;
+			empty_chunk(region, index);
+			gone++;
+		}
+		mutex_unlock(&region->lock);
+		if (!region->lazy)
+			uncommit(region->lease, gone);
+	}
+	if (refcount_dec_and_test(&region->vmas)) {
+		atomic_dec(&region->lease->regions);
+		region_free(region);
+	}
+}
+
+static int som_may_split(struct vm_area_struct *vma, unsigned long addr)
+{
+	return IS_ALIGNED(addr, CHUNK_SIZE) ? 0 : -EINVAL;
+}
+
+static int som_mremap(struct vm_area_struct *vma)
+{
+	return IS_ALIGNED(vma->vm_start, CHUNK_SIZE) ? 0 : -EINVAL;
+}
+
+static int som_mprotect(struct vm_area_struct *vma, unsigned long start,
+			unsigned long end, unsigned long newflags)
+{
+	if (!IS_ALIGNED(start | end, CHUNK_SIZE))
+		return -EINVAL;
+	som_before_mprotect(vma, start, end);
+	return 0;
+}
+
+static unsigned long som_pagesize(struct vm_area_struct *vma)
+{
+	return CHUNK_SIZE;
+}
+
+/* ptrace and /proc/<pid>/mem */
+static int som_access(struct vm_area_struct *vma, unsigned long addr,
+		      void *buffer, int len, int write)
+{
+	struct som_region *region = region_of(vma);
+	unsigned long offset = addr & (CHUNK_SIZE - 1);
+	struct som_lease *lease;
+	unsigned long index;
+	void *memory = NULL;
+	int err = 0;
+
+	if (!region || (write && !(vma->vm_flags & VM_WRITE)))
+		return -EACCES;
+	len = min_t(unsigned long, len, CHUNK_SIZE - offset);
+	index = index_of(region, vma, addr);
+	lease = region->lease;
+
+	filemap_invalidate_lock_shared(lease->inode->i_mapping);
+	mutex_lock(&region->lock);
+	if (lease->revoked)
+		err = -EIO;
+	else if (write)
+		err = fill_chunk(region, index);
+	if (!err && region->chunks[index])
+		memory = offset + lease->pool->source->address(lease->pool,
+						region->chunks[index]);
+	if (err)
+		len = err;
+	else if (write)
+		memcpy(memory, buffer, len);
+	else if (memory)
+		memcpy(buffer, memory, len);
+	else
+		memset(buffer, 0, len);
+	mutex_unlock(&region->lock);
+	filemap_invalidate_unlock_shared(lease->inode->i_mapping);
+	return len;
+}
+
+static const struct vm_operations_struct som_vm_ops = {
+	.open = som_vma_open,
+	.close = som_vma_close,
+	.may_split = som_may_split,
+	.mremap = som_mremap,
+	.mprotect = som_mprotect,
+	.fault = som_fault,
+	.huge_fault = som_huge_fault,
+	.pagesize = som_pagesize,
+	.access = som_access,
+};
+
+/* -------------------------------------------------------------------- mmap */
+
+/*
+ * A part of the lease's mapping that nothing else ever had. From 1 GiB on it
+ * lies so that addresses and offsets are aligned alike.
+ */
+static int commit_region(struct som_region *region, struct vm_area_struct *vma)
+{
+	struct som_lease *lease = region->lease;
+	unsigned long chunks = chunks_in(vma);
+	u64 bytes = vma->vm_end - vma->vm_start;
+	u64 offset, next;
+	int err = 0;
+
+	mutex_lock(&lease->pool->lock);
+	offset = lease->next_offset;
+	if (bytes >= SOM_EXTENT_BYTES)
+		offset = ALIGN(offset, SOM_EXTENT_BYTES) +
+			 (vma->vm_start & (SOM_EXTENT_BYTES - 1));
+	next = offset + bytes;
+	if (next > S64_MAX)
+		err = -EOVERFLOW;
+	else if (!region->lazy && chunks > lease->quota - lease->committed)
+		err = -ENOMEM;
+	if (!err) {
+		lease->next_offset = next;
+		region->offset = offset;
+		if (!region->lazy)
+			lease->committed += chunks;
+	}
+	mutex_unlock(&lease->pool->lock);
+	return err;
+}
+
+int som_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct som_lease *lease = file->private_data;
+	struct som_region *region;
+	int err;
+
+	if (!(vma->vm_flags & VM_MAYSHARE))
+		return -EINVAL;
+	if (!IS_ALIGNED(vma->vm_start | vma->vm_end, CHUNK_SIZE))
+		return -EINVAL;
+	if (READ_ONCE(lease->revoked))
+		return -ENODEV;
+
+	region = region_alloc(chunks_in(vma));
+	if (!region)
+		return -ENOMEM;
+	region->lease = lease;
+	region->mm = vma->vm_mm;
+	region->lazy = vma->vm_flags & VM_NORESERVE;
+	err = commit_region(region, vma);
+	if (err) {
+		region_free(region);
+		return err;
+	}
+	atomic_inc(&lease->regions);
+
+	/*
+	 * PFNMAP and not MIXEDMAP: walkers of page tables skip it. IO: nobody
+	 * undoes DONTCOPY and DONTDUMP with madvise(). HUGEPAGE: huge pages even
+	 * if /sys/kernel/mm/transparent_hugepage/enabled says "madvise".
+	 */
+	som_vm_flags_set(vma, VM_PFNMAP | VM_IO | VM_DONTCOPY | VM_DONTEXPAND |
+			      VM_DONTDUMP | VM_HUGEPAGE);
+	vma->vm_pgoff = region->offset >> PAGE_SHIFT;
+	vma->vm_private_data = region;
+	vma->vm_ops = &som_vm_ops;
+	return 0;
+}
+
+unsigned long som_get_unmapped_area(struct file *file, unsigned long addr,
+				    unsigned long len, unsigned long pgoff,
+				    unsigned long flags)
+{
+	unsigned long align = len >= SOM_EXTENT_BYTES ? SOM_EXTENT_BYTES :
+							CHUNK_SIZE;
+	unsigned long found;
+
+	if (!IS_ALIGNED(len, CHUNK_SIZE))
+		return -EINVAL;
+	if (flags & MAP_FIXED) {
+		if (!IS_ALIGNED(addr, CHUNK_SIZE))
+			return -EINVAL;
+		return som_unmapped_area(file, addr, len, flags);
+	}
+	if (addr) {
+		addr = ALIGN(addr, CHUNK_SIZE);
+		found = som_unmapped_area(file, addr, len, flags);
+		if (found == addr)
+			return found;
+	}
+	if (len + align < len)
+		return -ENOMEM;
+	found = som_unmapped_area(file, 0, len + align, flags);
+	if (IS_ERR_VALUE(found) && align > CHUNK_SIZE) {
+		align = CHUNK_SIZE;
+		found = som_unmapped_area(file, 0, len + align, flags);
+	}
+	return IS_ERR_VALUE(found) ? found : ALIGN(found, align);
+}
+
+/* ------------------------------------------------------ PREFAULT, DISCARD */
+
+/* The VMA at an address, if it is one of this lease; mmap_lock is held */
+static struct vm_area_struct *find_own(struct som_lease *lease,
+				       unsigned long addr)
+{
+	struct vm_area_struct *vma = vma_lookup(current->mm, addr);
+	struct som_region *region;
+
+	if (!vma)
+		return ERR_PTR(-ENOMEM);
+	if (vma->vm_ops != &som_vm_ops)
+		return ERR_PTR(-EINVAL);
+	region = region_of(vma);
+	if (!region || region->lease != lease)
+		return ERR_PTR(-EINVAL);
+	return vma;
+}
+
+static int check_range(struct som_lease *lease, u64 start, u64 bytes)
+{
+	u64 end;
+
+	if (!bytes || !IS_ALIGNED(start | bytes, CHUNK_SIZE) ||
+	    check_add_overflow(start, bytes, &end))
+		return -EINVAL;
+	return READ_ONCE(lease->revoked) ? -ENODEV : 0;
+}
+
+static int prefault_one(struct som_lease *lease, unsigned long addr)
+{
+	struct mm_struct *mm = current->mm;
+	struct vm_area_struct *vma;
+	int err;
+
+	mmap_read_lock(mm);
+	vma = find_own(lease, addr);
+	err = PTR_ERR_OR_ZERO(vma);
+	if (!err)
+		err = fixup_user_fault(mm, addr,
+				       vma->vm_flags & VM_WRITE ?
+					       FAULT_FLAG_WRITE : 0, NULL);
+	mmap_read_unlock(mm);
+	return err;
+}
+
+int som_prefault(struct som_lease *lease, u64 start, u64 bytes)
+{
+	u64 done;
+	int err;
+
+	err = check_range(lease, start, bytes);
+	for (done = 0; !err && done < bytes; done += CHUNK_SIZE) {
+		err = signal_pending(current) ? -EINTR :
+						prefault_one(lease, start + done);
+		cond_resched();
+	}
+	return err;
+}
+
+/* Up to the end of the VMA at an address */
+static int discard_some(struct som_lease *lease, unsigned long addr,
+			unsigned long *bytes)
+{
+	struct vm_area_struct *vma = find_own(lease, addr);
+	struct som_region *region;
+	unsigned long index, end;
+
+	if (IS_ERR(vma))
+		return PTR_ERR(vma);
+	if (!(vma->vm_flags & VM_WRITE))
+		return -EACCES;
+	region = region_of(vma);
+	*bytes = min(*bytes, vma->vm_end - addr);
+	index = index_of(region, vma, addr);
+	end = index + (*bytes >> CHUNK_SHIFT);
+
+	mutex_lock(&region->lock);
+	unmap_mapping_range(lease->inode->i_mapping,
+			    region->offset + ((u64)index << CHUNK_SHIFT),
+			    *bytes, 1);
+	for (; index < end; index++)
+		empty_chunk(region, index);
+	mutex_unlock(&region->lock);
+	return 0;
+}
+
+int som_discard(struct som_lease *lease, u64 start, u64 bytes)
+{
+	struct mm_struct *mm = current->mm;
+	unsigned long part;
+	int err;
+
+	err = check_range(lease, start, bytes);
+	while (!err && bytes) {
+		part = min_t(u64, bytes, SOM_EXTENT_BYTES);
+		mmap_read_lock(mm);
+		err = discard_some(lease, start, &part);
+		mmap_read_unlock(mm);
+		start += part;
+		bytes -= part;
+		cond_resched();
+	}
+	return err;
+}
