@@ -20,7 +20,10 @@ from pathlib import Path
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "som" / "driver"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org")
-BUILD_TOOLS = "make binutils bash dash coreutils sed grep mawk findutils diffutils gzip".split()
+BUILD_TOOLS = (
+    "make", "binutils", "bash", "dash", "coreutils", "sed", "grep", "mawk", "findutils",
+    "diffutils", "gzip",
+)  # fmt: skip
 NOT_NEEDED = ("initramfs-tools", "linux-base", "kmod")
 LISTS_MAX_AGE_S = 24 * 3600
 
@@ -96,7 +99,9 @@ def newest_release(series: Series) -> str:
     update(series)
     shown = apt(series, "apt-cache", "show", "linux-image-cloud-amd64")
     found = re.findall(r"^Version: (\S+)$(?:\n.+)*?\nDepends:.* linux-image-(\d\S+)", shown, re.M)
-    releases = [release for version, release in found if version.startswith(series.prefix)]
+    releases: list[str] = [
+        release for version, release in found if version.startswith(series.prefix)
+    ]
     if not releases:
         raise DebianError(f"no kernel {series.prefix}* in {series.suite}; the suites have {found}")
     return max(releases, key=by_version)

@@ -60,19 +60,18 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a boot left behind: `outcomes` by test name, the console, and the alarms found."""
+    """What a boot left behind: `outcomes` by test name, and the whole console."""
 
     outcomes: Mapping[str, Outcome]
     console: str
     finished: bool
 
-    @property
-    def alarms(self) -> list[str]:
-        return [
-            line
-            for line in self.console.splitlines()
-            if ALARMS.search(line) and not NOT_ALARMS.search(line)
-        ]
+
+def alarms(console: str) -> list[str]:
+    """Lines in which the kernel complains."""
+    return [
+        line for line in console.splitlines() if ALARMS.search(line) and not NOT_ALARMS.search(line)
+    ]
 
 
 def initramfs(kernel: debian.Kernel, files: Mapping[str, Path], machine: Machine) -> bytes:
@@ -95,7 +94,9 @@ def initramfs(kernel: debian.Kernel, files: Mapping[str, Path], machine: Machine
         packed_all = subprocess.run(
             ["cpio", "-o", "-H", "newc", "--quiet"],
             cwd=root,
-            input="\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))).encode(),
+            input="\n".join(
+                str(path.relative_to(root)) for path in sorted(root.rglob("*"))
+            ).encode(),
             capture_output=True,
             check=True,
         )

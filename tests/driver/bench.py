@@ -1,0 +1,61 @@
+"""The guests of one test session: two run side by side, each test waits for its own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from driver import build, debian, guest, plans
+
+PACKAGES = "qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring gcc libc6-dev"
+
+
+class Bench:
+    """Runs each chosen boot once, in the background, and keeps what it said."""
+
+    def __init__(self, chosen: Mapping[tuple[str, plans.Boot], Sequence[guest.Test]]) -> None:
+        self.work = Path(tempfile.mkdtemp(prefix="som-driver-"))
+        self._building = threading.Lock()
+        self._built: dict[str, tuple[debian.Kernel, dict[str, Path]]] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(2)
+        self._runs = {
+            (kernel, boot.name): self._pool.submit(self._run, kernel, boot, tests)
+            for (kernel, boot), tests in chosen.items()
+        }
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        shutil.rmtree(self.work)
+
+    def run(self, kernel: str, boot: plans.Boot) -> guest.Run:
+        return self._runs[kernel, boot.name].result()
+
+    def _run(self, name: str, boot: plans.Boot, tests: Sequence[guest.Test]) -> guest.Run:
+        with self._building:
+            if name not in self._built:
+                self._built[name] = self._build(name)
+        kernel, files = self._built[name]
+        return guest.run(kernel, boot.machine, files, tests, self.work / name / boot.name)
+
+    def _build(self, name: str) -> tuple[debian.Kernel, dict[str, Path]]:
+        kernel = debian.kernel(name)
+        somtest = build.program(self.work / name / "somtest", *sorted(build.GUEST.glob("*.c")))
+        return kernel, {
+            "som.ko": build.module(kernel, build.TREE / "driver", "som"),
+            "somtest": somtest,
+        }
+
+
+def requirements_missing() -> str:
+    """What this machine lacks to run guests, as a sentence with the cure; empty if nothing."""
+    if os.geteuid() != 0:
+        return "root is needed to build modules in a chroot: run as root"
+    programs = ("qemu-system-x86_64", "cpio", "xz", "gcc", "dpkg-deb", "apt-get", "unshare")
+    absent = [name for name in programs if shutil.which(name) is None]
+    absent += [path for path in ("/bin/busybox", debian.KEYRING) if not Path(path).exists()]
+    return f"{', '.join(absent)} missing: apt-get install {PACKAGES}" if absent else ""

@@ -1,0 +1,53 @@
+"""Boots the guests that the chosen tests need, two at a time, and keeps what they said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from driver import bench as benches
+from driver import debian, guest, plans
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    boots = [(kernel, boot) for kernel in debian.SERIES for boot in plans.BOOTS]
+    if "test" in metafunc.fixturenames:
+        metafunc.parametrize(
+            ("kernel", "boot", "test"),
+            [
+                pytest.param(kernel, boot, test, id=f"{kernel}/{boot.name}/{test.name}")
+                for kernel, boot in boots
+                for test in boot.tests
+            ],
+        )
+    elif "boot" in metafunc.fixturenames:
+        metafunc.parametrize(
+            ("kernel", "boot"),
+            [pytest.param(kernel, boot, id=f"{kernel}/{boot.name}/") for kernel, boot in boots],
+        )
+
+
+@pytest.fixture(scope="session")
+def bench(request: pytest.FixtureRequest) -> Iterator[benches.Bench]:
+    """The guests of all chosen tests; the first two start at once."""
+    missing = benches.requirements_missing()
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    elif missing:
+        pytest.skip(missing)
+    wanted: dict[tuple[str, plans.Boot], set[guest.Test]] = {}
+    for item in request.session.items:
+        if not isinstance(item, pytest.Function):
+            continue
+        parameters: dict[str, Any] = item.callspec.params
+        if "boot" in parameters:
+            tests = wanted.setdefault((parameters["kernel"], parameters["boot"]), set(plans.LOAD))
+            tests |= {parameters["test"]} if "test" in parameters else set()
+    guests = benches.Bench(
+        {key: [test for test in key[1].tests if test in tests] for key, tests in wanted.items()}
+    )
+    yield guests
+    guests.close()

@@ -1,0 +1,10 @@
+# make test-driver [KERNEL=6.1|6.12|newest] [TEST=part of a name]: som.ko in virtual machines.
+DRIVER_PACKAGES := qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring gcc libc6-dev
+
+.PHONY: test-driver driver-tools
+test-driver: setup driver-tools
+	$(BIN)/pytest tests/driver -k "[$(KERNEL) and $(or $(TEST),/)"
+
+driver-tools:
+	@dpkg -s $(DRIVER_PACKAGES) >/dev/null 2>&1 || test $$(id -u) != 0 || \
+		{ apt-get -q update && apt-get -qy --no-install-recommends install $(DRIVER_PACKAGES); }

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What crashes a node without the module's guards: one test per trap that concerns the Bare class
+ * (see docs). Most only show on the console, which the harness searches. External memory.
+ */
+#include <linux/fs.h>
+#include <linux/userfaultfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "som_test.h"
+
+/* Traps 1, 7: huge faults are reached at all, and their entries are 1 GiB where they can be. */
+TEST(trap_huge_faults_are_reached)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+	char *map = som_map(s.fd, 4 * CHUNK);
+
+	*map = 1;
+	CHECK(lease_info(s.lease).faults_2m == 1);
+	munmap(map, 4 * CHUNK);
+	lease_destroy((close(s.fd), s.lease));
+	s.lease = lease_create(s.pool, EXTENT);
+	s.fd = lease_open(s.lease);
+	map = som_map(s.fd, EXTENT);
+	*map = 1;
+	CHECK(lease_info(s.lease).faults_1g == 1);
+	CHECK(lease_info(s.lease).faults_2m == 0);
+	munmap(map, EXTENT);
+	teardown(&s);
+}
+
+/* Trap 2: splitting and zapping huge entries must not look for a struct page (7.2: oops). */
+TEST(trap_splitting_a_gigabyte_entry_needs_no_struct_page)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+	char *map = som_map(s.fd, EXTENT);
+
+	for (int round = 0; round < 3; round++) {
+		for (uint64_t at = 0; at < EXTENT; at += CHUNK)
+			*(uint64_t *)(map + at) = at + round;
+		CHECK_OK(mprotect(map + round * 5 * CHUNK, CHUNK, PROT_READ));
+		CHECK_OK(mprotect(map + round * 5 * CHUNK, CHUNK, RW));
+		CHECK_OK(madvise(map, EXTENT, MADV_DONTFORK));
+		for (uint64_t at = 0; at < EXTENT; at += CHUNK)
+			CHECK(*(uint64_t *)(map + at) == at + round);
+	}
+	munmap(map, EXTENT);
+	teardown(&s);
+}
+
+static void expect_no_pin(char *map)
+{
+	struct iovec part = { map, 4096 };
+	char copy[64];
+	struct iovec local = { copy, sizeof(copy) }, remote = { map, sizeof(copy) };
+	int ends[2];
+
+	CHECK_OK(pipe(ends));
+	CHECK_ERRNO(vmsplice(ends[1], &part, 1, 0), EFAULT);
+	CHECK_ERRNO(vmsplice(ends[1], &part, 1, SPLICE_F_GIFT), EFAULT);
+	CHECK_ERRNO(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+	CHECK_ERRNO(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+	close(ends[0]);
+	close(ends[1]);
+}
+
+static void pin_as_nobody(void *argument)
+{
+	int fd = *(int *)argument;
+	char *small, *large;
+
+	CHECK_OK(setresgid(65534, 65534, 65534));
+	CHECK_OK(setresuid(65534, 65534, 65534));
+	small = som_map(fd, CHUNK);
+	*small = 1;
+	large = som_map(fd, EXTENT);
+	large[5 * CHUNK] = 1;
+	expect_no_pin(small);
+	expect_no_pin(large + 5 * CHUNK);
+	expect_no_pin(large + 6 * CHUNK);
+}
+
+/* Trap 3: without a guard any user brings Linux 6.1 down with one vmsplice(). */
+TEST(trap_an_unprivileged_user_cannot_pin)
+{
+	struct setup s = setup(2 * EXTENT, 2 * EXTENT);
+
+	CHECK(in_child(pin_as_nobody, &s.fd) == 0);
+	teardown(&s);
+}
+
+/* Trap 4: "bad pud" and a stale translation after mprotect of a 1 GiB entry (6.1). */
+TEST(trap_mprotect_of_a_gigabyte_entry_takes_effect_at_once)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+	char *map = som_map(s.fd, EXTENT);
+
+	for (int round = 0; round < 5; round++) {
+		uint64_t at = round * 37 * CHUNK;
+
+		CHECK(touch_write(map + at, round) == 0);
+		CHECK_OK(mprotect(map, EXTENT, PROT_READ));
+		CHECK(touch_write(map + at, 99) == SIGSEGV, "a stale translation");
+		CHECK(map[at] == round);
+		CHECK_OK(mprotect(map, EXTENT, PROT_NONE));
+		CHECK(touch_read(map + at) == SIGSEGV);
+		CHECK_OK(mprotect(map, EXTENT, RW));
+		CHECK(map[at] == round);
+	}
+	munmap(map, EXTENT);
+	teardown(&s);
+}
+
+static void read_through(const char *path)
+{
+	static char text[1 << 16];
+	int fd = open(path, O_RDONLY);
+
+	if (fd < 0)
+		return;
+	while (read(fd, text, sizeof(text)) > 0)
+		;
+	close(fd);
+}
+
+/* Trap 5: the walkers of /proc must not take a bare entry for a page. */
+TEST(trap_proc_walkers_pass_over_bare_memory)
+{
+	struct setup s = setup(2 * EXTENT, 2 * EXTENT);
+	char *small = som_map(s.fd, 4 * CHUNK), *large = som_map(s.fd, EXTENT);
+	uint64_t entries[512];
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	unsigned char resident[1024];
+
+	fill(small, 4 * CHUNK, 3);
+	fill(large, CHUNK, 4);
+	for (int round = 0; round < 2; round++) {
+		read_through("/proc/self/smaps");
+		read_through("/proc/self/smaps_rollup");
+		read_through("/proc/self/numa_maps");
+		read_through("/proc/self/maps");
+		for (char *at = small; at < small + 4 * CHUNK; at += CHUNK)
+			pread(pagemap, entries, sizeof(entries), (uintptr_t)at / 4096 * 8);
+		pread(pagemap, entries, sizeof(entries), (uintptr_t)large / 4096 * 8);
+		mincore(small, 1024 * 4096, resident);
+		mincore(large, 1024 * 4096, resident);
+		write_file("/proc/self/clear_refs", round ? "4" : "1");
+	}
+	close(pagemap);
+	mlock(small, 4 * CHUNK);
+	munlock(small, 4 * CHUNK);
+	CHECK(first_wrong(small, 4 * CHUNK, 3) == NOTHING_WRONG);
+	CHECK(first_wrong(large, CHUNK, 4) == NOTHING_WRONG);
+	munmap(small, 4 * CHUNK);
+	munmap(large, EXTENT);
+	teardown(&s);
+}
+
+/* Trap 6: without a reservation of the memory type user mappings become uncached. */
+TEST(trap_memory_is_cached_write_back)
+{
+	static char text[1 << 16];
+	uint32_t pool = pool_make(EXTENT);
+	unsigned long long from, to;
+	char *line, type[64];
+	bool found = false;
+
+	read_file("/sys/kernel/debug/x86/pat_memtype_list", text, sizeof(text));
+	for (line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+		if (sscanf(line, "PAT: [mem %llx-%llx] %63s", &from, &to, type) != 3)
+			continue;
+		if (from < range_start() + EXTENT && to > range_start()) {
+			CHECK(!strcmp(type, "write-back"), "%s", line);
+			found = true;
+		}
+	}
+	CHECK(found, "no entry for the pool: its mappings would be uncached");
+	pool_destroy(pool);
+}
+
+/* Trap 7: a 1 GiB entry on memory that is not 1 GiB aligned reaches into foreign memory. */
+TEST(trap_entries_stay_inside_the_pool)
+{
+	uint64_t start = range_start();
+	uint32_t low, middle, high, lease[3];
+	char *map[3];
+	int fd[3];
+
+	low = pool_empty(SOM_SOURCE_EXTERNAL, "low");
+	middle = pool_empty(SOM_SOURCE_EXTERNAL, "middle");
+	high = pool_empty(SOM_SOURCE_EXTERNAL, "high");
+	/* The middle one has 1 GiB and 2 MiB, none of it a whole aligned GiB. */
+	CHECK_OK(pool_try_add(low, start, 256 * MIB));
+	CHECK_OK(pool_try_add(middle, start + 256 * MIB, EXTENT + CHUNK));
+	CHECK_OK(pool_try_add(high, start + 256 * MIB + EXTENT + CHUNK, 256 * MIB));
+	lease[0] = lease_create(low, 256 * MIB);
+	lease[1] = lease_create(middle, EXTENT);
+	lease[2] = lease_create(high, 256 * MIB);
+	for (int i = 0; i < 3; i++) {
+		fd[i] = lease_open(lease[i]);
+		map[i] = som_map(fd[i], i == 1 ? EXTENT : 256 * MIB);
+		if (i != 1)
+			fill(map[i], 256 * MIB, i);
+	}
+	for (uint64_t at = 0; at < EXTENT; at += 4096)
+		map[1][at] = 0x5a;
+	CHECK(lease_info(lease[1]).faults_1g == 0);
+	CHECK(first_wrong(map[0], 256 * MIB, 0) == NOTHING_WRONG);
+	CHECK(first_wrong(map[2], 256 * MIB, 2) == NOTHING_WRONG);
+	for (int i = 0; i < 3; i++) {
+		munmap(map[i], i == 1 ? EXTENT : 256 * MIB);
+		close(fd[i]);
+		lease_destroy(lease[i]);
+	}
+	pool_destroy(low);
+	pool_destroy(middle);
+	pool_destroy(high);
+}
+
+/* Trap 8: a private mapping of bare memory is a BUG_ON in the core's copy-on-write. */
+TEST(trap_private_mappings_are_refused)
+{
+	struct setup s = setup(16 * MIB, 16 * MIB);
+	int reader;
+	char path[64];
+
+	CHECK_ERRNO(mmap(NULL, CHUNK, RW, MAP_PRIVATE, s.fd, 0), EINVAL);
+	CHECK_ERRNO(mmap(NULL, CHUNK, PROT_READ, MAP_PRIVATE, s.fd, 0), EINVAL);
+	snprintf(path, sizeof(path), "/dev/som-lease/%u", s.lease);
+	reader = open(path, O_RDONLY);
+	CHECK(reader >= 0);
+	CHECK_ERRNO(mmap(NULL, CHUNK, RW, MAP_PRIVATE, reader, 0), EINVAL);
+	CHECK_ERRNO(mmap(NULL, CHUNK, RW, MAP_SHARED, reader, 0), EACCES);
+	close(reader);
+	teardown(&s);
+}
+
+/* Trap 9: the kernel itself answers FIBMAP and FIGETBSZ; no command of ours may be one. */
+TEST(trap_no_command_of_ours_is_swallowed_by_the_kernel)
+{
+	struct setup s = setup(16 * MIB, 16 * MIB);
+	struct som_stat stat = { .size = sizeof(stat) };
+	int block = 0;
+
+	CHECK(_IOC_TYPE(SOM_STAT) == SOM_IOC && _IOC_TYPE(SOM_CTL_QUERY) == SOM_IOC);
+	CHECK_OK(ioctl(s.fd, SOM_STAT, &stat));
+	ioctl(s.fd, FIBMAP, &block);
+	ioctl(s.fd, FIGETBSZ, &block);
+	CHECK_ERRNO(ioctl(s.fd, 0x5001, &block), ENOTTY);
+	CHECK_ERRNO(ioctl(ctl(), 0x5001, &block), ENOTTY);
+	teardown(&s);
+}
+
+static void huge_pages_switched(struct setup *s, const char *setting)
+{
+	char *map = som_map(s->fd, 4 * CHUNK);
+
+	for (int i = 0; i < 4; i++)
+		CHECK(touch_write(map + i * CHUNK, 1) == 0, "with THP %s", setting);
+	munmap(map, 4 * CHUNK);
+	map = som_map(s->fd, EXTENT);
+	for (int i = 0; i < 8; i++)
+		CHECK(touch_write(map + i * 60 * CHUNK, 1) == 0, "with THP %s", setting);
+	munmap(map, EXTENT);
+}
+
+/* Trap 11: THP settings stop .huge_fault on some kernels; a touch must work all the same. */
+TEST(trap_thp_settings_do_not_stop_faults)
+{
+	static const char *const settings[] = { "never", "madvise", "always" };
+	struct setup s = setup(2 * EXTENT, 2 * EXTENT);
+
+	for (int i = 0; i < 3; i++) {
+		write_file("/sys/kernel/mm/transparent_hugepage/enabled", settings[i]);
+		huge_pages_switched(&s, settings[i]);
+	}
+	CHECK_OK(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+	huge_pages_switched(&s, "disabled for the process");
+	CHECK_OK(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0));
+	teardown(&s);
+}

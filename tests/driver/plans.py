@@ -1,0 +1,130 @@
+"""Which tests run on which virtual machine.
+
+A boot is one guest: a memory layout, a source and the tests that it runs one after the other.
+`SOM_RANGE` is where the machine has memory that som may take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from driver.guest import Machine, Test
+
+# Of 6 GiB, QEMU's PC has the upper 3 at 4 GiB.
+RANGE = "0x100000000,0xa0000000"
+RESERVED = "memmap=2560M$4G"
+CHECKED = "slub_debug=FZP kfence.sample_interval=20"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Boot:
+    """One guest per kernel: `source` is what `pool_make` of the tests takes memory from."""
+
+    name: str
+    source: str
+    machine: Machine
+    tests: tuple[Test, ...]
+
+
+def c_tests(source: str, names: str, *, limit_s: int = 60, env: str = "") -> tuple[Test, ...]:
+    return tuple(
+        Test(
+            name=name,
+            command=f"SOM_SOURCE={source} SOM_RANGE={RANGE} {env} /somtest {name}",
+            limit_s=limit_s,
+        )
+        for name in names.split()
+    )
+
+
+LOAD = (Test(name="the_module_loads", command="insmod /som.ko"),)
+UNLOAD = (Test(name="the_module_unloads", command="rmmod som"),)
+EVERY_SOURCE = """
+    maps_without_hints_are_aligned_and_zeroed
+    length_and_address_are_whole_chunks_and_the_offset_does_not_matter
+    content_survives_splits_and_moves
+    accounting_follows_unmap_move_shrink_and_exit
+    a_gigabyte_is_one_entry_where_an_extent_is_free
+    prefault_maps_all_and_discard_drops_the_content
+    a_new_owner_sees_no_old_byte
+    memory_unmapped_and_mapped_again_is_zeroed
+    the_quota_is_hard_and_exhaustion_is_sigbus_not_oom
+    a_child_does_not_inherit_memory_but_may_map_its_own
+    a_mapping_outlives_its_descriptor_and_holds_the_lease
+    a_descriptor_sent_to_nobody_holds_the_lease
+    a_revoked_lease_stops_running_threads_with_sigbus
+"""
+TRAPS = """
+    trap_huge_faults_are_reached
+    trap_splitting_a_gigabyte_entry_needs_no_struct_page
+    trap_an_unprivileged_user_cannot_pin
+    trap_mprotect_of_a_gigabyte_entry_takes_effect_at_once
+    trap_proc_walkers_pass_over_bare_memory
+    trap_memory_is_cached_write_back
+    trap_entries_stay_inside_the_pool
+    trap_private_mappings_are_refused
+    trap_no_command_of_ours_is_swallowed_by_the_kernel
+    trap_thp_settings_do_not_stop_faults
+"""
+SEMANTICS = """
+    unmap_and_protect_take_whole_chunks_only
+    mremap_moves_and_shrinks_but_does_not_grow
+    madvise_cannot_take_content_away
+    mlock_populate_mincore_and_userfaultfd
+    buffered_io_works_from_and_into_the_memory
+    a_debugger_reads_and_writes
+    a_core_dump_holds_no_byte_of_it
+"""
+LEASES = """
+    more_than_a_thousand_leases
+    the_device_of_a_lease_is_its_own_minor_for_root_alone
+    a_stale_device_node_reaches_nobody
+    wrong_ranges_are_refused
+    a_pool_with_leases_is_not_destroyed
+    strangers_reach_neither_control_nor_lease
+"""
+LIFETIME = """
+    unloading_is_refused_while_anything_is_in_use
+    unloading_when_idle_leaves_no_trace
+    unloading_right_after_use_waits_for_the_zeroing
+"""
+
+
+def source_boot(source: str, append: str, *, memory: str = "6G") -> Boot:
+    """The tests that every source passes, and the property test on top of it."""
+    return Boot(
+        name=source,
+        source=source,
+        machine=Machine(memory=memory, append=f"{append} {CHECKED}"),
+        tests=LOAD
+        + c_tests(source, EVERY_SOURCE)
+        + c_tests(source, "random_sequences_agree_with_a_model", limit_s=240, env="SOM_STEPS=600")
+        + UNLOAD,
+    )
+
+
+BOOTS = (
+    source_boot("external", RESERVED),
+    source_boot("hugetlb2m", "hugepagesz=2M hugepages=200"),
+    source_boot("hugetlb1g", "hugepagesz=1G hugepages=1"),
+    source_boot("carved", "movablecore=2560M"),
+    Boot(
+        name="rules",
+        source="external",
+        machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
+        tests=LOAD
+        + c_tests("external", TRAPS)
+        + c_tests("external", SEMANTICS)
+        + c_tests("external", LEASES)
+        + c_tests("external", LIFETIME)
+        + UNLOAD,
+    ),
+    Boot(
+        name="abuse",
+        source="external",
+        machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
+        tests=LOAD
+        + c_tests("external", "random_ioctls_do_no_harm", limit_s=240, env="SOM_CALLS=110000")
+        + UNLOAD,
+    ),
+)

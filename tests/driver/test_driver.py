@@ -1,0 +1,31 @@
+"""som.ko on three Debian kernels: every line of a guest's plan is a test here, and so is its
+console."""
+
+from __future__ import annotations
+
+import pytest
+
+from driver import bench as benches
+from driver import guest, plans
+
+
+def test_in_guest(kernel: str, boot: plans.Boot, test: guest.Test, bench: benches.Bench) -> None:
+    run = bench.run(kernel, boot)
+    outcome = run.outcomes.get(test.name)
+    if outcome is None:
+        pytest.fail(f"the guest ended before this test:\n{run.console[-3000:]}", pytrace=False)
+    if outcome.code == 77:
+        pytest.skip(outcome.message)
+    if outcome.code:
+        pytest.fail(
+            f"{outcome.message} (status {outcome.code})\n{outcome.console[-3000:]}", pytrace=False
+        )
+    assert not guest.alarms(outcome.console), outcome.console[-6000:]
+
+
+def test_console_has_no_complaint_of_the_kernel(
+    kernel: str, boot: plans.Boot, bench: benches.Bench
+) -> None:
+    run = bench.run(kernel, boot)
+    assert not guest.alarms(run.console), run.console[-6000:]
+    assert run.finished, run.console[-3000:]
