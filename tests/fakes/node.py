@@ -1,0 +1,169 @@
+"""A fake node for the lease core: memory, mounts, pods and kubelet in plain Python.
+
+A fake because a property test needs thousands of lives; the same lives run on real huge pages in
+the node tier. `FakeKernel` outlives the agent as the real one does: a crash drops the agent's
+objects and leaves this.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import types
+
+from som_device_plugin import seams
+
+PAGE = 2 << 20
+OWN_POD = "som-system/som-agent"
+
+
+@dataclasses.dataclass
+class Superblock:
+    """One start's memory: `writer` is whose bytes are in it, None: zeroed."""
+
+    start: seams.Start
+    mounted: bool = False
+    truncated: bool = False
+    pinned_bytes: int = 0
+    writer: str | None = None
+
+
+class FakeKernel:
+    def __init__(self, capacity_bytes):
+        self.capacity_bytes = capacity_bytes
+        self.superblocks = []
+
+    def of(self, start):
+        return [b for b in self.superblocks if b.start == start]
+
+    def in_slot(self, pool, slot):
+        return [b for b in self.superblocks if (b.start.pool, b.start.slot) == (pool, slot)]
+
+    def held_bytes(self, block):
+        return block.pinned_bytes if block.truncated else block.start.size_bytes
+
+    def used_bytes(self):
+        return sum(self.held_bytes(block) for block in self.superblocks)
+
+    def free_bytes(self):
+        return self.capacity_bytes - self.used_bytes()
+
+
+class FakeDriver:
+    """Implements seams.Driver on a FakeKernel; each await is a point where the agent may die."""
+
+    name = "Fake"
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.paths = set()
+
+    def self_check(self):
+        pass
+
+    def prepare_path(self, lease_id):
+        self.paths.add(lease_id)
+        return f"/leases/{lease_id}/som"
+
+    def remove_path(self, lease_id):
+        self.paths.discard(lease_id)
+
+    def free_slot(self, *, pool, named):
+        return next(
+            slot
+            for slot in itertools.count()
+            if slot not in named
+            and not any(self.kernel.held_bytes(b) for b in self.kernel.in_slot(pool, slot))
+        )
+
+    async def build(self, start, *, on_progress):
+        await asyncio.sleep(0)
+        if self.kernel.free_bytes() < start.size_bytes:
+            raise seams.NotEnoughMemory("no pages")
+        block = Superblock(start)
+        self.kernel.superblocks.append(block)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.kernel.superblocks.remove(block)
+            raise
+        on_progress(start.size_bytes)
+        block.mounted = True
+        return {0: start.size_bytes}
+
+    def revoke(self, start):
+        for block in self.kernel.of(start):
+            block.mounted, block.truncated = False, True
+
+    def usage(self, start):
+        held = sum(map(self.kernel.held_bytes, self.kernel.in_slot(start.pool, start.slot)))
+        return seams.Usage(current_bytes=held, reserved_bytes=held)
+
+    def attached(self):
+        return {
+            (b.start.lease_id, b.start.number): b.start.size_bytes
+            for b in self.kernel.superblocks
+            if b.mounted
+        }
+
+    def culprits(self, start):
+        return []
+
+    def end_builders(self):
+        """A worker that dies before attaching frees its superblock."""
+        self.kernel.superblocks = [b for b in self.kernel.superblocks if b.mounted or b.truncated]
+
+
+class FakePools:
+    """The part of pools.Pools that leases use: one pool of everything the kernel has."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.ready = True
+
+    def for_unit(self, unit):
+        return types.SimpleNamespace(
+            name="pool",
+            page_bytes=PAGE,
+            capacity_bytes=self.kernel.capacity_bytes,
+            free_bytes=self.kernel.free_bytes(),
+        )
+
+    async def refill(self):
+        await asyncio.sleep(0)
+
+
+@dataclasses.dataclass
+class FakePod:
+    pod: seams.Pod
+    ticket: seams.Ticket
+    known_to_api: bool = True
+    container_runs: bool = False
+    delivered: Superblock | None = None
+
+
+class FakeCluster:
+    """The node's pods, as the API server (PodSource) and kubelet (PodResourcesClient) see them."""
+
+    def __init__(self):
+        self.running = []
+        self.synced = True
+        self.kubelet_answers = True
+
+    def pods(self):
+        return [p.pod for p in self.running if p.known_to_api]
+
+    def get(self, *, namespace, name):
+        found = [p for p in self.pods() if (p.namespace, p.name) == (namespace, name)]
+        return found[-1] if found else None
+
+    async def list(self):
+        await asyncio.sleep(0)
+        if not self.kubelet_answers:
+            return seams.PodResources(pods=frozenset(), holders=())
+        holders = tuple(
+            seams.TicketHolder(p.pod.namespace, p.pod.name, p.pod.containers[0].name, p.ticket)
+            for p in self.running
+            if p.known_to_api or p.container_runs
+        )
+        names = {f"{p.pod.namespace}/{p.pod.name}" for p in self.running}
+        return seams.PodResources(pods=frozenset(names | {OWN_POD}), holders=holders)

@@ -1,0 +1,329 @@
+"""The lease core through random lives of pods, with crashes of the agent, on a fake node."""
+
+import asyncio
+import dataclasses
+import random
+
+import hypothesis
+import pytest
+from fakes import node
+from hypothesis import strategies
+
+from som_device_plugin import seams
+from som_device_plugin.leases import database, manager, reconciler, starts, state, store
+
+CAPACITY = 32 * node.PAGE
+TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
+
+
+class World:
+    """A fake node and an agent on it that can be killed and started again."""
+
+    def __init__(self, path):
+        self.kernel = node.FakeKernel(CAPACITY)
+        self.cluster = node.FakeCluster()
+        self.events = []
+        self.path = path
+        self.uid = 0
+        self.boot_id = "boot-1"
+        self.start_agent()
+
+    def start_agent(self):
+        self.store = store.LeaseStore(database.open_database(self.path))
+        self.driver = node.FakeDriver(self.kernel)
+        pools = node.FakePools(self.kernel)
+
+        async def on_event(event):
+            self.events.append(event)
+
+        shared = {
+            "leases": self.store,
+            "driver": self.driver,
+            "on_event": on_event,
+        }
+        self.starts = starts.Starts(**shared, boot_id=self.boot_id, on_change=lambda: None)
+        seen = {
+            "own_starts": self.starts,
+            "own_pools": pools,
+            "pods": self.cluster,
+            "resources": self.cluster,
+        }
+        self.reconciler = reconciler.Reconciler(
+            **shared,
+            **seen,
+            own_pod=node.OWN_POD,
+            boot_id=self.boot_id,
+            on_change=lambda: None,
+        )
+        self.manager = manager.LeaseManager(
+            **shared, **seen, own_reconciler=self.reconciler, tickets=TICKETS
+        )
+
+    async def crash(self):
+        """SIGKILL: builds stop where they are, nothing is tidied up but by the kernel."""
+        for key in self.starts.building:
+            task = self.starts._builds[key].task
+            task.cancel()
+            await asyncio.wait([task])
+        self.start_agent()
+        await self.reconciler.recover()
+
+    async def admit(self, name, count, *, keep=False):
+        """What kubelet does for a pod: choose a ticket, Allocate."""
+        used = {p.ticket for p in self.cluster.running}
+        free = [t for t in TICKETS if t not in used]
+        chosen = self.manager.preferred(available=free, must_include=[], size=1)
+        if not chosen:
+            return None
+        self.uid += 1
+        pod = seams.Pod(
+            namespace="default",
+            name=name,
+            uid=seams.PodUid(f"uid-{self.uid}"),
+            terminal=False,
+            containers=(seams.ContainerRequest(name="main", unit="2Mi", count=count),),
+            keep_on_restart=keep,
+        )
+        await self.manager.allocate(chosen)
+        fake = node.FakePod(pod, chosen[0])
+        self.cluster.running.append(fake)
+        return fake
+
+    async def start_container(self, pod):
+        """PreStartContainer, then the container runs and writes to its memory."""
+        try:
+            await self.manager.pre_start([pod.ticket])
+        except seams.StartRefused:
+            return False
+        (block,) = [
+            b
+            for b in self.kernel.superblocks
+            if b.mounted and self.owner_of(b) == pod.pod.uid and not b.truncated
+        ]
+        if not pod.pod.keep_on_restart or block is not pod.delivered:
+            assert block.writer is None, "memory of an earlier owner or start was handed out"
+        block.writer = pod.pod.uid
+        assert block.start.size_bytes == pod.pod.containers[0].size_bytes
+        pod.delivered, pod.container_runs = block, True
+        return True
+
+    def owner_of(self, block):
+        lease = self.store.lease(block.start.lease_id)
+        return lease.owner.uid if lease and lease.owner else None
+
+    def check(self):
+        assert self.kernel.used_bytes() <= CAPACITY
+        for pod in self.cluster.running:
+            if pod.container_runs:
+                assert pod.delivered.mounted and not pod.delivered.truncated, (
+                    "memory was taken from a running container"
+                )
+        slots = [
+            (b.start.pool, b.start.slot)
+            for b in self.kernel.superblocks
+            if self.kernel.held_bytes(b)
+        ]
+        assert len(slots) == len(set(slots)), "two starts share a cgroup"
+
+
+STEPS = [
+    "admit",
+    "start",
+    "start",
+    "restart",
+    "delete",
+    "delete by force",
+    "container ends",
+    "pin",
+    "let go",
+    "crash",
+    "kubelet silent",
+    "kubelet answers",
+    "source lost",
+    "source synced",
+    "recreate",
+    "reconcile",
+]
+
+
+async def live(world, chosen, choose):
+    for step in chosen:
+        pods = world.cluster.running
+        pod = choose.choice(pods) if pods else None
+        match step:
+            case "admit" if len(pods) < len(TICKETS):
+                await world.admit(f"pod-{choose.randrange(3)}", choose.randint(1, 16))
+            case "start" if pod and pod.known_to_api and not pod.container_runs:
+                await world.start_container(pod)
+            case "restart" if pod and pod.known_to_api and pod.container_runs:
+                pod.container_runs = False
+                await world.start_container(pod)
+            case "delete" if pod:
+                pods.remove(pod)
+            case "delete by force" if pod:
+                pod.known_to_api = False
+            case "container ends" if pod and not pod.known_to_api:
+                pods.remove(pod)
+            case "pin" if pod and pod.delivered:
+                pod.delivered.pinned_bytes = node.PAGE
+            case "let go":
+                for block in world.kernel.superblocks:
+                    block.pinned_bytes = 0
+            case "crash":
+                await world.crash()
+            case "kubelet silent" | "kubelet answers":
+                world.cluster.kubelet_answers = step == "kubelet answers"
+            case "source lost" | "source synced":
+                world.cluster.synced = step == "source synced"
+            case "recreate" if pod and pod.container_runs:
+                pods.remove(pod)
+                await world.admit(pod.pod.name, choose.randint(1, 16))
+            case _:
+                await world.reconciler.reconcile()
+        world.check()
+    world.cluster.running.clear()
+    world.cluster.synced = world.cluster.kubelet_answers = True
+    for block in world.kernel.superblocks:
+        block.pinned_bytes = 0
+    for _ in range(3):
+        await world.reconciler.reconcile()
+    assert world.kernel.used_bytes() == 0, "a page leaked"
+    assert not [lease for lease in world.store.leases() if lease.starts]
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(
+    steps=strategies.lists(strategies.sampled_from(STEPS), min_size=5, max_size=60),
+    seed=strategies.integers(0, 2**32),
+)
+def test_no_life_leaks_a_page_or_hands_out_memory_twice(tmp_path_factory, steps, seed):
+    path = tmp_path_factory.mktemp("life") / "som.db"
+    asyncio.run(live(World(path), steps, random.Random(seed)))
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path / "som.db")
+
+
+async def test_a_restarted_container_gets_new_memory(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    first = pod.delivered
+    await world.start_container(pod)
+    assert pod.delivered is not first
+
+
+async def test_a_warm_restart_gets_its_content_back(world):
+    pod = await world.admit("db", 4, keep=True)
+    await world.start_container(pod)
+    first = pod.delivered
+    await world.start_container(pod)
+    assert pod.delivered is first
+
+
+async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world):
+    pod = await world.admit("db", 4)
+    gate = asyncio.Event()
+    build = world.driver.build
+
+    async def slow(start, *, on_progress):
+        await gate.wait()
+        return await build(start, on_progress=on_progress)
+
+    world.driver.build = slow
+    first = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    while not world.starts.building:
+        await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    gate.set()
+    await second
+    assert len(world.kernel.superblocks) == 1
+
+
+async def test_a_pod_deleted_while_it_warms_frees_its_memory(world):
+    pod = await world.admit("db", 4)
+    gate = asyncio.Event()
+
+    async def stuck(start, *, on_progress):
+        await gate.wait()
+
+    world.driver.build = stuck
+    waiting = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    while not world.starts.building:
+        await asyncio.sleep(0)
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    with pytest.raises(seams.StartRefused, match="its pod is gone"):
+        await waiting
+    await world.reconciler.reconcile()
+    assert world.store.leases() == []
+
+
+async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world):
+    holder = await world.admit("big", 30)
+    await world.start_container(holder)
+    pod = await world.admit("db", 4)
+    with pytest.raises(seams.StartRefused) as refused:
+        await world.manager.pre_start([pod.ticket])
+    assert "needs 8Mi" in str(refused.value)
+    assert "has 4Mi free of 64Mi; held by: default/big/main 60Mi" in str(refused.value)
+
+
+async def test_memory_of_a_pod_that_just_went_is_found_by_the_next_start(world):
+    await world.start_container(await world.admit("old", 32))
+    world.cluster.running.clear()
+    pod = await world.admit("new", 32)
+    assert await world.start_container(pod)
+
+
+async def test_after_a_reboot_the_lease_keeps_its_owner_and_is_built_anew(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    world.kernel.superblocks.clear()
+    world.boot_id = "boot-2"
+    world.start_agent()
+    await world.reconciler.recover()
+    assert await world.start_container(pod)
+    (lease,) = world.store.leases()
+    assert [record.state for record in lease.starts] == [state.State.DELIVERED]
+
+
+async def test_a_ticket_without_a_lease_says_that_the_store_was_lost(world):
+    with pytest.raises(seams.StartRefused, match="store was lost"):
+        await world.manager.pre_start([TICKETS[0]])
+
+
+async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world):
+    pod = await world.admit("db", 4)
+    await world.manager.allocate([pod.ticket])
+    await world.reconciler.reconcile()
+    assert len(world.driver.paths) == 2
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    assert len(world.driver.paths) == 1
+
+
+async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_running(world):
+    first = await world.admit("first", 4)
+    await world.start_container(first)
+    await world.manager.allocate([first.ticket])
+    second = dataclasses.replace(
+        first,
+        pod=dataclasses.replace(first.pod, name="second", uid=seams.PodUid("uid-9")),
+        container_runs=False,
+    )
+    world.cluster.running.append(second)
+    with pytest.raises(seams.StartRefused, match="two live pods"):
+        await world.manager.pre_start([second.ticket])
+    assert [event.reason for event in world.events] == ["TicketFault"]
+    world.check()
+
+
+def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world):
+    asyncio.run(world.admit("db", 4))
+    world.manager._pools.ready = False
+    healthy = [device.ticket for device in world.manager.devices() if device.healthy]
+    assert healthy == [world.cluster.running[0].ticket]
