@@ -36,7 +36,7 @@ class HugeTLBFS:
     def __init__(
         self, *, state_dir: pathlib.Path, hierarchy: cgroups.Hierarchy | None = None
     ) -> None:
-        self._state_dir = state_dir
+        self._state_dir = state_dir.resolve()
         self._hierarchy = hierarchy or cgroups.find(mountinfo.read())
         self._revoked_devices: dict[str, str] = {}
 

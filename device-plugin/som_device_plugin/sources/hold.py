@@ -66,7 +66,10 @@ class Hold:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
-        """No lease takes pages meanwhile; the fd of the hold's file."""
+        """No lease takes pages meanwhile; the fd of the hold's file, or -1 while there is none."""
+        if not self._mounted():
+            yield -1
+            return
         with self._file.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()

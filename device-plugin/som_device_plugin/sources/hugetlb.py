@@ -1,13 +1,24 @@
-"""The HugeTLB source: huge pages of the kernel, added on top of what others have."""
+"""The HugeTLB source: huge pages of the kernel, added on top of what others have.
 
+Each step (at most 1 GiB) takes the counters' lock, settles whose the pages are, changes one NUMA
+node, and puts what came into the pool's hold. So a step leaves nothing half done that the next
+one, of this process or of its successor, would not find.
+"""
+
+import asyncio
 import dataclasses
 import pathlib
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import SomError, seams
-from som_device_plugin.sources import plan
+from som_device_plugin.linux import cgroups, hugepages, mountinfo
+from som_device_plugin.sources import counters, hold, plan, records
+
+_GIGANTIC_LIMIT_S: Final = 60.0
 
 
 class SourceError(SomError):
@@ -34,6 +45,26 @@ class PoolReserved:
     shortfall: str
 
 
+@dataclasses.dataclass
+class _Order:
+    """A pool's order as it is carried out: `short` names the nodes that gave out, and why."""
+
+    pool: str
+    page_bytes: int
+    target_bytes: int
+    floor_bytes: int
+    deadline_s: float
+    short: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def step_pages(self) -> int:
+        return max(plan.GIB // self.page_bytes, 1)
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(dict.fromkeys(self.short.values()))
+
+
 class HugeTLBSource:
     """Pools of huge pages, kept from everybody else by a hold each.
 
@@ -45,6 +76,9 @@ class HugeTLBSource:
         state_dir: where the holds are mounted, under `holds/`.
         boot_id: this boot; records of others are void.
         guard: what stays available for the rest of the node.
+
+    Raises:
+        CgroupError: the machine has no hugetlb controller; with the cure.
     """
 
     def __init__(
@@ -55,7 +89,13 @@ class HugeTLBSource:
         boot_id: str,
         guard: plan.Guard,
     ) -> None:
-        raise NotImplementedError
+        self._state_dir = state_dir.resolve()
+        self._hierarchy = cgroups.find(mountinfo.read())
+        self._records = records.PageRecords(connection, boot_id=boot_id)
+        self._counters = counters.Counters(self._records, guard=guard)
+        self._orders: dict[str, _Order] = {}
+        self._untold: list[seams.Event] = []
+        self._told: set[str] = set()
 
     async def apply(
         self,
@@ -74,7 +114,17 @@ class HugeTLBSource:
             Refused: the growth passes the guard, or overcommit is on, or the page size changed.
             SourceError: the kernel refused otherwise, with what it answered.
         """
-        raise NotImplementedError
+        order = _Order(
+            pool=pool.name,
+            page_bytes=pool.source.page_bytes,
+            target_bytes=pool.capacity,
+            floor_bytes=held_bytes,
+            deadline_s=time.monotonic() + _GIGANTIC_LIMIT_S,
+        )
+        await asyncio.to_thread(self._begin, order)
+        while await asyncio.to_thread(self._step, order):
+            on_progress((await asyncio.to_thread(self.reserved, pool.name)).capacity_bytes)
+        return await asyncio.to_thread(self.reserved, pool.name)
 
     async def release(self, pool: str) -> None:
         """Give all pages of `pool` back and forget it. Idempotent.
@@ -82,16 +132,240 @@ class HugeTLBSource:
         Raises:
             Refused: starts still hold memory of the pool.
         """
-        raise NotImplementedError
+        await asyncio.to_thread(self._release, pool)
 
     async def check(self) -> tuple[list[seams.Event], Mapping[str, PoolReserved]]:
         """The cycle: repair the counters that others wrote, refill the holds, say what is there."""
-        raise NotImplementedError
+        return await asyncio.to_thread(self._check)
 
     async def refill(self, pool: str) -> PoolReserved:
         """Put what starts no longer hold back into the pool's hold: after every release."""
-        raise NotImplementedError
+
+        def fill() -> PoolReserved:
+            with self._counters.locked():
+                self._fill(pool)
+            return self.reserved(pool)
+
+        return await asyncio.to_thread(fill)
 
     def reserved(self, pool: str) -> PoolReserved:
         """What `pool` has now; writes nothing. All zero for a pool that is not known."""
-        raise NotImplementedError
+        page_bytes = self._records.pools().get(pool)
+        if page_bytes is None:
+            return PoolReserved(pool, 0, 0, {}, "")
+        pages = self._records.pages(pool)
+        pool_hold = self._hold(pool, page_bytes)
+        with pool_hold.locked():
+            free_bytes = pool_hold.size_bytes
+            capacity_bytes = free_bytes + self._held_bytes(pool, page_bytes, free_bytes)
+        order = self._orders.get(pool)
+        target_bytes = order.target_bytes if order else sum(pages.values()) * page_bytes
+        shortfall = ""
+        if capacity_bytes < target_bytes:
+            reason = order.reason if order else ""
+            if capacity_bytes < sum(pages.values()) * page_bytes:
+                reason = reason or "the rest is in use or reserved by other processes of the node"
+            shortfall = (
+                f"{plan.human_bytes(capacity_bytes)} of {plan.human_bytes(target_bytes)}: "
+                f"{reason or 'not reserved yet'}"
+            )
+        return PoolReserved(
+            pool=pool,
+            capacity_bytes=capacity_bytes,
+            free_bytes=free_bytes,
+            node_bytes={node: count * page_bytes for node, count in pages.items()},
+            shortfall=shortfall,
+        )
+
+    def _begin(self, order: _Order) -> None:
+        """Everything that can be refused is refused here, before anything is taken."""
+        page_bytes, name = order.page_bytes, plan.human_bytes(order.page_bytes)
+        known = self._records.pools().get(order.pool, page_bytes)
+        if known != page_bytes:
+            raise Refused(
+                f"pool {order.pool} has huge pages of {plan.human_bytes(known)}: the page size "
+                "cannot change; remove the pool first, or make another"
+            )
+        if page_bytes not in hugepages.page_sizes():
+            raise Refused(
+                f"this machine has no huge pages of {name}: its processor or kernel lacks them; "
+                "use another pageSize"
+            )
+        overcommit = _overcommit(page_bytes)
+        if overcommit:
+            raise Refused(f"pool {order.pool} is not reserved: {overcommit}")
+        with self._counters.locked():
+            self._untold += self._counters.settle(page_bytes)
+            growth = order.target_bytes // page_bytes - sum(self._pages(order.pool).values())
+            room = self._counters.room_pages(page_bytes)
+            if growth > room:
+                order.short = {-1: "more would leave too little memory for the rest of the node"}
+                self._orders[order.pool] = order
+                memory = hugepages.memory()
+                largest = (order.target_bytes // page_bytes - growth + room) * page_bytes
+                raise Refused(
+                    f"pool {order.pool} of {plan.human_bytes(order.target_bytes)}: the node has "
+                    f"{plan.human_bytes(memory.available_bytes)} available of "
+                    f"{plan.human_bytes(memory.total_bytes)}, and a tenth of it, 1Gi at least, "
+                    "stays for everybody else; the largest capacity now is "
+                    f"{plan.human_bytes(largest - largest % plan.GIB or largest)}"
+                )
+            self._records.add(order.pool, page_bytes, hugepages.nodes())
+            self._orders[order.pool] = order
+            self._fill(order.pool)
+
+    def _step(self, order: _Order) -> bool:
+        """One step towards the order; False when there is no more to do."""
+        with self._counters.locked():
+            self._untold += self._counters.settle(order.page_bytes)
+            target = order.target_bytes // order.page_bytes
+            pages = self._pages(order.pool)
+            if sum(pages.values()) < target:
+                went_on = self._grow(order, target, pages)
+            else:
+                went_on = self._shrink(order, target, pages)
+            if went_on:
+                self._fill(order.pool)
+            return went_on
+
+    def _grow(self, order: _Order, target: int, pages: Mapping[int, int]) -> bool:
+        step = plan.next_growth(
+            target=target, ours=pages, exhausted=order.short.keys(), most=order.step_pages
+        )
+        if step is None:
+            return False
+        if order.page_bytes >= plan.GIB and time.monotonic() > order.deadline_s:
+            order.short[step.node] = (
+                f"no more was found in {_GIGANTIC_LIMIT_S:.0f} s on NUMA node {step.node}; "
+                "reserve 1Gi pages on the kernel's command line (hugepagesz=1G hugepages=N)"
+            )
+            return True
+        asked = min(step.pages, self._counters.room_pages(order.page_bytes))
+        if asked == 0:
+            reason = "more would leave too little memory for the rest of the node"
+            order.short.update(dict.fromkeys(pages, reason))
+            return False
+        got = self._counters.change(order.pool, order.page_bytes, step.node, asked)
+        if got < asked:
+            hugepages.compact(step.node)
+            again = self._counters.change(order.pool, order.page_bytes, step.node, asked - got)
+            if again == 0:
+                order.short[step.node] = f"no contiguous memory on NUMA node {step.node}"
+        return True
+
+    def _shrink(self, order: _Order, target: int, pages: Mapping[int, int]) -> bool:
+        page_bytes = order.page_bytes
+        pool_hold = self._hold(order.pool, page_bytes)
+        with pool_hold.locked() as fd:
+            free_bytes = pool_hold.size_bytes
+            held_bytes = self._held_bytes(order.pool, page_bytes, free_bytes)
+            step = plan.next_shrink(
+                target=max(target, -(-max(order.floor_bytes, held_bytes) // page_bytes)),
+                ours=pages,
+                free={node: hugepages.node_counts(page_bytes, node).free for node in pages},
+                hold=free_bytes // page_bytes,
+                most=order.step_pages,
+            )
+            if step is None:
+                return False
+            pool_hold.shrink(fd, free_bytes - step.pages * page_bytes)
+        self._counters.change(order.pool, page_bytes, step.node, -step.pages)
+        return True
+
+    def _release(self, pool: str) -> None:
+        page_bytes = self._records.pools().get(pool)
+        if page_bytes is None:
+            return
+        pool_hold = self._hold(pool, page_bytes)
+        with self._counters.locked():
+            self._untold += self._counters.settle(page_bytes)
+            pool_hold.prepare()
+            with pool_hold.locked() as fd:
+                held_bytes = self._held_bytes(pool, page_bytes, pool_hold.size_bytes)
+                if held_bytes:
+                    raise Refused(
+                        f"pool {pool} cannot be given back: {plan.human_bytes(held_bytes)} are "
+                        "held by containers; end them first"
+                    )
+                pool_hold.shrink(fd, 0)
+            for node, pages in self._records.pages(pool).items():
+                self._counters.change(pool, page_bytes, node, -pages)
+            pool_hold.remove()
+            for slot in self._hierarchy.slots(self._state_dir, pool).values():
+                self._hierarchy.remove(slot)
+            self._hierarchy.remove(self._hierarchy.pool(self._state_dir, pool))
+            self._records.forget(pool)
+            self._orders.pop(pool, None)
+            if not self._records.pools():
+                self._hierarchy.remove(self._hierarchy.som(self._state_dir))
+
+    def _check(self) -> tuple[list[seams.Event], Mapping[str, PoolReserved]]:
+        with self._counters.locked():
+            events, self._untold = self._untold, []
+            pools = self._records.pools()
+            warnings = set()
+            for page_bytes in sorted(set(pools.values())):
+                events += self._counters.settle(page_bytes)
+                warnings.add(_overcommit(page_bytes))
+            for pool in pools:
+                self._fill(pool)
+        warnings.discard("")
+        events += [
+            seams.Event(reason="HugePagesOvercommit", message=message, warning=True)
+            for message in sorted(warnings - self._told)
+        ]
+        self._told = warnings
+        return events, {pool: self.reserved(pool) for pool in pools}
+
+    def _fill(self, pool: str) -> None:
+        """Make the hold as long as what the pool has and starts do not hold."""
+        page_bytes = self._records.pools()[pool]
+        pool_hold = self._hold(pool, page_bytes)
+        pool_hold.prepare()
+        with pool_hold.locked() as fd:
+            size_bytes = pool_hold.size_bytes
+            held_bytes = self._held_bytes(pool, page_bytes, size_bytes)
+            wanted_bytes = sum(self._records.pages(pool).values()) * page_bytes - held_bytes
+            if wanted_bytes < size_bytes:
+                pool_hold.shrink(fd, max(wanted_bytes, 0))
+            elif wanted_bytes > size_bytes:
+                pool_hold.extend(wanted_bytes)
+
+    def _held_bytes(self, pool: str, page_bytes: int, hold_bytes: int) -> int:
+        """What starts hold of the pool, by their cgroups: pages in use or promised.
+
+        The pool's own cgroup adds up its children, a slot that somebody removed included.
+        """
+        charge = self._hierarchy.charge(self._hierarchy.pool(self._state_dir, pool), page_bytes)
+        slots = [
+            self._hierarchy.charge(slot, page_bytes)
+            for slot in self._hierarchy.slots(self._state_dir, pool).values()
+        ]
+        return max(
+            sum(max(slot.current_bytes, slot.reserved_bytes) for slot in slots),
+            charge.current_bytes,
+            charge.reserved_bytes - hold_bytes,
+        )
+
+    def _pages(self, pool: str) -> dict[int, int]:
+        return dict.fromkeys(hugepages.nodes(), 0) | self._records.pages(pool)
+
+    def _hold(self, pool: str, page_bytes: int) -> hold.Hold:
+        return hold.Hold(
+            state_dir=self._state_dir,
+            pool=pool,
+            hierarchy=self._hierarchy,
+            page_bytes=page_bytes,
+        )
+
+
+def _overcommit(page_bytes: int) -> str:
+    """What is wrong with overcommit and its cure, or ""."""
+    pages = hugepages.machine_counts(page_bytes).overcommit
+    if not pages:
+        return ""
+    return (
+        f"nr_overcommit_hugepages of {plan.human_bytes(page_bytes)} pages is {pages}: the kernel "
+        "would take memory past every guard; set vm.nr_overcommit_hugepages=0, also in "
+        "/etc/sysctl.d"
+    )
