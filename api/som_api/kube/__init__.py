@@ -10,6 +10,7 @@
 and ending that ends them all. Time and jitter can be handed in.
 """
 
+from som_api.kube.backoff import Backoff
 from som_api.kube.client import Client
 from som_api.kube.clock import Clock, SystemClock
 from som_api.kube.conditions import merge, publish
@@ -35,6 +36,7 @@ __all__ = [
     "PODS",
     "SOMNODES",
     "SOMPOOLS",
+    "Backoff",
     "Client",
     "Clock",
     "Json",

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from som_api import v1alpha1
 from som_api.kube import client, clock, events
-from som_api.kube.resource import ObjectRef
+from som_api.kube.resource import Json, ObjectRef
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,20 +82,20 @@ async def publish(
     wanted: Status,
     field_manager: str,
     now: datetime.datetime,
+    about: ObjectRef | None = None,
 ) -> bool:
     """Make the fields set in `wanted` the status of `target`; return whether that took a request.
 
     Fields of `wanted` that were not set belong to somebody else and are not written. `current` is
     the status as last seen; conditions of `wanted` need no transition times. Each transition
-    becomes one Event. Raises KubeError.
+    becomes one Event on `about`, else on `target`. Raises KubeError.
     """
     conditions = merge(current.conditions, wanted.conditions, now=now)
     merged = wanted
     if "conditions" in wanted.model_fields_set:
         merged = wanted.model_copy(update={"conditions": conditions})
-    body = merged.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    there = _only_ours(current, merged).model_dump(mode="json", exclude_none=True)
-    if all(there.get(field) == value for field, value in body.items()):
+    body = _ours(merged, wanted)
+    if _ours(_without_foreign_conditions(current, wanted), wanted) == body:
         return False
     await kube.apply(
         target.path(subresource="status"),
@@ -109,7 +109,7 @@ async def publish(
     )
     for transition in transitions(current.conditions, conditions):
         recorder.emit(
-            target,
+            about or target,
             reason=transition.condition.reason,
             message=transition.condition.message,
             warning=transition.warning,
@@ -117,8 +117,13 @@ async def publish(
     return True
 
 
-def _only_ours(current: Status, merged: Status) -> Status:
-    """`current` with the condition types of `merged` only, in the same order."""
+def _ours(status: Status, wanted: Status) -> Json:
+    """The fields that `wanted` sets, as `status` has them."""
+    return status.model_dump(mode="json", include=wanted.model_fields_set, exclude_none=True)
+
+
+def _without_foreign_conditions(current: Status, wanted: Status) -> Status:
+    """`current` with the condition types of `wanted` only, in the same order."""
     there = {condition.type: condition for condition in current.conditions}
-    ours = tuple(there[c.type] for c in merged.conditions if c.type in there)
+    ours = tuple(there[c.type] for c in wanted.conditions if c.type in there)
     return current.model_copy(update={"conditions": ours})

@@ -1,0 +1,99 @@
+"""This node's SomNode, from a watch of this one object.
+
+A SomNode that is not there orders nothing: what the agent has stands. Memory is taken back by a
+spec without the pool, never by an object that has gone.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import NoReturn
+
+import pydantic
+
+from som_api import kube, v1alpha1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """The SomNode as the API server has it."""
+
+    uid: str
+    generation: int
+    spec: v1alpha1.SomNodeSpec
+    status: v1alpha1.SomNodeStatus
+
+
+class Orders:
+    """`seams.SpecSource` of the SomNode named `node_name`; `run` keeps it current.
+
+    `on_change` is called when anything of the SomNode has changed.
+    """
+
+    def __init__(
+        self,
+        client: kube.Client,
+        *,
+        node_name: str,
+        on_change: Callable[[], None],
+        time: kube.Clock | None = None,
+    ) -> None:
+        self._key = kube.Key("", node_name)
+        self._on_change = on_change
+        self._changed = asyncio.Event()
+        self._reflector = kube.Reflector(
+            client,
+            kube.SOMNODES,
+            decode=decode_somnode,
+            on_change=self._take,
+            field_selector=f"metadata.name={node_name}",
+            time=time,
+        )
+
+    @property
+    def observed(self) -> Observed | None:
+        """The SomNode as last seen; None when there is none, or before the first list."""
+        return self._reflector.cache.get(self._key)
+
+    async def specs(self) -> AsyncIterator[tuple[int, v1alpha1.SomNodeSpec]]:
+        """(generation, spec) now and at every change, only the newest; waits in between."""
+        delivered = None
+        while True:
+            self._changed.clear()
+            observed = self.observed
+            if observed is not None:
+                order = (observed.uid, observed.generation, observed.spec)
+                if order != delivered:
+                    delivered = order
+                    yield observed.generation, observed.spec
+                    continue
+            await self._changed.wait()
+
+    async def run(self) -> NoReturn:
+        """Follow the SomNode until cancelled."""
+        await self._reflector.run()
+
+    def _take(self, key: kube.Key, old: Observed | None, new: Observed | None) -> None:
+        if new is None:
+            _log.warning("SomNode %s has gone; its last orders stand", key.name)
+        self._changed.set()
+        self._on_change()
+
+
+def decode_somnode(item: kube.Json) -> Observed:
+    """The SomNode of `item`; raises KeyError or ValueError when its orders cannot be read."""
+    metadata = item["metadata"]
+    try:
+        status = v1alpha1.SomNodeStatus.model_validate(item.get("status", {}))
+    except pydantic.ValidationError:
+        # Written by an agent of another version; ours replaces it, and the orders count.
+        status = v1alpha1.SomNodeStatus()
+    return Observed(
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        spec=v1alpha1.SomNodeSpec.model_validate(item.get("spec", {})),
+        status=status,
+    )

@@ -1,0 +1,42 @@
+"""The agent's neighbours, connected and kept running."""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator
+
+from som_api import kube
+from som_device_plugin import SomError, __version__, agent
+from som_device_plugin.cluster import orders, pods, reporter
+
+
+@contextlib.asynccontextmanager
+async def outside(
+    *, node_name: str, kubeconfig: pathlib.Path | None = None
+) -> AsyncIterator[agent.Outside]:
+    """Orders, pods and reports of the node `node_name`, kept current inside the block.
+
+    Needs no API server that answers: whatever the agent knows stands until one does.
+
+    Raises:
+        SomError: there is no way to find the API server or to log in; names the file.
+    """
+    try:
+        client = await kube.connect(user_agent=f"som-agent/{__version__}", kubeconfig=kubeconfig)
+    except kube.KubeError as error:
+        raise SomError(str(error)) from error
+    async with client, asyncio.TaskGroup() as tasks:
+        recorder = kube.Recorder(client, component="som-agent", instance=node_name)
+        ordered = orders.Orders(client, node_name=node_name, on_change=lambda: reports.wake())
+        reports = reporter.StatusReporter(
+            client, recorder, node_name=node_name, observed=lambda: ordered.observed
+        )
+        node_pods = pods.NodePods(client, node_name=node_name)
+        running = [
+            tasks.create_task(part.run()) for part in (recorder, ordered, reports, node_pods)
+        ]
+        try:
+            yield agent.Outside(specs=ordered, pods=node_pods, reporter=reports)
+        finally:
+            for task in running:
+                task.cancel()

@@ -1,0 +1,113 @@
+"""The agent's reports: the SomNode's status, and Events on the Node.
+
+Only the newest status counts. It is written when it differs from what the API server has, at most
+once in `COALESCE_S` (jittered), and again after the server was away or somebody changed it.
+"""
+
+import asyncio
+import datetime
+import logging
+import random
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from som_api import kube, v1alpha1
+from som_device_plugin import seams
+from som_device_plugin.cluster import orders
+
+FIELD_MANAGER: Final = "som-agent"
+COALESCE_S: Final = (0.5, 2.0)
+
+_log = logging.getLogger(__name__)
+
+
+class StatusReporter:
+    """`seams.Reporter` by the API server; `run` writes what `report` was given last.
+
+    `observed` tells the SomNode as last seen; `wake` is to be called when that has changed.
+    """
+
+    def __init__(
+        self,
+        client: kube.Client,
+        recorder: kube.Recorder,
+        *,
+        node_name: str,
+        observed: Callable[[], orders.Observed | None],
+        time: kube.Clock | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._target = kube.ObjectRef(kube.SOMNODES, node_name)
+        self._node = kube.node_ref(node_name)
+        self._observed = observed
+        self._time = time or kube.SystemClock()
+        self._jitter = jitter or random.Random()
+        self._wanted: v1alpha1.SomNodeStatus | None = None
+        self._due = asyncio.Event()
+
+    async def report(self, status: v1alpha1.SomNodeStatus) -> None:
+        """Have `status` published; transition times are added here."""
+        if status != self._wanted:
+            self._wanted = status
+            self._due.set()
+
+    async def event(self, event: seams.Event) -> None:
+        """Have `event` put on the Node."""
+        self._recorder.emit(
+            self._node, reason=event.reason, message=event.message, warning=event.warning
+        )
+
+    def wake(self) -> None:
+        """Compare again: the SomNode has changed."""
+        self._due.set()
+
+    async def run(self) -> NoReturn:
+        """Write until cancelled; a server that is away is outlived."""
+        pauses = kube.Backoff(jitter=self._jitter)
+        while True:
+            await self._due.wait()
+            await self._time.sleep(self._jitter.uniform(*COALESCE_S))
+            self._due.clear()
+            try:
+                await self._write()
+                pauses.reset()
+            except kube.KubeError as error:
+                pause_s = pauses.next_s()
+                _log.warning("status not reported (%s); again in %.1f s", error, pause_s)
+                await self._time.sleep(pause_s)
+                self._due.set()
+
+    async def _write(self) -> None:
+        observed = self._observed()
+        if self._wanted is None or observed is None:
+            return
+        now = self._time.now()
+        await kube.publish(
+            self._client,
+            self._recorder,
+            self._target,
+            current=observed.status,
+            wanted=_with_times(self._wanted, observed.status, now=now),
+            field_manager=FIELD_MANAGER,
+            now=now,
+            about=self._node,
+        )
+
+
+def _with_times(
+    wanted: v1alpha1.SomNodeStatus,
+    current: v1alpha1.SomNodeStatus,
+    *,
+    now: datetime.datetime,
+) -> v1alpha1.SomNodeStatus:
+    """`wanted` with the transition times of its pools' conditions."""
+    before = {pool.name: pool.conditions for pool in current.pools}
+    pools = tuple(
+        pool.model_copy(
+            update={"conditions": kube.merge(before.get(pool.name, ()), pool.conditions, now=now)}
+        )
+        for pool in wanted.pools
+    )
+    return wanted.model_copy(update={"pools": pools})

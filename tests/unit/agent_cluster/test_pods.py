@@ -1,0 +1,122 @@
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fakes.api_server import FakeApiServer
+from fakes.clock import FakeClock
+from som_api import kube
+from som_device_plugin import seams
+from som_device_plugin.cluster import pods
+from unit.kube.watching import until
+
+NODE = "node-1"
+
+
+def pod(name: str, *, node: str = NODE, phase: str = "Running", **units: str) -> kube.Json:
+    limits = {f"som.io/{unit[1:]}": count for unit, count in units.items()}
+    return {
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": "app", "image": "a", "resources": {"limits": limits}}],
+        },
+        "status": {"phase": phase},
+    }
+
+
+@contextlib.asynccontextmanager
+async def followed(client: kube.Client, clock: FakeClock) -> AsyncIterator[pods.NodePods]:
+    source = pods.NodePods(client, node_name=NODE, time=clock)
+    task = asyncio.create_task(source.run())
+    try:
+        await until(lambda: source.synced)
+        yield source
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_pods_of_this_node_are_known_with_their_requests(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    stored = server.put("v1", "pods", pod("db", _2Mi="64"))
+    server.put("v1", "pods", pod("elsewhere", node="node-2", _2Mi="64"))
+    async with followed(client, clock) as source:
+        assert source.get(namespace="shop", name="db") == seams.Pod(
+            namespace="shop",
+            name="db",
+            uid=seams.PodUid(stored["metadata"]["uid"]),
+            terminal=False,
+            containers=(seams.ContainerRequest(name="app", unit="2Mi", count=64),),
+        )
+        assert [known.name for known in source.pods()] == ["db"]
+
+
+async def test_a_pod_made_anew_under_its_name_has_its_own_uid(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    first = server.put("v1", "pods", pod("db-0", _2Mi="64"))["metadata"]["uid"]
+    async with followed(client, clock) as source:
+        server.remove("v1", "pods", "db-0", namespace="shop")
+        second = server.put("v1", "pods", pod("db-0", _2Mi="32"))["metadata"]["uid"]
+        await until(lambda: [known.uid for known in source.pods()] == [second])
+    assert first != second
+
+
+async def test_a_pod_that_ended_is_terminal_until_it_is_deleted(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "pods", pod("job", _2Mi="1"))
+    async with followed(client, clock) as source:
+        server.put("v1", "pods", pod("job", phase="Succeeded", _2Mi="1"))
+        await until(lambda: [known.terminal for known in source.pods()] == [True])
+        server.remove("v1", "pods", "job", namespace="shop")
+        await until(lambda: source.pods() == [])
+
+
+async def test_no_pod_is_gone_because_the_api_server_is(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "pods", pod("stays", _2Mi="64"))
+    server.put("v1", "pods", pod("goes", _2Mi="64"))
+    async with followed(client, clock) as source:
+        await server.stop()
+        server.remove("v1", "pods", "goes", namespace="shop")
+        pauses = len(clock.sleeps)
+        await until(lambda: len(clock.sleeps) > pauses + 3)
+        assert {known.name for known in source.pods()} == {"stays", "goes"}
+        assert source.synced
+        await server.start()
+        await until(lambda: [known.name for known in source.pods()] == ["stays"])
+
+
+def test_sidecars_and_app_containers_have_requests_of_their_own() -> None:
+    item = pod("db", _2Mi="64")
+    item["metadata"]["uid"] = "1"
+    sidecar = {"name": "cache", "restartPolicy": "Always"}
+    item["spec"]["initContainers"] = [
+        {**sidecar, "resources": {"limits": {"som.io/1Gi": "2", "cpu": "1"}}},
+        {"name": "setup"},
+    ]
+    assert pods.decode_pod(item).containers == (
+        seams.ContainerRequest(name="cache", unit="1Gi", count=2),
+        seams.ContainerRequest(name="app", unit="2Mi", count=64),
+    )
+
+
+@pytest.mark.parametrize(("count", "expected"), [("1k", 1000), ("4Ki", 4096), ("7", 7)])
+def test_counts_are_read_as_the_api_server_writes_them(count: str, expected: int) -> None:
+    item = pod("db", _2Mi=count)
+    item["metadata"]["uid"] = "1"
+    (request,) = pods.decode_pod(item).containers
+    assert request.count == expected
+
+
+@pytest.mark.parametrize(("value", "keeps"), [("true", True), ("false", False), ("yes", False)])
+def test_only_the_annotation_keeps_content_on_restart(value: str, keeps: bool) -> None:
+    item = pod("db")
+    item["metadata"] |= {"uid": "1", "annotations": {"som.io/keep-on-restart": value}}
+    assert pods.decode_pod(item).keep_on_restart is keeps
