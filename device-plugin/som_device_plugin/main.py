@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import pathlib
@@ -9,8 +10,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from som_device_plugin import SomError, __version__, agent, logs
-from som_device_plugin.local import files
+from som_device_plugin import SomError, __version__, agent, cluster, logs
+from som_device_plugin.local import files, layout
 from som_device_plugin.sources import plan
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
         ).strip("/"),
         metavar="NAMESPACE/NAME",
         help="the agent's own pod, as kubelet lists it (default: $POD_NAMESPACE/$POD_NAME)",
+    )
+    result.add_argument(
+        "--kubeconfig",
+        type=pathlib.Path,
+        help="how to reach the API server (default: the pod's service account)",
     )
     result.add_argument(
         "--local",
@@ -77,15 +83,23 @@ async def _run(arguments: argparse.Namespace) -> None:
         state_dir=arguments.state_dir,
         kubelet_dir=arguments.kubelet_dir,
         endpoint=arguments.endpoint,
-        own_pod=arguments.pod or "som-system/som-agent",
+        own_pod=arguments.pod or "/".join(layout.AGENT_POD),
         guard=plan.Guard(percent=arguments.guard_percent),
     )
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    outside = files.outside(arguments.local)
-    await agent.Agent(settings, outside).run()
+    async with contextlib.AsyncExitStack() as stack:
+        if arguments.local:
+            outside = files.outside(arguments.local)
+        elif arguments.node_name and arguments.pod:
+            outside = await stack.enter_async_context(
+                cluster.outside(node_name=arguments.node_name, kubeconfig=arguments.kubeconfig)
+            )
+        else:
+            raise SomError("which node and pod is this? Give --node-name and --pod, or --local DIR")
+        await agent.Agent(settings, outside).run()
 
 
 def main() -> None:
