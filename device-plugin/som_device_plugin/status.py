@@ -59,6 +59,11 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
         capacity=pool.capacity_bytes,
         allocated=allocated_bytes(pool.name, leases),
         free=pool.free_bytes,
+        numa=tuple(
+            v1alpha1.NumaShare(node=node, capacity=size_bytes)
+            for node, size_bytes in sorted(pool.reserved.node_bytes.items())
+            if size_bytes
+        ),
         conditions=(
             v1alpha1.Condition(
                 type="Ready",

@@ -8,7 +8,14 @@ from som_api.v1alpha1.faults import Fault, InvalidManifest
 from som_api.v1alpha1.meta import API_VERSION, GROUP, VERSION, Condition, ObjectMeta
 from som_api.v1alpha1.quantities import Bytes, format_bytes, parse_bytes
 from som_api.v1alpha1.selectors import LabelSelector, LabelSelectorRequirement
-from som_api.v1alpha1.somnode import NodePool, PoolStatus, SomNode, SomNodeSpec, SomNodeStatus
+from som_api.v1alpha1.somnode import (
+    NodePool,
+    NumaShare,
+    PoolStatus,
+    SomNode,
+    SomNodeSpec,
+    SomNodeStatus,
+)
 from som_api.v1alpha1.sompool import (
     TICKET_RESOURCE,
     UNIT_BYTES,
@@ -38,6 +45,7 @@ __all__ = [
     "LabelSelectorRequirement",
     "NodeCounts",
     "NodePool",
+    "NumaShare",
     "ObjectMeta",
     "PoolStatus",
     "SomNode",

@@ -37,6 +37,13 @@ class SomNodeSpec(meta.ApiModel):
     ] = ()
 
 
+class NumaShare(meta.ApiModel):
+    """What one NUMA node gives to a pool."""
+
+    node: Annotated[int, pydantic.Field(description="Number of the NUMA node")]
+    capacity: Annotated[quantities.Bytes, pydantic.Field(description="Memory reserved there")]
+
+
 class PoolStatus(meta.ApiModel):
     """What one pool has on this node."""
 
@@ -52,6 +59,17 @@ class PoolStatus(meta.ApiModel):
     free: Annotated[
         quantities.Bytes, pydantic.Field(description="Memory that a container can have now")
     ]
+    numa: Annotated[
+        tuple[NumaShare, ...],
+        pydantic.Field(
+            description="Where the memory is",
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["node"],
+                "maxItems": 64,
+            },
+        ),
+    ] = ()
     driver: Annotated[
         Literal["HugeTLBFS"], pydantic.Field(description="What stands behind /dev/som")
     ] = "HugeTLBFS"
