@@ -1,0 +1,141 @@
+"""Who runs, with how much, on which ticket: what kubelet and scheduler know in a cluster.
+
+Everything is in one PodList, which the agent reads as its pods and the stand-in as its books
+after a restart.
+"""
+
+import dataclasses
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+from som_api import v1alpha1
+from som_device_plugin import SomError
+from som_device_plugin.local import layout
+
+NAMESPACE: Final = "som-local"
+CONTAINER: Final = "main"
+_TICKET_ANNOTATION: Final = "local.som.io/ticket"
+_UNITS: Final = {v1alpha1.resource_name(unit): unit for unit in v1alpha1.UNIT_BYTES}
+
+
+class Refused(SomError):
+    """The program cannot be admitted; the text says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a program asks for."""
+
+    unit: v1alpha1.Unit
+    count: int
+
+    @classmethod
+    def parse(cls, resource: str, count: str) -> Self:
+        """The request of `som.io/2Mi` and `64`; raises Refused."""
+        if resource not in _UNITS:
+            raise Refused(f"{resource!r} is not a resource of som; request {' or '.join(_UNITS)}")
+        if not re.fullmatch("[1-9][0-9]{0,9}", count):
+            raise Refused(f"{resource}={count!r}: write a whole number of units, such as 64")
+        return cls(unit=_UNITS[resource], count=int(count))
+
+    @property
+    def resource(self) -> str:
+        return v1alpha1.resource_name(self.unit)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.count * v1alpha1.UNIT_BYTES[self.unit]
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalPod:
+    """A program that runs, as a pod of one container."""
+
+    name: str
+    uid: str
+    request: Request
+    ticket: str
+
+    @classmethod
+    def new(cls, program: str, request: Request) -> Self:
+        """A pod named after the program; its ticket is chosen at admission."""
+        stem = re.sub("[^a-z0-9]+", "-", program.lower()).strip("-")[:40] or "program"
+        return cls(f"{stem}-{secrets.token_hex(3)}", str(uuid.uuid4()), request, ticket="")
+
+    def to_manifest(self) -> dict[str, Any]:
+        """The v1 Pod that an API server would show."""
+        limits = {self.request.resource: str(self.request.count), v1alpha1.TICKET_RESOURCE: "1"}
+        return {
+            "metadata": {
+                "namespace": NAMESPACE,
+                "name": self.name,
+                "uid": self.uid,
+                "annotations": {_TICKET_ANNOTATION: self.ticket},
+            },
+            "spec": {"containers": [{"name": CONTAINER, "resources": {"limits": limits}}]},
+            "status": {"phase": "Running"},
+        }
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """The pod of what `to_manifest` made."""
+        metadata = manifest["metadata"]
+        [container] = manifest["spec"]["containers"]
+        limits = container["resources"]["limits"]
+        [resource] = limits.keys() & _UNITS.keys()
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            request=Request.parse(resource, limits[resource]),
+            ticket=metadata["annotations"][_TICKET_ANNOTATION],
+        )
+
+
+def read_pods(state_dir: layout.StateDir) -> list[LocalPod]:
+    """The programs that run, by the books."""
+    try:
+        listed = json.loads(state_dir.pods.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return [LocalPod.from_manifest(manifest) for manifest in listed["items"]]
+
+
+def write_pods(state_dir: layout.StateDir, pods: Sequence[LocalPod]) -> None:
+    """Replace the books."""
+    items = [pod.to_manifest() for pod in pods]
+    text = json.dumps({"apiVersion": "v1", "kind": "PodList", "items": items}, indent=2)
+    layout.write_atomically(state_dir.pods, text)
+
+
+def read_status(state_dir: layout.StateDir) -> v1alpha1.SomNodeStatus | None:
+    """What the agent reported last; None before its first report."""
+    try:
+        return v1alpha1.SomNodeStatus.model_validate_json(state_dir.status.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def admit(
+    request: Request, *, pods: Sequence[LocalPod], status: v1alpha1.SomNodeStatus | None
+) -> None:
+    """Count the request against what the agent reported, as the scheduler does.
+
+    Raises:
+        Refused: the units are not there; says how many are, and who has the others.
+    """
+    pools = status.pools if status else ()
+    unit_bytes = v1alpha1.UNIT_BYTES[request.unit]
+    capacity = sum(pool.capacity for pool in pools if pool.unit == request.unit) // unit_bytes
+    users = [pod for pod in pods if pod.request.unit == request.unit]
+    free = capacity - sum(pod.request.count for pod in users)
+    if request.count > free:
+        held = ", ".join(f"{pod.name} {pod.request.count}" for pod in users[:8])
+        raise Refused(
+            f"{request.resource}: {request.count} requested, {max(free, 0)} free of {capacity}"
+            + (f" (in use: {held})" if held else "")
+            + ("" if capacity else "; no pool has this unit: see `som local status`")
+        )

@@ -1,0 +1,328 @@
+"""A stand-in for kubelet, scheduler and admission on a machine without Kubernetes.
+
+It speaks the real protocol with the agent over real sockets, and does what a cluster does: count
+units, choose a ticket through GetPreferredAllocation, Allocate at admission, PreStartContainer
+before the start with 30 s of patience and again until it succeeds, list PodResources, and add the
+environment that admission adds. A program is a pod of one container that lives as long as the
+connection of its `som local run`; what it leaves behind is ended.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import signal
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from som_device_plugin import SomError, logs
+from som_device_plugin.kubelet import (
+    deviceplugin_pb2,
+    deviceplugin_pb2_grpc,
+    plugin,
+    podresources_pb2,
+    podresources_pb2_grpc,
+)
+from som_device_plugin.linux import cgroups, mountinfo
+from som_device_plugin.local import books, layout, limits
+
+DIAL_TIMEOUT_S: Final = 10.0
+PRE_START_TIMEOUT_S: Final = 30.0
+PRE_START_RETRY_S: Final = 1.0
+"""Kubelet waits about 10 s; here a person waits."""
+
+TICKET_PATIENCE_S: Final = 10.0
+LOOK_EVERY_S: Final = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class _Plugin:
+    """The device plugin that registered last: its answers, and its list of devices."""
+
+    def __init__(self, socket: Path) -> None:
+        self.channel = grpc.aio.insecure_channel(f"unix://{socket}")
+        self.calls = deviceplugin_pb2_grpc.DevicePluginStub(self.channel)
+        self.healthy: frozenset[str] = frozenset()
+
+    async def follow(self) -> None:
+        """Keeps `healthy` as ListAndWatch says; the end of the stream makes nothing healthy."""
+        try:
+            async for answer in self.calls.ListAndWatch(deviceplugin_pb2.Empty()):
+                self.healthy = frozenset(d.ID for d in answer.devices if d.health == "Healthy")
+        except grpc.aio.AioRpcError as error:
+            _log.warning("the agent's list of tickets ended: %s", error.details())
+        finally:
+            self.healthy = frozenset()
+            await self.channel.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Admitted:
+    pod: books.LocalPod
+    answer: deviceplugin_pb2.ContainerAllocateResponse
+    allocate_s: float
+
+
+class StandIn(
+    deviceplugin_pb2_grpc.RegistrationServicer, podresources_pb2_grpc.PodResourcesListerServicer
+):
+    """Serves the sockets of `state_dir`; `run` returns only by cancellation."""
+
+    def __init__(self, state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> None:
+        self._state_dir = state_dir
+        self._limits = limits.PodLimits(state_dir, hierarchy)
+        self._pods = {pod.uid: pod for pod in books.read_pods(state_dir)}
+        self._plugin: _Plugin | None = None
+        self._admission = asyncio.Lock()
+        self._starts: dict[str, asyncio.Task[None]] = {}
+        self._group = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        """Sweep old sockets as kubelet does, serve, and end the pods of an earlier stand-in."""
+        self._state_dir.device_plugins.mkdir(parents=True, exist_ok=True)
+        self._state_dir.pod_resources_socket.parent.mkdir(parents=True, exist_ok=True)
+        for socket in self._state_dir.kubelet.rglob("*.sock"):
+            socket.unlink()
+        self._write_books()
+        server = grpc.aio.server(options=plugin.RECEIVE_UNLIMITED)
+        deviceplugin_pb2_grpc.add_RegistrationServicer_to_server(self, server)
+        podresources_pb2_grpc.add_PodResourcesListerServicer_to_server(self, server)
+        server.add_insecure_port(f"unix://{self._state_dir.registration_socket}")
+        server.add_insecure_port(f"unix://{self._state_dir.pod_resources_socket}")
+        async with self._group:
+            for pod in self._pods.values():
+                self._group.create_task(self._outlive(pod))
+            await server.start()
+            control = await asyncio.start_unix_server(
+                self._serve_program, self._state_dir.control_socket
+            )
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                control.close()
+                await server.stop(None)
+
+    # What the agent calls
+
+    async def Register(
+        self, request: deviceplugin_pb2.RegisterRequest, context: grpc.aio.ServicerContext
+    ) -> deviceplugin_pb2.Empty:
+        """Dial the plugin back, then follow its list."""
+        if Path(request.endpoint).name != request.endpoint:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "endpoint is no file name")
+        registered = _Plugin(self._state_dir.device_plugins / request.endpoint)
+        options = await registered.calls.GetDevicePluginOptions(
+            deviceplugin_pb2.Empty(), timeout=DIAL_TIMEOUT_S
+        )
+        if not (options.pre_start_required and options.get_preferred_allocation_available):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "som's options are missing")
+        self._plugin = registered
+        self._group.create_task(registered.follow())
+        _log.info("%s registered as %s", request.resource_name, request.endpoint)
+        return deviceplugin_pb2.Empty()
+
+    async def List(
+        self, request: podresources_pb2.ListPodResourcesRequest, context: grpc.aio.ServicerContext
+    ) -> podresources_pb2.ListPodResourcesResponse:
+        """The running pods, and the agent's own as a DaemonSet's would be."""
+        namespace, name = layout.AGENT_POD
+        answer = podresources_pb2.ListPodResourcesResponse()
+        answer.pod_resources.add(namespace=namespace, name=name)
+        for pod in self._pods.values():
+            listed = answer.pod_resources.add(namespace=books.NAMESPACE, name=pod.name)
+            if pod.ticket:
+                listed.containers.add(name=books.CONTAINER).devices.add(
+                    resource_name="som.io/ticket", device_ids=[pod.ticket]
+                )
+        return answer
+
+    # What `som local run` and `down` ask for
+
+    async def _serve_program(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """One connection: one program, from its request until the connection ends."""
+        try:
+            order = json.loads(await reader.readline() or "{}")
+            if order.get("end") == "all":
+                await self._end_all()
+            elif order:
+                await self._live(order, reader, writer)
+        except (SomError, KeyError, ValueError) as error:
+            _log.warning("refused: %s", error)
+            _tell(writer, event="refused", message=str(error))
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _live(
+        self, order: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        request = books.Request.parse(order["resource"], order["count"])
+        admitted = await self._admit(books.LocalPod.new(order["program"], request))
+        pod = admitted.pod
+        start = asyncio.create_task(self._start(admitted, writer))
+        hung_up = asyncio.create_task(reader.read())
+        self._starts[pod.uid] = start
+        try:
+            # Cancelled here, the stand-in ends and the program goes on, as with a kubelet.
+            await asyncio.wait([start, hung_up], return_when=asyncio.FIRST_COMPLETED)
+            if start.done() and not start.cancelled():
+                await hung_up
+        finally:
+            for task in (start, hung_up):
+                task.cancel()
+            await asyncio.wait([start, hung_up])
+            del self._starts[pod.uid]
+        await self._end(pod)
+        if not hung_up.cancelled():
+            return
+        raise books.Refused(f"{pod.name} was ended by `som local down --force`")
+
+    async def _admit(self, pod: books.LocalPod) -> _Admitted:
+        """Count, choose a ticket, Allocate: one program at a time, as kubelet admits pods."""
+        async with self._admission:
+            status = books.read_status(self._state_dir)
+            books.admit(pod.request, pods=list(self._pods.values()), status=status)
+            agent, free = await self._free_tickets()
+            begun = time.monotonic()
+            try:
+                preferred = await agent.calls.GetPreferredAllocation(_preference(free))
+                [choice] = preferred.container_responses
+                preferred_free = [ticket for ticket in choice.deviceIDs if ticket in free]
+                pod = dataclasses.replace(pod, ticket=(*preferred_free, *free)[0])
+                allocated = await agent.calls.Allocate(
+                    deviceplugin_pb2.AllocateRequest(
+                        container_requests=[
+                            deviceplugin_pb2.ContainerAllocateRequest(devices_ids=[pod.ticket])
+                        ]
+                    )
+                )
+            except grpc.aio.AioRpcError as error:
+                raise books.Refused(f"the agent refused the program: {error.details()}") from error
+            allocate_s = time.monotonic() - begun
+            self._limits.create(pod)
+            self._pods[pod.uid] = pod
+            self._write_books()
+        _log.info("admitted %s with ticket %s", pod.name, pod.ticket)
+        [answer] = allocated.container_responses
+        return _Admitted(pod, answer, allocate_s)
+
+    async def _free_tickets(self) -> tuple[_Plugin, list[str]]:
+        used = {pod.ticket for pod in self._pods.values()}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TICKET_PATIENCE_S):
+                while True:
+                    if self._plugin and (free := self._plugin.healthy - used):
+                        return self._plugin, sorted(free)
+                    await asyncio.sleep(LOOK_EVERY_S)
+        raise books.Refused(
+            "no ticket is free: the agent has not registered, or every ticket is in use; see "
+            f"{self._state_dir.path / 'agent.log'}"
+        )
+
+    async def _start(self, admitted: _Admitted, writer: asyncio.StreamWriter) -> None:
+        """PreStartContainer until it succeeds, then tell the program's `run` to go."""
+        pod, begun = admitted.pod, time.monotonic()
+        _tell(writer, event="admitted", pod=pod.name, allocate_s=admitted.allocate_s)
+        request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=[pod.ticket])
+        while True:
+            try:
+                if self._plugin is None:
+                    raise books.Refused("the agent has not registered again yet")
+                await self._plugin.calls.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S)
+                break
+            except (grpc.aio.AioRpcError, books.Refused) as error:
+                text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                _tell(writer, event="waiting", message=text)
+                await asyncio.sleep(PRE_START_RETRY_S)
+        _tell(
+            writer,
+            event="ready",
+            pod=pod.name,
+            bytes=pod.request.size_bytes,
+            allocate_s=admitted.allocate_s,
+            pre_start_s=time.monotonic() - begun,
+            cgroup=self._limits.joining(pod),
+            mounts={mount.container_path: mount.host_path for mount in admitted.answer.mounts},
+            env={
+                **admitted.answer.envs,
+                "SOM_BYTES": str(pod.request.size_bytes),
+                "SOM_UNIT": pod.request.unit,
+            },
+        )
+        await writer.drain()
+
+    async def _end(self, pod: books.LocalPod) -> None:
+        """End what the program left running; only then is the pod gone."""
+        while self._limits.occupied(pod):
+            try:
+                await asyncio.to_thread(self._limits.end_processes, pod)
+            except cgroups.CgroupError as error:
+                _log.warning("%s stays: %s", pod.name, error)
+        self._limits.remove(pod)
+        self._pods.pop(pod.uid, None)
+        self._write_books()
+        _log.info("%s has ended", pod.name)
+
+    async def _outlive(self, pod: books.LocalPod) -> None:
+        """A pod of the stand-in before this one: lives as long as its processes do."""
+        while True:
+            if not self._limits.occupied(pod):
+                await self._end(pod)
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _end_all(self) -> None:
+        for start in list(self._starts.values()):
+            start.cancel()
+        for pod in list(self._pods.values()):
+            await asyncio.to_thread(self._limits.end_processes, pod)
+
+    def _write_books(self) -> None:
+        books.write_pods(self._state_dir, list(self._pods.values()))
+
+
+def _preference(free: list[str]) -> deviceplugin_pb2.PreferredAllocationRequest:
+    return deviceplugin_pb2.PreferredAllocationRequest(
+        container_requests=[
+            deviceplugin_pb2.ContainerPreferredAllocationRequest(
+                available_deviceIDs=free, allocation_size=1
+            )
+        ]
+    )
+
+
+def _tell(writer: asyncio.StreamWriter, **message: Any) -> None:
+    writer.write(json.dumps(message).encode() + b"\n")
+
+
+async def _run(state_dir: layout.StateDir) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    await StandIn(state_dir, cgroups.find(mountinfo.read())).run()
+
+
+def main() -> None:
+    """`python -m som_device_plugin.local.kubelet DIR`, started by `som local up`."""
+    parser = argparse.ArgumentParser(description="Stand-in for kubelet of som's local mode.")
+    parser.add_argument("state_dir", type=Path)
+    arguments = parser.parse_args()
+    logs.configure(level="info")
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_run(layout.StateDir(arguments.state_dir)))
+
+
+if __name__ == "__main__":
+    main()
