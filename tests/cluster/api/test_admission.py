@@ -1,0 +1,197 @@
+"""Admission of pods: golden cases, and pods without som that pass untouched.
+
+`golden/admission/<case>.yaml` holds a pod's spec and what becomes of it: `refused` with a message,
+or `becomes` with limits and environment of each container.
+"""
+
+import asyncio
+import json
+import pathlib
+import random
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from cluster.api.conftest import MERGE, ApiServer, pod, send
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden/admission"
+CASES = sorted(GOLDEN.glob("*.yaml"))
+PODS = "/api/v1/namespaces/default/pods"
+DRY_RUN = f"{PODS}?dryRun=All"
+
+
+def _som_parts(created: dict[str, Any]) -> dict[str, Any]:
+    spec = created["spec"]
+    found = {}
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        resources = container["resources"]
+        assert resources.get("limits") == resources.get("requests")
+        parts = {"limits": resources.get("limits"), "env": container.get("env")}
+        found[container["name"]] = {name: part for name, part in parts.items() if part}
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+async def test_golden_case(session: aiohttp.ClientSession, case: pathlib.Path) -> None:
+    golden = yaml.safe_load(case.read_text())
+    status, answer = await send(session, "POST", DRY_RUN, pod(**golden["pod"]))
+    if "refused" in golden:
+        assert status == 422, answer
+        assert answer["message"].partition("denied request: ")[2] == golden["refused"]
+        return
+    assert status == 201, answer
+    assert _som_parts(answer) == golden["becomes"]
+    again = pod(**answer["spec"])
+    assert (await send(session, "POST", DRY_RUN, again))[1]["spec"] == answer["spec"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+async def test_golden_case_as_part_of_a_mirror_pod_is_left_alone(
+    session: aiohttp.ClientSession, case: pathlib.Path
+) -> None:
+    mirror = pod(**yaml.safe_load(case.read_text())["pod"])
+    mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x"}
+    _, answer = await send(session, "POST", DRY_RUN, mirror)
+    assert "som-pods" not in json.dumps(answer)
+    assert "SOM_UNIT" not in json.dumps(answer)
+
+
+def _generated(rng: random.Random, name: str) -> dict[str, Any]:
+    """A pod without som that the API server accepts, its names close to som's."""
+    spec: dict[str, Any] = {
+        "containers": [_container(rng, f"c{n}") for n in range(rng.randint(1, 4))]
+    }
+    if rng.random() < 0.5:
+        inits = [_container(rng, f"i{n}") for n in range(rng.randint(1, 3))]
+        for container in inits:
+            if rng.random() < 0.4:
+                container["restartPolicy"] = "Always"
+        spec["initContainers"] = inits
+    if rng.random() < 0.2:
+        spec["volumes"] = [{"name": "som", "emptyDir": {}}]
+    created = pod(name, automountServiceAccountToken=False, **spec)
+    if rng.random() < 0.5:
+        created["metadata"]["labels"] = {"som.io/ticket": "1", "app": "som"}
+    if rng.random() < 0.5:
+        created["metadata"]["annotations"] = {"som.io/2Mi": "64"}
+    return created
+
+
+def _container(rng: random.Random, name: str) -> dict[str, Any]:
+    container: dict[str, Any] = {"name": name, "image": "som"}
+    resources: dict[str, dict[str, str]] = {}
+    for resource, amount in (
+        ("cpu", "100m"), ("memory", "64Mi"), ("ephemeral-storage", "1Gi"),
+        ("example.com/som.io", "1"), ("som.io.example.com/2Mi", "2"), ("xsom.io/2Mi", "1"),
+    ):  # fmt: skip
+        if rng.random() < 0.3:
+            resources.setdefault("limits", {})[resource] = amount
+            if "/" in resource or rng.random() < 0.5:
+                resources.setdefault("requests", {})[resource] = amount
+    if rng.random() < 0.2:
+        for kind in ("limits", "requests"):
+            resources.setdefault(kind, {})["hugepages-2Mi"] = "4Mi"
+            resources[kind]["memory"] = "64Mi"
+    if resources or rng.random() < 0.3:
+        container["resources"] = resources
+    if rng.random() < 0.5:
+        container["env"] = [{"name": "SOM_BYTES", "value": "1"}, {"name": "X", "value": "y"}]
+    return container
+
+
+def _assert_kept(sent: Any, got: Any, path: str = "") -> None:
+    """All that was sent is there, and no list has more."""
+    if isinstance(sent, dict):
+        assert sent.keys() <= got.keys(), path
+        for key, value in sent.items():
+            _assert_kept(value, got[key], f"{path}.{key}")
+    elif isinstance(sent, list):
+        assert len(sent) == len(got), path
+        for index, value in enumerate(sent):
+            _assert_kept(value, got[index], f"{path}[{index}]")
+    else:
+        assert sent == got, path
+
+
+def _assert_untouched(sent: dict[str, Any], got: dict[str, Any]) -> None:
+    _assert_kept(sent, got)
+    for kind in ("containers", "initContainers"):
+        for before, after in zip(
+            sent["spec"].get(kind, []), got["spec"].get(kind, []), strict=True
+        ):
+            assert before.get("env") == after.get("env")
+            limits = before.get("resources", {}).get("limits", {})
+            assert limits == after["resources"].get("limits", {})
+
+
+async def _passes(session: aiohttp.ClientSession, sent: dict[str, Any]) -> None:
+    status, got = await send(session, "POST", DRY_RUN, sent)
+    assert status == 201, got
+    _assert_untouched(sent, got)
+
+
+async def _lives_on(session: aiohttp.ClientSession, sent: dict[str, Any]) -> None:
+    """Created in earnest, updated, and given an ephemeral container."""
+    path = f"{PODS}/{sent['metadata']['name']}"
+    status, got = await send(session, "POST", PODS, sent)
+    assert status == 201, got
+    change = {"metadata": {"labels": {"changed": "yes"}}}
+    status, got = await send(session, "PATCH", path, change, content=MERGE)
+    assert status == 200, got
+    _assert_untouched(sent, got)
+    debugger = {"spec": {"ephemeralContainers": [{"name": "debug", "image": "som"}]}}
+    status, got = await send(
+        session, "PATCH", f"{path}/ephemeralcontainers", debugger, content=MERGE
+    )
+    assert status == 200, got
+    _assert_untouched(sent, got)
+    _assert_kept(debugger, got)
+    status, got = await send(session, "DELETE", path, {"gracePeriodSeconds": 0})
+    assert status == 200, got
+
+
+async def test_pod_of_two_thousand_containers_stays_within_the_budget_of_cel(
+    session: aiohttp.ClientSession,
+) -> None:
+    limits = {f"example.com/resource-{number}": "1" for number in range(8)}
+    containers = [{"name": f"c{n}", "resources": {"limits": limits}} for n in range(2000)]
+    await _passes(session, pod(automountServiceAccountToken=False, containers=containers))
+
+
+async def test_units_without_a_ticket_are_refused(
+    session: aiohttp.ClientSession, api_server: ApiServer
+) -> None:
+    asking = pod(containers=[{"name": "db", "resources": {"limits": {"som.io/2Mi": 1}}}])
+    binding = "mutatingadmissionpolicybinding/som-tickets"
+    manifest = api_server.kubectl("get", binding, "--output=json")
+    api_server.kubectl("delete", binding)
+
+    async def status_becomes(wanted: int) -> str:
+        async with asyncio.timeout(60):
+            while True:
+                status, answer = await send(session, "POST", DRY_RUN, asking)
+                if status == wanted:
+                    return str(answer.get("message"))
+                await asyncio.sleep(0.1)
+
+    try:
+        assert "container db requests som memory, but got no ticket" in await status_becomes(422)
+    finally:
+        api_server.kubectl("create", "--filename=-", stdin=manifest)
+        await status_becomes(201)
+
+
+async def test_two_thousand_pods_without_som_pass_untouched(session: aiohttp.ClientSession) -> None:
+    rng = random.Random(2)
+    pods = [_generated(rng, f"p{number}") for number in range(2000)]
+    at_once = asyncio.Semaphore(32)
+
+    async def judge(number: int, sent: dict[str, Any]) -> None:
+        async with at_once:
+            await (_lives_on if number % 10 == 0 else _passes)(session, sent)
+
+    async with asyncio.TaskGroup() as group:
+        for number, sent in enumerate(pods):
+            group.create_task(judge(number, sent))

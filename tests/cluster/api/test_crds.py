@@ -1,0 +1,113 @@
+"""The CRDs on a real API server: every rule refuses, and says why; valid objects pass."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+import sompools
+from cluster.api.conftest import ApiServer
+from som_api.v1alpha1 import crd
+
+
+def _dry_run(api_server: ApiServer, manifest: dict[str, Any]) -> str:
+    """What kubectl complains about; nothing where it does not."""
+    words = ["apply", "--dry-run=server", "--filename=-"]
+    done = api_server.try_kubectl(*words, stdin=json.dumps(manifest))
+    return done.stderr if done.returncode else ""
+
+
+@pytest.mark.parametrize("example", sompools.VALID, ids=lambda example: example.title)
+def test_valid_pool_is_accepted(api_server: ApiServer, example: sompools.Example) -> None:
+    assert _dry_run(api_server, example.manifest) == ""
+
+
+@pytest.mark.parametrize("example", sompools.INVALID, ids=lambda example: example.title)
+def test_refusal_names_the_field(api_server: ApiServer, example: sompools.Example) -> None:
+    complaint = _dry_run(api_server, example.manifest)
+    assert example.refused_at is not None
+    assert example.refused_at in complaint
+    assert "rule" not in complaint.replace("validation rules", ""), "a rule failed to evaluate"
+    if example.cel:
+        assert any(message in complaint for message in _messages(crd.KINDS[0]))
+
+
+def test_every_rule_of_sompools_is_tried(api_server: ApiServer) -> None:
+    complaints = [_dry_run(api_server, e.manifest) for e in sompools.INVALID if e.cel]
+    complaints.append(_refused_change_of_unit(api_server))
+    untried = {m for m in _messages(crd.KINDS[0]) if not any(m in c for c in complaints)}
+    assert untried == set()
+
+
+def _messages(kind: crd.Kind) -> list[str]:
+    found = re.findall(
+        r'"rule": .*?"message": "(.*?)"|"message": "(.*?)"', json.dumps(crd.schema(kind.model))
+    )
+    return [first or second for first, second in found]
+
+
+def _refused_change_of_unit(api_server: ApiServer) -> str:
+    pool = sompools.Example("", sompools.spec(), name="unit-changes").manifest
+    api_server.kubectl("apply", "--filename=-", stdin=json.dumps(pool))
+    try:
+        return _dry_run(api_server, {**pool, "spec": sompools.spec(unit="1Gi")})
+    finally:
+        api_server.kubectl("delete", "sompool", "unit-changes")
+
+
+def test_unit_is_immutable(api_server: ApiServer) -> None:
+    assert "spec.unit: Invalid value: unit is immutable" in _refused_change_of_unit(api_server)
+
+
+def test_page_size_is_persisted(api_server: ApiServer) -> None:
+    words = ["create", "--dry-run=server", "--output=json", "--filename=-"]
+    created = api_server.kubectl(*words, stdin=json.dumps(sompools.VALID[0].manifest))
+    assert json.loads(created)["spec"] == sompools.spec(source={"hugeTLB": {"pageSize": "2Mi"}})
+
+
+def test_columns_of_kubectl_get(api_server: ApiServer) -> None:
+    pool = sompools.Example("", sompools.spec(), name="columns").manifest
+    api_server.kubectl("apply", "--filename=-", stdin=json.dumps(pool))
+    status = {
+        "capacity": "704Gi",
+        "allocated": "512Gi",
+        "nodes": {"matched": 12, "ready": 11},
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "False",
+                "reason": "PartlyReserved",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+        ],
+    }
+    patch = ["--subresource=status", "--type=merge", "--patch", json.dumps({"status": status})]
+    api_server.kubectl("patch", "sompool", "columns", *patch)
+    shown = api_server.kubectl("get", "spool", "columns")
+    api_server.kubectl("delete", "sompool", "columns")
+    head, row = shown.splitlines()
+    assert head == (
+        "NAME      UNIT   CAPACITY   ALLOCATED   NODES   READY-NODES   READY   REASON           AGE"
+    )
+    assert re.sub(r"\d+s$", "0s", row) == (
+        "columns   2Mi    704Gi      512Gi       12      11            False   PartlyReserved   0s"
+    )
+
+
+def test_both_kinds_are_in_the_category_som(api_server: ApiServer) -> None:
+    names = api_server.kubectl("api-resources", "--categories=som", "--output=name")
+    assert set(names.split()) == {"sompools.som.io", "somnodes.som.io"}
+
+
+def test_somnode_with_all_its_fields_is_accepted(api_server: ApiServer) -> None:
+    pool = {"name": "p", "generation": 1, "unit": "2Mi", "capacity": "64Mi"}
+    node = {
+        "apiVersion": "som.io/v1alpha1",
+        "kind": "SomNode",
+        "metadata": {"name": "ip-10-0-0-1." + "x" * 60 + ".internal"},
+        "spec": {"pools": [{**pool, "source": {"hugeTLB": {"pageSize": "2Mi"}}}]},
+    }
+    assert _dry_run(api_server, node) == ""
+    twice = {**node, "spec": {"pools": node["spec"]["pools"] * 2}}
+    assert 'spec.pools[1]: Duplicate value: {"name":"p"}' in _dry_run(api_server, twice)

@@ -1,0 +1,155 @@
+"""What som's own components may do, and what the policies keep from them and from others."""
+
+import collections.abc
+from typing import Any
+
+import aiohttp
+import pytest
+
+from cluster.api.conftest import APPLY, MERGE, send
+
+NODE = "/api/v1/nodes/n1"
+SOMNODES = "/apis/som.io/v1alpha1/somnodes"
+CLASSES = "/apis/resource.k8s.io/v1/deviceclasses?dryRun=All"
+
+
+@pytest.fixture
+async def node(session: aiohttp.ClientSession) -> collections.abc.AsyncIterator[None]:
+    """A Node with a status, and SomNodes of two nodes."""
+    body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"a": "b"}}}
+    await _must(send(session, "POST", "/api/v1/nodes", body))
+    status = {"capacity": {"cpu": "2", "example.com/gpu": "1"}, "allocatable": {"cpu": "2"}}
+    await _must(send(session, "PATCH", f"{NODE}/status", {"status": status}, content=MERGE))
+    for name in ("n1", "n2"):
+        somnode = {"apiVersion": "som.io/v1alpha1", "kind": "SomNode", "metadata": {"name": name}}
+        await _must(send(session, "POST", SOMNODES, somnode, user="som-operator"))
+    yield
+    for path in (NODE, f"{SOMNODES}/n1", f"{SOMNODES}/n2"):
+        await _must(send(session, "DELETE", path))
+
+
+async def _must(sending: collections.abc.Awaitable[tuple[int, Any]]) -> Any:
+    status, answer = await sending
+    assert status in (200, 201), answer
+    return answer
+
+
+async def _operator_patches(session: aiohttp.ClientSession, change: dict[str, Any]) -> str:
+    """What the API server says to the operator's change of a Node's status."""
+    path = f"{NODE}/status"
+    status, answer = await send(session, "PATCH", path, change, user="som-operator", content=MERGE)
+    return "" if status == 200 else str(answer["message"]).partition("denied request: ")[2]
+
+
+@pytest.mark.usefixtures("node")
+async def test_operator_advertises_and_withdraws_units(session: aiohttp.ClientSession) -> None:
+    for capacity in ({"som.io/2Mi": "512", "som.io/1Gi": "4"}, {"som.io/2Mi": None}):
+        assert await _operator_patches(session, {"status": {"capacity": capacity}}) == ""
+    answer = await _must(send(session, "GET", NODE))
+    assert answer["status"]["capacity"] == {"cpu": "2", "example.com/gpu": "1", "som.io/1Gi": "4"}
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"status": {"capacity": {"cpu": "3"}}}, "som.io/2Mi and som.io/1Gi only"),
+        ({"status": {"capacity": {"som.io/ticket": "3"}}}, "som.io/2Mi and som.io/1Gi only"),
+        ({"status": {"capacity": {"example.com/gpu": None}}}, "som.io/2Mi and som.io/1Gi only"),
+        ({"status": {"capacity": None}}, "som.io/2Mi and som.io/1Gi only"),
+        ({"status": {"allocatable": {"som.io/2Mi": "3"}}}, "capacity only"),
+        ({"status": {"phase": "Running"}}, "capacity only"),
+        ({"metadata": {"labels": {"a": "c"}}}, "not change the metadata"),
+        ({"metadata": {"annotations": {"x": "y"}}}, "not change the metadata"),
+    ],
+    ids=str,
+)
+async def test_operator_may_change_nothing_else(
+    session: aiohttp.ClientSession, change: dict[str, Any], refusal: str
+) -> None:
+    assert refusal in await _operator_patches(session, change)
+
+
+@pytest.mark.usefixtures("node")
+async def test_operator_may_not_write_nodes_beside_their_status(
+    session: aiohttp.ClientSession,
+) -> None:
+    change = {"spec": {"unschedulable": True}}
+    status, answer = await send(session, "PATCH", NODE, change, user="som-operator", content=MERGE)
+    assert status == 403, answer
+
+
+@pytest.mark.usefixtures("node")
+async def test_others_write_node_status_as_before(session: aiohttp.ClientSession) -> None:
+    change = {"status": {"capacity": {"cpu": "3"}, "allocatable": {"cpu": "3"}}}
+    await _must(send(session, "PATCH", f"{NODE}/status", change, content=MERGE))
+
+
+async def _agent_reports(session: aiohttp.ClientSession, *, on: str, token_of: str) -> str:
+    report = {
+        "apiVersion": "som.io/v1alpha1",
+        "kind": "SomNode",
+        "metadata": {"name": on},
+        "status": {"bootID": "b"},
+    }
+    path = f"{SOMNODES}/{on}/status?fieldManager=som-agent"
+    sending = send(session, "PATCH", path, report, user="som-agent", node=token_of, content=APPLY)
+    status, answer = await sending
+    return "" if status == 200 else str(answer["message"]).partition("denied request: ")[2]
+
+
+@pytest.mark.usefixtures("node")
+async def test_agent_reports_on_its_own_node(session: aiohttp.ClientSession) -> None:
+    assert await _agent_reports(session, on="n1", token_of="n1") == ""
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize(("token_of", "shown"), [("n2", "n2"), ("", "(none)")])
+async def test_agent_may_not_report_on_another_node(
+    session: aiohttp.ClientSession, token_of: str, shown: str
+) -> None:
+    refusal = await _agent_reports(session, on="n1", token_of=token_of)
+    assert refusal == f"the agent of node {shown} may not write SomNode n1"
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PATCH", f"{SOMNODES}/n1"),
+        ("DELETE", f"{SOMNODES}/n1"),
+        ("PATCH", f"{NODE}/status"),
+        ("GET", NODE),
+        ("GET", "/apis/som.io/v1alpha1/sompools"),
+        ("GET", "/api/v1/secrets"),
+    ],
+)
+async def test_agent_has_no_other_rights(
+    session: aiohttp.ClientSession, method: str, path: str
+) -> None:
+    body = {} if method == "PATCH" else None
+    status, _ = await send(session, method, path, body, user="som-agent", node="n1", content=MERGE)
+    assert status == 403
+
+
+@pytest.mark.parametrize("taken", ["som.io/2Mi", "som.io/1Gi", "som.io/ticket"])
+async def test_no_deviceclass_takes_som_over(session: aiohttp.ClientSession, taken: str) -> None:
+    status, answer = await send(session, "POST", CLASSES, _device_class(extendedResourceName=taken))
+    assert status == 422
+    assert "som.io/ resources belong to som; use a name in a domain" in answer["message"]
+
+
+@pytest.mark.parametrize("spec", [{}, {"extendedResourceName": "example.com/gpu"}])
+async def test_other_deviceclasses_are_left_alone(
+    session: aiohttp.ClientSession, spec: dict[str, Any]
+) -> None:
+    await _must(send(session, "POST", CLASSES, _device_class(**spec)))
+
+
+def _device_class(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "DeviceClass",
+        "metadata": {"name": "mine"},
+        "spec": spec,
+    }
