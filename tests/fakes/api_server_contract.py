@@ -73,7 +73,7 @@ async def a_watch_ends_after_its_time_with_a_bookmark(client: kube.Client) -> No
             "resourceVersion": listed["metadata"]["resourceVersion"],
             "fieldSelector": "metadata.name=contract-nobody",
             "allowWatchBookmarks": True,
-            "timeoutSeconds": 3,
+            "timeoutSeconds": 5,
         },
         idle_timeout_s=30,
     )
