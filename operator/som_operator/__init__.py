@@ -1,0 +1,10 @@
+"""The operator: from SomPools to what every node reserves and advertises."""
+
+from importlib import metadata
+from typing import Final
+
+__version__: Final = metadata.version("som")
+
+
+class OperatorError(Exception):
+    """The operator cannot work; the message says why and what to do."""

@@ -11,7 +11,7 @@ from typing import Final
 from som_api import v1alpha1
 from som_operator import observed
 
-_TROUBLE: Final = ("Blocked", "Degraded")
+_STILL_AT_IT: Final = ("Reserving", "Releasing")
 
 
 class State(enum.StrEnum):
@@ -86,9 +86,13 @@ class Report:
         progress = (
             f"{v1alpha1.format_bytes(pool.capacity)} of {v1alpha1.format_bytes(entry.capacity)}"
         )
-        for condition in (*pool.conditions, *self._status.conditions):
-            if condition.type in _TROUBLE and condition.status == "True":
-                return self._share(entry.name, State.DEGRADED, f"{progress}: {condition.message}")
+        for condition in pool.conditions:
+            if condition.type == "Ready" and condition.status == "False":
+                detail = f"{progress}: {condition.message}"
+                still_at_it = condition.reason in _STILL_AT_IT
+                return self._share(
+                    entry.name, State.RESERVING if still_at_it else State.DEGRADED, detail
+                )
         return self._share(entry.name, State.RESERVING, progress)
 
     def waiting(self, name: str, predecessor: str) -> Share:

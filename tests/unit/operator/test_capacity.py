@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from som_operator.reports import State
-from unit.operator.world import GIB, World, node, pool, pool_report, trouble
+from unit.operator.world import GIB, World, node, pool, pool_report, short_report
 
 UNITS = 512  # of 2Mi in a pool of 1Gi
 
@@ -139,12 +139,18 @@ def test_a_pool_counts_as_reserved_only_when_pods_can_be_scheduled(world: World)
 
 def test_memory_that_could_not_be_had_is_told_in_the_agents_words(world: World):
     (entry,) = world.somnodes["n"].spec.pools
-    report = pool_report(entry, capacity_bytes=GIB // 2)
     message = "no contiguous memory on NUMA node 1"
-    world.report("n", report.model_copy(update={"conditions": (trouble(message),)}))
+    world.report("n", short_report(entry, message, capacity_bytes=GIB // 2))
     assert world.state() is State.DEGRADED
     assert world.condition("Ready") == (
         "False",
         "PartlyReserved",
         f"full capacity on 0 of 1 node; n: 512Mi of 1Gi: {message}",
     )
+
+
+def test_memory_that_is_still_being_taken_is_no_trouble(world: World):
+    (entry,) = world.somnodes["n"].spec.pools
+    report = short_report(entry, "so far", capacity_bytes=GIB // 2, reason="Reserving")
+    world.report("n", report)
+    assert world.state() is State.RESERVING

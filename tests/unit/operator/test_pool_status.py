@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from unit.operator.world import GIB, World, node, pool, pool_report, trouble
+from unit.operator.world import GIB, World, node, pool, short_report
 
 
 def fleet(count: int) -> World:
@@ -47,8 +47,7 @@ def test_a_pool_is_reserving_until_the_agents_have_reported():
 def test_a_node_that_could_not_get_its_memory_makes_the_pool_partly_reserved():
     world = fleet(12)
     (entry,) = world.somnodes["n7"].spec.pools
-    short = pool_report(entry, capacity_bytes=GIB)
-    world.report("n7", short, conditions=(trouble("no contiguous memory"),))
+    world.report("n7", short_report(entry, "no contiguous memory", capacity_bytes=GIB))
     world.operate()
     assert world.condition("Ready")[:2] == ("False", "PartlyReserved")
     assert world.condition("Degraded")[:2] == ("True", "PartlyReserved")

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from som_api import v1alpha1
-from som_api.v1alpha1 import meta
 from som_operator import observed, plan, pool_status, pools
 from som_operator.reports import Share, State
 
@@ -72,8 +71,13 @@ def pool_report(
     )
 
 
-def trouble(message: str) -> v1alpha1.Condition:
-    return v1alpha1.Condition(type="Degraded", status="True", reason="Short", message=message)
+def short_report(
+    entry: v1alpha1.NodePool, message: str, *, capacity_bytes: int, reason: str = "PartlyReserved"
+) -> v1alpha1.PoolStatus:
+    """The agent has done what it could; `message` is its excuse."""
+    ready = v1alpha1.Condition(type="Ready", status="False", reason=reason, message=message)
+    report = pool_report(entry, capacity_bytes=capacity_bytes)
+    return report.model_copy(update={"conditions": (ready,)})
 
 
 @dataclasses.dataclass
@@ -134,16 +138,13 @@ class World:
         spec = v1alpha1.SomNodeSpec(pools=entries)
         self.somnodes[name] = old.model_copy(update={"spec": spec, "metadata": metadata})
 
-    def report(
-        self, name: str = "n", *reports: v1alpha1.PoolStatus, conditions: meta.Conditions = ()
-    ) -> None:
+    def report(self, name: str = "n", *reports: v1alpha1.PoolStatus) -> None:
         """The agent reports, in the node's present boot, on the present orders."""
         somnode = self.somnodes[name]
         status = v1alpha1.SomNodeStatus(
             observed_generation=somnode.metadata.generation,
             boot_id=self.nodes[name].boot_id,
             pools=reports,
-            conditions=conditions,
         )
         self.somnodes[name] = somnode.model_copy(update={"status": status})
 

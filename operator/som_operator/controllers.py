@@ -1,0 +1,74 @@
+"""The controllers as one thing: two queues over one fleet.
+
+Caches are kept from the beginning. Decisions and writes happen in `run` alone, so that an
+election can start and end them.
+"""
+
+import asyncio
+from typing import Final, NoReturn
+
+from som_api import kube
+from som_operator import metrics
+from som_operator.fleet import Fleet
+from som_operator.node_controller import NodeController
+from som_operator.pool_controller import PoolController
+from som_operator.shares import Shares
+
+NODE_WORKERS: Final = 8
+STATUS_DELAY_S: Final = 1.0
+"""Reports of many nodes within this time make one status of their pool."""
+
+
+class Controllers:
+    """Everything that the operator does in a cluster."""
+
+    def __init__(
+        self,
+        client: kube.Client,
+        recorder: kube.Recorder,
+        *,
+        agent_namespace: str,
+        measure: metrics.Reconciles,
+        time: kube.Clock,
+    ) -> None:
+        self.shares = Shares()
+        self._node_queue = kube.WorkQueue[str](
+            measure("node", self._reconcile_node), workers=NODE_WORKERS, time=time
+        )
+        self._pool_queue = kube.WorkQueue[str](measure("pool", self._reconcile_pool), time=time)
+        self.fleet = Fleet(
+            client,
+            agent_namespace=agent_namespace,
+            node_due=self._node_queue.add,
+            pool_due=self._pool_queue.add,
+            time=time,
+        )
+        self._nodes = NodeController(
+            client, self.fleet, self.shares, recorder, pool_changed=self._pool_changed
+        )
+        self._pools = PoolController(
+            client, self.fleet, self.shares, recorder, survey=self._survey, time=time
+        )
+
+    async def run(self) -> NoReturn:
+        """Reconcile until cancelled, once all caches are complete."""
+        await self.fleet.wait_synced()
+        self._survey()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._node_queue.run())
+            tasks.create_task(self._pool_queue.run())
+        raise AssertionError("queues run for ever")
+
+    def _survey(self) -> None:
+        """Plan all nodes at once: a pool's status is about all of them or about none."""
+        for node in self.fleet.nodes:
+            self._nodes.survey(node)
+
+    def _pool_changed(self, name: str) -> None:
+        self._pool_queue.add_after(name, STATUS_DELAY_S)
+
+    async def _reconcile_node(self, name: str) -> None:
+        await self._nodes.reconcile(name)
+
+    async def _reconcile_pool(self, name: str) -> None:
+        await self._pools.reconcile(name)

@@ -1,0 +1,105 @@
+"""`som-operator`: turns SomPools into SomNodes and node capacity, for a whole cluster."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import pathlib
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import prometheus_client
+from prometheus_client import registry
+
+from som_api import kube
+from som_operator import OperatorError, __version__, endpoint, metrics
+from som_operator.controllers import Controllers
+
+_log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of som-operator."""
+    result = argparse.ArgumentParser(
+        prog="som-operator",
+        description="Turns SomPools into orders for every node and keeps their status. "
+        "Runs once per cluster.",
+    )
+    result.add_argument(
+        "--kubeconfig",
+        type=pathlib.Path,
+        help="how to reach the API server (default: the pod's service account, else as kubectl)",
+    )
+    result.add_argument(
+        "--namespace",
+        default=os.environ.get("POD_NAMESPACE", "som-system"),
+        help="where the agents run (default: $POD_NAMESPACE, else som-system)",
+    )
+    result.add_argument(
+        "--endpoint",
+        default=":8080",
+        help="HOST:PORT of /healthz, /readyz and /metrics (default: %(default)s)",
+    )
+    result.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+    result.add_argument("--version", action="version", version=f"som-operator {__version__}")
+    return result
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    time = kube.SystemClock()
+    collected = registry.CollectorRegistry()
+    prometheus_client.ProcessCollector(registry=collected)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(
+            await kube.connect(
+                user_agent=f"som-operator/{__version__}", kubeconfig=arguments.kubeconfig
+            )
+        )
+        recorder = kube.Recorder(
+            client, component="som-operator", instance=socket.gethostname(), time=time
+        )
+        controllers = Controllers(
+            client,
+            recorder,
+            agent_namespace=arguments.namespace,
+            measure=metrics.Reconciles(collected),
+            time=time,
+        )
+        collected.register(metrics.FleetCollector(controllers))
+        await stack.enter_async_context(
+            endpoint.serve(
+                address=arguments.endpoint,
+                is_ready=lambda: controllers.fleet.synced,
+                collected=collected,
+            )
+        )
+        _log.info("som-operator %s works for agents in %s", __version__, arguments.namespace)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(recorder.run())
+            tasks.create_task(controllers.fleet.run())
+            tasks.create_task(controllers.run())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(
+        level=arguments.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        asyncio.run(_run(arguments))
+    except asyncio.CancelledError:
+        _log.info("told to stop")
+    except (OperatorError, kube.KubeError) as error:
+        sys.exit(f"som-operator: {error}")

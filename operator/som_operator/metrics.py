@@ -1,0 +1,81 @@
+"""What the operator counts, for Prometheus."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
+
+import prometheus_client
+from prometheus_client import core, registry
+
+import som_operator
+
+if TYPE_CHECKING:
+    from som_operator.controllers import Controllers
+
+Reconcile = Callable[[str], Awaitable[None]]
+
+
+class Reconciles:
+    """Counts and times reconciles by controller; calling it wraps a reconcile function."""
+
+    def __init__(self, into: registry.CollectorRegistry) -> None:
+        by_controller = ["controller"]
+        self._total = prometheus_client.Counter(
+            "som_operator_reconciles", "Reconciles begun", by_controller, registry=into
+        )
+        self._failed = prometheus_client.Counter(
+            "som_operator_reconcile_failures", "Reconciles failed", by_controller, registry=into
+        )
+        self._seconds = prometheus_client.Histogram(
+            "som_operator_reconcile_seconds",
+            "Duration of a reconcile",
+            by_controller,
+            registry=into,
+        )
+
+    def __call__(self, controller: str, reconcile: Reconcile) -> Reconcile:
+        total = self._total.labels(controller)
+        failed, seconds = self._failed.labels(controller), self._seconds.labels(controller)
+
+        async def measured(key: str) -> None:
+            started_s = time.perf_counter()
+            total.inc()
+            with failed.count_exceptions():
+                await reconcile(key)
+            seconds.observe(time.perf_counter() - started_s)
+
+        return measured
+
+
+class FleetCollector(registry.Collector):
+    """Pools and nodes by state, counted when asked."""
+
+    def __init__(self, controllers: "Controllers") -> None:
+        self._controllers = controllers
+
+    def collect(self) -> Iterator[core.Metric]:
+        fleet = self._controllers.fleet
+        pools = core.GaugeMetricFamily(
+            "som_operator_pools",
+            "SomPools by the reason of their condition Ready",
+            labels=["reason"],
+        )
+        reasons: dict[str, int] = {}
+        for name in fleet.pool_names:
+            pool = fleet.pool(name)
+            conditions = pool.status.conditions if pool else ()
+            reason = next((c.reason for c in conditions if c.type == "Ready"), "Unknown")
+            reasons[reason] = reasons.get(reason, 0) + 1
+        for reason, count in sorted(reasons.items()):
+            pools.add_metric([reason], count)
+        yield pools
+        nodes = core.GaugeMetricFamily(
+            "som_operator_pool_nodes", "Nodes by pool and state", labels=["pool", "state"]
+        )
+        for pool_name, state, count in self._controllers.shares.counts():
+            nodes.add_metric([pool_name, state.value], count)
+        yield nodes
+        yield core.GaugeMetricFamily("som_operator_nodes", "Nodes known", len(fleet.nodes))
+        build = core.InfoMetricFamily("som_operator_build", "Version of the operator")
+        build.add_metric([], {"version": som_operator.__version__})
+        yield build

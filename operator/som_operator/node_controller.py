@@ -1,0 +1,100 @@
+"""Carries one node's plan out: its SomNode's spec, the som capacity in its status, its Events."""
+
+from collections.abc import Callable, Sequence
+
+from som_api import kube, v1alpha1
+from som_operator import observed, plan
+from som_operator.fleet import Fleet
+from som_operator.shares import Shares
+
+
+class NodeController:
+    """Reconciles nodes by name. `pool_changed(name)` is told whose share has changed."""
+
+    def __init__(
+        self,
+        client: kube.Client,
+        fleet: Fleet,
+        shares: Shares,
+        recorder: kube.Recorder,
+        *,
+        pool_changed: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._shares = shares
+        self._recorder = recorder
+        self._pool_changed = pool_changed
+
+    async def reconcile(self, name: str) -> None:
+        """Make the node what its plan says. Raises KubeError."""
+        node = self._fleet.node(name)
+        if node is None:
+            for pool in self._shares.forget(name):
+                self._pool_changed(pool)
+            return
+        planned = self.survey(node)
+        # A node stops to advertise before it stops to have.
+        await self._advertise(node, planned.units)
+        await self._order(node, planned.entries)
+
+    def survey(self, node: observed.Node) -> plan.NodePlan:
+        """Plan the node and note how every pool stands there, without a write."""
+        planned = plan.plan_node(
+            self._fleet.orders, node, self._fleet.somnode(node.name), self._fleet.bound(node.name)
+        )
+        changed, news = self._shares.put(node.name, planned.shares)
+        for pool in changed:
+            self._pool_changed(pool)
+        for item in news:
+            self._recorder.emit(
+                kube.node_ref(node.name),
+                reason=item.reason,
+                message=item.message,
+                warning=item.warning,
+            )
+        return planned
+
+    async def _advertise(self, node: observed.Node, units: observed.Units) -> None:
+        """Patch capacity only: kubelet derives allocatable from it."""
+        changed = {
+            v1alpha1.resource_name(unit): str(count) if count else None
+            for unit, count in units.items()
+            if node.units.get(unit, 0) != count
+        }
+        if changed:
+            # The uid keeps the patch from another Node of the same name.
+            patch = {"metadata": {"uid": node.uid}, "status": {"capacity": changed}}
+            path = kube.NODES.path(name=node.name, subresource="status")
+            await self._client.merge_patch(path, patch)
+
+    async def _order(self, node: observed.Node, entries: Sequence[v1alpha1.NodePool]) -> None:
+        somnode = self._fleet.somnode(node.name)
+        owners = [{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]
+        spec = v1alpha1.SomNodeSpec(pools=tuple(entries)).model_dump(mode="json", exclude_none=True)
+        if somnode is None:
+            if entries:
+                await self._client.create(
+                    kube.SOMNODES.path(),
+                    {
+                        "apiVersion": kube.SOMNODES.api_version,
+                        "kind": kube.SOMNODES.kind,
+                        "metadata": {"name": node.name, "ownerReferences": owners},
+                        "spec": spec,
+                    },
+                )
+            return
+        metadata = somnode.metadata
+        is_owned = node.uid in {owner.uid for owner in metadata.owner_references}
+        if metadata.deletion_timestamp or (somnode.spec.pools == tuple(entries) and is_owned):
+            return
+        # The generation is that of the spec: agents write statuses all the time meanwhile.
+        await self._client.json_patch(
+            kube.SOMNODES.path(name=node.name),
+            [
+                {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
+                {"op": "test", "path": "/metadata/generation", "value": metadata.generation},
+                {"op": "add", "path": "/metadata/ownerReferences", "value": owners},
+                {"op": "add", "path": "/spec", "value": spec},
+            ],
+        )

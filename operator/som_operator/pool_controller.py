@@ -1,0 +1,94 @@
+"""Keeps one SomPool's status, its finalizer and its Events."""
+
+from collections.abc import Callable
+
+from som_api import kube, v1alpha1
+from som_operator import pool_status, pools
+from som_operator.fleet import Fleet
+from som_operator.shares import Shares
+
+FIELD_MANAGER = "som-operator"
+
+
+class PoolController:
+    """Reconciles pools by name. `survey` plans all nodes anew; see `reconcile`."""
+
+    def __init__(
+        self,
+        client: kube.Client,
+        fleet: Fleet,
+        shares: Shares,
+        recorder: kube.Recorder,
+        *,
+        survey: Callable[[], None],
+        time: kube.Clock,
+    ) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._shares = shares
+        self._recorder = recorder
+        self._survey = survey
+        self._time = time
+        self._surveyed: pools.Orders | None = None
+
+    async def reconcile(self, name: str) -> None:
+        """Make finalizer and status of the pool what they should be. Raises KubeError."""
+        if self._surveyed is not self._fleet.orders:
+            # A status about this generation must not rest on plans for the last one.
+            self._surveyed = self._fleet.orders
+            self._survey()
+        pool, order = self._fleet.pool(name), self._fleet.orders.by_name.get(name)
+        if pool is None or order is None:
+            await self._ask_whether_gone(name)
+        elif not pool.metadata.deletion_timestamp and not _is_held(pool):
+            await self._set_finalizers(pool, [*pool.metadata.finalizers, pools.FINALIZER])
+        elif order.standing is pools.Standing.RELEASED and _is_held(pool) and self._is_free(name):
+            rest = [other for other in pool.metadata.finalizers if other != pools.FINALIZER]
+            await self._set_finalizers(pool, rest)
+            message = "no node has memory of the pool any more"
+            self._recorder.emit(_reference(pool), reason="Released", message=message)
+        else:
+            await kube.publish(
+                self._client,
+                self._recorder,
+                _reference(pool),
+                current=pool.status,
+                wanted=pool_status.pool_status(order, self._shares.of_pool(name)),
+                field_manager=FIELD_MANAGER,
+                now=self._time.now(),
+            )
+
+    def _is_free(self, name: str) -> bool:
+        return not pool_status.holders(
+            name, nodes=self._fleet.node_names, somnodes=self._fleet.somnodes
+        )
+
+    async def _ask_whether_gone(self, name: str) -> None:
+        """A pool that is in no list, but on nodes, leaves them only if it is certain to be gone."""
+        is_known = self._fleet.orders.standing(name) is pools.Standing.RELEASED
+        if is_known or not self._shares.of_pool(name):
+            return
+        try:
+            await self._client.get(kube.SOMPOOLS.path(name=name))
+        except kube.KubeError as error:
+            if error.status != 404:
+                raise
+            self._fleet.is_gone(name)
+
+    async def _set_finalizers(self, pool: v1alpha1.SomPool, finalizers: list[str]) -> None:
+        version = pool.metadata.resource_version
+        await self._client.json_patch(
+            kube.SOMPOOLS.path(name=pool.metadata.name),
+            [
+                {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+                {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
+            ],
+        )
+
+
+def _is_held(pool: v1alpha1.SomPool) -> bool:
+    return pools.FINALIZER in pool.metadata.finalizers
+
+
+def _reference(pool: v1alpha1.SomPool) -> kube.ObjectRef:
+    return kube.ObjectRef(kube.SOMPOOLS, pool.metadata.name, uid=pool.metadata.uid)

@@ -1,0 +1,89 @@
+"""Every pool's share on every node, as last planned, and the news that its changes are."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from som_api import v1alpha1
+from som_operator.reports import Share, State
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class News:
+    """What an admin should see on a Node."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+class Shares:
+    """Shares by pool and node. Kept up to date, so that a pool's status is a sum."""
+
+    def __init__(self) -> None:
+        self._by_node: dict[str, Mapping[str, Share]] = {}
+        self._by_pool: dict[str, dict[str, Share]] = {}
+
+    def of_pool(self, pool: str) -> Mapping[str, Share]:
+        """The pool's shares by node."""
+        return self._by_pool.get(pool, {})
+
+    def counts(self) -> Iterator[tuple[str, State, int]]:
+        """(pool, state, number of nodes)."""
+        for pool, shares in sorted(self._by_pool.items()):
+            states = [share.state for share in shares.values()]
+            for state in State:
+                yield pool, state, states.count(state)
+
+    def put(self, node: str, shares: Mapping[str, Share]) -> tuple[set[str], list[News]]:
+        """Replace a node's shares; return the pools whose share changed, and the news.
+
+        A node that was not known before makes no news: the operator may have started just now.
+        """
+        known = self._by_node.get(node)
+        before = known or {}
+        changed = {
+            pool for pool in before.keys() | shares.keys() if before.get(pool) != shares.get(pool)
+        }
+        for pool in changed:
+            self._put_one(pool, node, shares.get(pool))
+        self._by_node[node] = shares
+        if known is None:
+            return changed, []
+        news = (_news(pool, before.get(pool), shares.get(pool)) for pool in sorted(changed))
+        return changed, [item for item in news if item is not None]
+
+    def forget(self, node: str) -> set[str]:
+        """Drop a node that no longer exists; return the pools that had a share on it."""
+        changed, _ = self.put(node, {})
+        del self._by_node[node]
+        return changed
+
+    def _put_one(self, pool: str, node: str, share: Share | None) -> None:
+        nodes = self._by_pool.setdefault(pool, {})
+        if share is not None:
+            nodes[node] = share
+            return
+        nodes.pop(node, None)
+        if not nodes:
+            del self._by_pool[pool]
+
+
+_REASONS: Final = {
+    State.RESERVED: ("Reserved", False),
+    State.DEGRADED: ("PartlyReserved", True),
+    State.CONFLICTED: ("Conflicted", True),
+    State.RELEASING: ("Releasing", False),
+}
+
+
+def _news(pool: str, before: Share | None, after: Share | None) -> News | None:
+    if after is None:
+        if before is not None and before.state is State.RELEASING:
+            return News("Released", f"pool {pool} has no memory here any more")
+        return None
+    if (before is not None and before.state is after.state) or after.state not in _REASONS:
+        return None
+    reason, warning = _REASONS[after.state]
+    detail = after.detail or f"{v1alpha1.format_bytes(after.capacity_bytes)} reserved"
+    return News(reason, f"pool {pool}: {detail}", warning)

@@ -1,0 +1,164 @@
+"""Uninstalling gives all memory back, or changes nothing and says who is in the way."""
+
+import asyncio
+import collections.abc
+import contextlib
+from typing import Any
+
+import pytest
+
+from fakes.api_server import FakeApiServer
+from fakes.object_store import Place
+from som_operator import pools, uninstall
+
+SOM = "som.io/v1alpha1"
+DEPLOYMENT = Place("apps/v1", "deployments", "som-system", "som-operator")
+NODE = Place("v1", "nodes", name="n")
+POOL_PLACE = Place(SOM, "sompools", name="p")
+SOMNODE = Place(SOM, "somnodes", name="n")
+SOURCE = {"hugeTLB": {"pageSize": "2Mi"}}
+POOL = {"name": "p", "generation": 1, "unit": "2Mi", "capacity": "64Mi", "source": SOURCE}
+
+
+@pytest.fixture
+async def server() -> collections.abc.AsyncIterator[FakeApiServer]:
+    """A cluster with one pool on one node, the operator running."""
+    async with FakeApiServer() as server:
+        server.put("apps/v1", "deployments", _named("som-operator", "som-system", replicas=1))
+        server.put("v1", "nodes", _node())
+        spec = {"unit": "2Mi", "capacity": "64Mi", "source": SOURCE}
+        pool = _named("p", **spec) | {"status": {"capacity": "64Mi"}}
+        pool["metadata"]["finalizers"] = ["example.com/theirs", pools.FINALIZER]
+        server.put(SOM, "sompools", pool)
+        server.put(SOM, "somnodes", _named("n", pools=[POOL]) | {"status": _status(1, "0")})
+        yield server
+
+
+def _named(name: str, namespace: str = "", **spec: Any) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name}
+    return {"metadata": metadata | ({"namespace": namespace} if namespace else {}), "spec": spec}
+
+
+def _node(*, ready: str = "True") -> dict[str, Any]:
+    capacity = {"cpu": "2", "som.io/2Mi": "32"}
+    conditions = [{"type": "Ready", "status": ready}]
+    return _named("n") | {"status": {"capacity": capacity, "conditions": conditions}}
+
+
+def _status(generation: int, allocated: str) -> dict[str, Any]:
+    pool = {"capacity": "64Mi", "allocated": allocated, "free": "0"}
+    named = {"name": "p", "generation": 1, "unit": "2Mi"}
+    return {"observedGeneration": generation, "pools": [named | pool]}
+
+
+def _pod(units: str) -> dict[str, Any]:
+    container = {"name": "a", "resources": {"limits": {"som.io/2Mi": units}}}
+    return _named("db-0", "shop", nodeName="n", containers=[container])
+
+
+def _get(server: FakeApiServer, place: Place) -> Any:
+    found = server.store.get(place)
+    assert found is not None
+    return found
+
+
+def _unchanged(server: FakeApiServer) -> bool:
+    """Whether the operator runs and will restore whatever was begun."""
+    return bool(_get(server, DEPLOYMENT)["spec"]["replicas"] == 1) and bool(
+        pools.FINALIZER in _get(server, POOL_PLACE)["metadata"]["finalizers"]
+    )
+
+
+async def _run(server: FakeApiServer, *, timeout_s: float = 5) -> list[str]:
+    said: list[str] = []
+    async with server.client() as client:
+        await uninstall.Uninstall(
+            client, namespace="som-system", timeout_s=timeout_s, say=said.append, poll_s=0.01
+        ).run()
+    return said
+
+
+@contextlib.asynccontextmanager
+async def _agent(server: FakeApiServer) -> collections.abc.AsyncIterator[None]:
+    """An agent that gives its memory back once it is told so."""
+
+    async def obey() -> None:
+        while True:
+            somnode = _get(server, SOMNODE)
+            if not somnode["spec"]["pools"]:
+                break
+            await asyncio.sleep(0.005)
+        assert "som.io/2Mi" not in _get(server, NODE)["status"]["capacity"]
+        somnode["status"] = {"observedGeneration": somnode["metadata"]["generation"], "pools": []}
+        server.put(SOM, "somnodes", somnode)
+
+    task = asyncio.create_task(obey())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_uninstall_gives_back_memory_and_leaves_the_pools(server: FakeApiServer) -> None:
+    async with _agent(server):
+        said = await _run(server)
+    assert said[-1] == "all som memory is given back"
+    assert _get(server, NODE)["status"]["capacity"] == {"cpu": "2"}
+    assert _get(server, DEPLOYMENT)["spec"]["replicas"] == 0
+    assert server.store.get(SOMNODE) is None
+    pool = _get(server, POOL_PLACE)
+    assert pool["metadata"]["finalizers"] == ["example.com/theirs"]
+    assert "status" not in pool
+    assert pool["spec"]["capacity"] == "64Mi"
+
+
+async def test_uninstall_is_refused_while_a_pod_holds_memory(server: FakeApiServer) -> None:
+    server.put("v1", "pods", _pod("4"))
+    with pytest.raises(uninstall.Refused) as caught:
+        await _run(server)
+    assert str(caught.value) == (
+        "som memory is in use; delete these first:\n  pod shop/db-0 on node n"
+    )
+    assert "patch" not in server.verbs()
+
+
+async def test_container_of_a_pod_deleted_by_force_counts(server: FakeApiServer) -> None:
+    server.put(SOM, "somnodes", _named("n", pools=[POOL]) | {"status": _status(1, "8Mi")})
+    with pytest.raises(uninstall.Refused, match="containers on node n, with 8Mi"):
+        await _run(server)
+
+
+async def test_pods_that_have_ended_or_hold_nothing_do_not_count(server: FakeApiServer) -> None:
+    server.put("v1", "pods", _pod("4") | {"status": {"phase": "Succeeded"}})
+    async with _agent(server):
+        assert "all som memory is given back" in await _run(server)
+
+
+async def test_pod_that_comes_in_between_stops_it_and_the_operator_runs_again(
+    server: FakeApiServer,
+) -> None:
+    async def pod_comes_after_the_first_look(request: Any) -> None:
+        if request.method == "PATCH":
+            server.put("v1", "pods", _pod("4"))
+
+    server.failure = pod_comes_after_the_first_look
+    with pytest.raises(uninstall.Refused, match="pod shop/db-0"):
+        await _run(server)
+    assert _unchanged(server)
+    assert _get(server, SOMNODE)["spec"]["pools"] == [POOL]
+
+
+async def test_node_that_does_not_answer_is_named_with_the_cure(server: FakeApiServer) -> None:
+    server.put("v1", "nodes", _node(ready="Unknown"))
+    with pytest.raises(
+        uninstall.Refused, match=r"give their memory back: n \(kubelet is not ready"
+    ):
+        await _run(server, timeout_s=0.05)
+    assert _unchanged(server)
+
+
+async def test_node_that_is_gone_has_released_its_memory(server: FakeApiServer) -> None:
+    server.remove("v1", "nodes", "n")
+    assert "all som memory is given back" in await _run(server)
