@@ -1,0 +1,18 @@
+# A real cluster on this machine, in namespaces of its own (root, Debian 12).
+HARNESS := PYTHONPATH=tests $(BIN)/python -m cluster.harness
+
+.PHONY: cluster-build cluster-up cluster-down cluster-shell test-cluster
+cluster-build: setup ## builds what the cache lacks
+	$(HARNESS) build
+
+cluster-up: setup ## starts the cluster and waits for its node
+	$(HARNESS) up
+
+cluster-down: setup
+	$(HARNESS) down
+
+cluster-shell: setup ## a shell inside, KUBECONFIG set
+	$(HARNESS) shell
+
+test-cluster: cluster-build
+	$(BIN)/pytest tests/cluster

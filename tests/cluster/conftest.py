@@ -1,0 +1,24 @@
+"""The cluster of the session, started by the first test that asks for it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.harness import binaries
+from cluster.harness.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A fresh cluster with a Ready node; everything is gone after the session, or an interrupt."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    binaries.install_packages()
+    cluster = Cluster()
+    cluster.up()
+    try:
+        yield cluster
+    finally:
+        cluster.down()

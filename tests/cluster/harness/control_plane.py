@@ -1,0 +1,80 @@
+"""etcd, kube-apiserver, kube-controller-manager and kube-scheduler."""
+
+from __future__ import annotations
+
+from cluster.harness.certificates import NODE_IP
+from cluster.harness.errors import wait_until
+from cluster.harness.namespaces import Namespaces
+
+ETCD = "http://127.0.0.1:2379"
+
+
+def start(namespaces: Namespaces) -> None:
+    """Start all four and wait until the API server says that it is ready."""
+    namespaces.start(
+        "etcd",
+        [
+            "etcd",
+            f"--data-dir={namespaces.state}/etcd",
+            f"--listen-client-urls={ETCD}",
+            f"--advertise-client-urls={ETCD}",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--unsafe-no-fsync",
+        ],
+    )
+    start_api_server(namespaces)
+    for name, more in (
+        (
+            "controller-manager",
+            [
+                f"--service-account-private-key-file={namespaces.pki}/service-account.key",
+                f"--root-ca-file={namespaces.pki}/ca.crt",
+                "--use-service-account-credentials",
+            ],
+        ),
+        ("scheduler", []),
+    ):
+        kubeconfig = namespaces.pki / f"{name}.kubeconfig"
+        namespaces.start(
+            name,
+            [
+                f"kube-{name}",
+                f"--kubeconfig={kubeconfig}",
+                f"--authentication-kubeconfig={kubeconfig}",
+                f"--authorization-kubeconfig={kubeconfig}",
+                "--bind-address=127.0.0.1",
+                "--leader-elect=false",
+                *more,
+            ],
+        )
+
+
+def start_api_server(namespaces: Namespaces) -> None:
+    namespaces.start(
+        "apiserver",
+        [
+            "kube-apiserver",
+            f"--etcd-servers={ETCD}",
+            "--secure-port=443",
+            "--bind-address=0.0.0.0",
+            f"--advertise-address={NODE_IP}",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--kubelet-preferred-address-types=InternalIP",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--allow-privileged=true",
+            f"--client-ca-file={namespaces.pki}/ca.crt",
+            f"--tls-cert-file={namespaces.pki}/apiserver.crt",
+            f"--tls-private-key-file={namespaces.pki}/apiserver.key",
+            f"--service-account-key-file={namespaces.pki}/service-account.pub",
+            f"--service-account-signing-key-file={namespaces.pki}/service-account.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--kubelet-client-certificate={namespaces.pki}/admin.crt",
+            f"--kubelet-client-key={namespaces.pki}/admin.key",
+        ],
+    )
+    wait_until(
+        "the API server to be ready",
+        lambda: namespaces.run(["kubectl", "get", "--raw=/readyz"]).stdout == "ok",
+        deadline_s=60,
+    )

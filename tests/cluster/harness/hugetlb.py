@@ -1,0 +1,143 @@
+"""Huge pages of the machine: one user at a time, the controller in v1, and everything given back.
+
+kubelet and runc look for the hugetlb controller in the hierarchy that they use. On a machine with
+cgroup v1 beside an empty v2 it sits in v2, and pods would get no huge page limit at all; on a
+production node they get 0. So it is mounted as a v1 hierarchy while the cluster is up. The kernel
+moves a controller only while it has no cgroups but the root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.harness.errors import ClusterError, run, wait_until
+from cluster.harness.namespaces import Namespaces
+
+LOCK = Path("/run/lock/som-hugepages.lock")
+CGROUPS = Path("/sys/fs/cgroup")
+V1 = CGROUPS / "hugetlb"
+OURS = ("somtest", "som")
+"""The cgroups made here: kubelet's root, and the agent's leases."""
+
+
+def take_lock(*, deadline_s: float = 900) -> int:
+    """Take the machine-wide lock of everybody who tests with huge pages; return its descriptor."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    end = time.monotonic() + deadline_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(descriptor)
+                raise ClusterError(
+                    f"{LOCK} was held for {deadline_s:.0f} s: huge pages are in use here"
+                ) from None
+            time.sleep(0.5)
+        else:
+            return descriptor
+
+
+def hierarchies() -> list[Path]:
+    """The mounted cgroup hierarchies: several where v1 is in use, else the one of v2."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    return sorted(path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def remember_pages(file: Path) -> None:
+    """Write down how many huge pages the machine has, for `give_back`."""
+    counts = {str(path): int(path.read_text()) for path in _counters()}
+    file.write_text(json.dumps(counts))
+
+
+def give_back_pages(file: Path) -> None:
+    """Make the counts what they were; nothing where nothing was remembered."""
+    if not file.exists():
+        return
+    for path, count in json.loads(file.read_text()).items():
+        counter = Path(path)
+
+        def restored(counter: Path = counter, count: int = count) -> bool:
+            if int(counter.read_text()) != count:
+                counter.write_text(str(count))
+            return int(counter.read_text()) == count
+
+        wait_until(f"{path} to be {count} again", restored, deadline_s=30)
+
+
+def _counters() -> list[Path]:
+    return sorted(Path("/sys/devices/system/node").glob("node*/hugepages/*/nr_hugepages"))
+
+
+def mount_controller(namespaces: Namespaces) -> None:
+    """Mount hugetlb as a v1 hierarchy inside; nothing to do on a machine with cgroup v2 only."""
+    if hierarchies() == [CGROUPS]:
+        return
+    V1.mkdir(exist_ok=True)
+
+    def mounted() -> bool:
+        namespaces.run(["mount", "-t", "cgroup", "-o", "hugetlb", "hugetlb", V1])
+        return True
+
+    wait_until("the hugetlb controller to leave v2", mounted, deadline_s=60)
+
+
+def remove_cgroups() -> None:
+    """Remove the cgroups of a cluster whose processes have ended, the v1 hugetlb ones too."""
+    with _hugetlb_mounted() as hugetlb:
+        for hierarchy in [*hierarchies(), *hugetlb]:
+            for name in OURS:
+                _remove_tree(hierarchy / name)
+    with contextlib.suppress(OSError):
+        V1.rmdir()
+
+    def back() -> bool:
+        unified = CGROUPS / "unified" / "cgroup.controllers"
+        return not unified.exists() or "hugetlb" in unified.read_text().split()
+
+    wait_until("the hugetlb controller to be back in v2", back, deadline_s=60)
+
+
+@contextlib.contextmanager
+def _hugetlb_mounted() -> Iterator[list[Path]]:
+    """The v1 hierarchy, mounted for us, where the kernel still has one."""
+    line = next(
+        line for line in Path("/proc/cgroups").read_text().splitlines() if "hugetlb" in line
+    )
+    if line.split()[1] == "0" or hierarchies() == [CGROUPS]:
+        yield []
+        return
+    with tempfile.TemporaryDirectory(prefix="som-hugetlb-") as folder:
+        run(["mount", "-t", "cgroup", "-o", "hugetlb", "hugetlb", folder])
+        try:
+            yield [Path(folder)]
+        finally:
+            run(["umount", folder])
+
+
+def _remove_tree(root: Path) -> None:
+    """rmdir bottom-up; a cgroup stays busy for a moment after its last process has ended."""
+    if not root.is_dir():
+        return
+    folders = [Path(path) for path, _, _ in os.walk(root, topdown=False)]
+
+    def removed() -> bool:
+        for folder in folders:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ClusterError(f"rmdir {folder}: {error}") from error
+        return True
+
+    wait_until(f"{root} to be empty", removed, deadline_s=30)

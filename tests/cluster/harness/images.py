@@ -1,0 +1,129 @@
+"""Images without a registry: a Debian base by debootstrap, then ordinary Dockerfiles by buildah."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from cluster.harness.binaries import CACHE
+from cluster.harness.errors import ClusterError, run
+
+PAUSE = "localhost/pause:test"
+WORKLOAD = "localhost/som-workload:test"
+BASE = "docker.io/library/debian:trixie-slim"
+
+PROJECT = Path(__file__).parents[3]
+STATIC = Path(__file__).parent / "static"
+IMAGES = CACHE / "images"
+AUTHORITIES = Path("/usr/local/share/ca-certificates")
+"""Certificate authorities that the machine's administrator added; builds need them, images not."""
+
+SLIM = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale")
+
+
+def compile_static(name: str, target: Path) -> None:
+    """Compile one of our C programs to a binary that needs nothing."""
+    run(["gcc", "-static", "-O2", "-Wall", "-o", target, STATIC / f"{name}.c"])
+
+
+def build_static(name: str, *, tag: str) -> Path:
+    """An image that holds one static program; return its archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        compile_static(name, Path(folder) / name)
+        dockerfile = Path(folder) / "Dockerfile"
+        dockerfile.write_text(f'FROM scratch\nCOPY {name} /{name}\nENTRYPOINT ["/{name}"]\n')
+        _buildah(["bud", "--quiet", f"--tag={tag}", folder])
+    return _archive(tag)
+
+
+def build_product(target: str, *, tag: str) -> Path:
+    """Build a target of our Dockerfile as anybody with docker would; return its archive."""
+    _make_base()
+    begin = time.monotonic()
+    _buildah(
+        [
+            "bud",
+            "--pull-never",
+            "--isolation=chroot",
+            "--network=host",
+            "--layers",
+            f"--volume={AUTHORITIES}:{AUTHORITIES}:ro",
+            f"--target={target}",
+            f"--tag={tag}",
+            str(PROJECT),
+        ]
+    )
+    archive = _archive(tag)
+    megabytes = archive.stat().st_size / 1e6
+    print(f"built {tag} in {time.monotonic() - begin:.0f} s, {megabytes:.0f} MB packed", flush=True)
+    return archive
+
+
+def _make_base() -> None:
+    """The image that the Dockerfile is built from, made once from Debian packages."""
+    if _buildah(["images", "--quiet", "--filter", f"reference={BASE}"], check=False).strip():
+        return
+    print(f"making {BASE} by debootstrap", flush=True)
+    with tempfile.TemporaryDirectory(dir=IMAGES) as folder:
+        root = Path(folder) / "root"
+        keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+        run(
+            [
+                "debootstrap",
+                "--variant=minbase",
+                f"--keyring={keyring}",
+                "trixie",
+                str(root),
+                _mirror(),
+            ]
+        )
+        for folder_name in SLIM:
+            shutil.rmtree(root / folder_name, ignore_errors=True)
+        for path in (root / "var/cache/apt", root / "var/lib/apt/lists"):
+            shutil.rmtree(path)
+            path.mkdir()
+        run(
+            [
+                "tar",
+                "-C",
+                root,
+                "--numeric-owner",
+                "--exclude=./dev/*",
+                "--exclude=./proc/*",
+                "--exclude=./sys/*",
+                "-cf",
+                f"{folder}/root.tar",
+                ".",
+            ]
+        )
+        shutil.rmtree(root)
+        (Path(folder) / "Dockerfile").write_text('FROM scratch\nADD root.tar /\nCMD ["bash"]\n')
+        _buildah(["bud", f"--tag={BASE}", folder])
+
+
+def _mirror() -> str:
+    """The Debian mirror that this machine uses."""
+    listing = run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
+    for line in listing.stdout.splitlines():
+        if line.rstrip("/").endswith("/debian"):
+            return line
+    raise ClusterError("apt on this machine knows no Debian mirror: see /etc/apt/sources.list.d")
+
+
+def _archive(tag: str) -> Path:
+    """Pack an image for containerd. Without the tag at the end nothing would be imported."""
+    target = IMAGES / (tag.rpartition("/")[2].replace(":", "-") + ".tar")
+    target.unlink(missing_ok=True)
+    _buildah(["push", "--quiet", tag, f"oci-archive:{target}:{tag}"])
+    return target
+
+
+def _buildah(arguments: list[str], *, check: bool = True) -> str:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    command = ["nice", "-n", "10", "buildah", f"--root={IMAGES}/storage"]
+    command += [f"--runroot={IMAGES}/run", "--storage-driver=overlay", *arguments]
+    return run(command, check=check, env=environment).stdout

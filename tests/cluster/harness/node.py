@@ -1,0 +1,117 @@
+"""containerd and kubelet of the one node, their settings and their cgroups."""
+
+from __future__ import annotations
+
+import sys
+
+from cluster.harness.certificates import NODE, NODE_IP
+from cluster.harness.errors import ClusterError, wait_until
+from cluster.harness.hugetlb import hierarchies
+from cluster.harness.images import PAUSE
+from cluster.harness.namespaces import Namespaces
+
+SOCKET = "/run/containerd/containerd.sock"
+CGROUP_ROOT = "somtest"
+
+# restrict_oom_score_adj: a root without CAP_SYS_RESOURCE may not lower it, and sandboxes die.
+CONTAINERD = """\
+version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "{pause}"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
+    conf_dir = "{state}/cni"
+"""
+
+BRIDGE = """\
+{"cniVersion": "1.0.0", "name": "som-test", "plugins": [{
+  "type": "bridge", "bridge": "pods0", "isGateway": true,
+  "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]],
+           "routes": [{"dst": "0.0.0.0/0"}]}}]}
+"""
+
+# clusterDNS names nobody: without it every pod gets a warning event.
+KUBELET = """\
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {{enabled: false}}
+  webhook: {{enabled: true}}
+  x509: {{clientCAFile: {pki}/ca.crt}}
+authorization: {{mode: Webhook}}
+tlsCertFile: {pki}/kubelet.crt
+tlsPrivateKeyFile: {pki}/kubelet.key
+containerRuntimeEndpoint: unix://{socket}
+cgroupDriver: cgroupfs
+cgroupRoot: /{cgroup_root}
+failCgroupV1: false
+failSwapOn: false
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
+resolvConf: ""
+nodeStatusUpdateFrequency: 2s
+crashLoopBackOff: {{maxContainerRestartPeriod: 1s}}
+imageGCHighThresholdPercent: 100
+evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}}
+"""
+
+
+def write_settings(namespaces: Namespaces) -> None:
+    state = namespaces.state
+    (state / "cni").mkdir()
+    (state / "cni" / "10-bridge.conflist").write_text(BRIDGE)
+    (state / "containerd.toml").write_text(
+        CONTAINERD.format(socket=SOCKET, pause=PAUSE, state=state)
+    )
+    (state / "kubelet.yaml").write_text(
+        KUBELET.format(socket=SOCKET, pki=namespaces.pki, cgroup_root=CGROUP_ROOT)
+    )
+
+
+def make_cgroups(namespaces: Namespaces) -> None:
+    """Make kubelet's root, which it expects to exist; in v1 cpuset is empty until it is set."""
+    for hierarchy in hierarchies():
+        script = f"""
+        cd {hierarchy}; mkdir -p {CGROUP_ROOT}
+        for file in cpuset.cpus cpuset.mems; do
+            [ ! -e $file ] || cat $file > {CGROUP_ROOT}/$file
+        done
+        """
+        namespaces.run(["sh", "-ec", script])
+
+
+def start_containerd(namespaces: Namespaces) -> None:
+    namespaces.start("containerd", ["containerd", f"--config={namespaces.state}/containerd.toml"])
+    ask = ["ctr", f"--address={SOCKET}", "version"]
+    wait_until("containerd to answer", lambda: namespaces.run(ask).stdout, deadline_s=60)
+
+
+def start_kubelet(namespaces: Namespaces) -> None:
+    namespaces.start(
+        "kubelet",
+        [
+            "kubelet",
+            f"--config={namespaces.state}/kubelet.yaml",
+            f"--kubeconfig={namespaces.pki}/kubelet.kubeconfig",
+            f"--hostname-override={NODE}",
+            f"--node-ip={NODE_IP}",
+            "--v=2",
+        ],
+    )
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:10248/healthz').read())"
+
+    def healthy_or_ended() -> str:
+        if not namespaces.alive("kubelet"):
+            return "ended"
+        return namespaces.run([sys.executable, "-c", ask]).stdout
+
+    if wait_until("kubelet to be healthy", healthy_or_ended, deadline_s=60) == "ended":
+        raise ClusterError(f"kubelet ended at its start; see {namespaces.logs}/kubelet.log")
