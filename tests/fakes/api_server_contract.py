@@ -66,19 +66,20 @@ async def a_watch_tells_what_happened_since_the_list(client: kube.Client) -> Non
 
 
 async def a_watch_ends_after_its_time_with_a_bookmark(client: kube.Client) -> None:
-    listed = await client.get(kube.NODES.path(), params={"limit": 500})
-    watch = client.watch(
-        kube.NODES.path(),
-        params={
-            "resourceVersion": listed["metadata"]["resourceVersion"],
-            "fieldSelector": "metadata.name=contract-nobody",
-            "allowWatchBookmarks": True,
-            "timeoutSeconds": 5,
-        },
-        idle_timeout_s=30,
-    )
-    events = [event async for event in watch]
-    assert {event["type"] for event in events} == {"BOOKMARK"}
+    async with _nodes(client, "bookmark"):
+        listed = await client.get(kube.NODES.path(), params={"limit": 500})
+        watch = client.watch(
+            kube.NODES.path(),
+            params={
+                "resourceVersion": listed["metadata"]["resourceVersion"],
+                "fieldSelector": "metadata.name=contract-nobody",
+                "allowWatchBookmarks": True,
+                "timeoutSeconds": 5,
+            },
+            idle_timeout_s=30,
+        )
+        kinds = {event["type"] async for event in watch}
+    assert kinds == {"BOOKMARK"}
 
 
 async def a_watch_of_a_forgotten_version_is_gone(client: kube.Client) -> None:

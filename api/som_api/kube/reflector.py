@@ -46,11 +46,13 @@ class Key(NamedTuple):
 class Reflector(Generic[T]):
     """Keeps `decode(object)` of every object of a collection, and reports each change.
 
-    `decode` keeps the fields that the caller needs; a change that leaves the decoded value equal
-    is no change. `on_change(key, old, new)` is called after the cache has changed; None stands
-    for absent. It must be quick: typically it adds a key to a `WorkQueue`. An object that was
-    deleted and created again under its name while the watch was down is one change from the old
-    to the new value. With `resync_s`, every object is also reported unchanged that often.
+    `decode` keeps the fields that the caller needs, or returns None for an object of no
+    interest, and raises ValueError, KeyError or TypeError for one that it cannot read. A change
+    that leaves the decoded value equal is no change. `on_change(key, old, new)` is called after
+    the cache has changed; None stands for absent. It must be quick: typically it adds a key to
+    a `WorkQueue`. An object that was deleted and created again under its name while the watch
+    was down is one change from the old to the new value. With `resync_s`, every object is also
+    reported unchanged that often.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Reflector(Generic[T]):
         kube: client.Client,
         resource: Resource,
         *,
-        decode: Callable[[Json], T],
+        decode: Callable[[Json], T | None],
         on_change: Callable[[Key, T | None, T | None], None],
         namespace: str = "",
         field_selector: str = "",
@@ -140,7 +142,7 @@ class Reflector(Generic[T]):
             self._version = None
 
     async def _list(self) -> None:
-        listed: dict[Key, T] = {}
+        listed: dict[Key, T | None] = {}
         params: dict[str, str | int] = {**self._selectors, "limit": PAGE_SIZE}
         while True:
             page = await self._kube.get(self._path, params=params)
@@ -202,7 +204,7 @@ class Reflector(Generic[T]):
         if old != value:
             self._on_change(key, old, value)
 
-    def _decoded(self, key: Key, item: Json) -> T:
+    def _decoded(self, key: Key, item: Json) -> T | None:
         try:
             return self._decode(item)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

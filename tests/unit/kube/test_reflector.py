@@ -69,6 +69,19 @@ async def test_a_change_of_fields_that_nobody_keeps_is_no_change(
     assert [name for name, _, _ in watching.changes] == ["a", "b"]
 
 
+async def test_an_object_of_no_interest_is_left_out(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("a", "boring"))
+    server.put("v1", "nodes", node("b"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("a", "1"))
+        server.put("v1", "nodes", node("b", "boring"))
+        await until(lambda: watching.seen == {"a": "1"})
+    assert watching.changes == [("b", None, "1"), ("a", None, "1"), ("b", "1", None)]
+
+
 async def test_an_object_deleted_while_away_is_delivered_as_deletion(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:

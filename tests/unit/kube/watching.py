@@ -66,8 +66,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def _decode(item: kube.Json) -> str:
+def _decode(item: kube.Json) -> str | None:
     value: str = item["metadata"].get("labels", {}).get("v", "")
     if value == "unreadable":
         raise ValueError("from a newer version")
-    return value
+    return None if value == "boring" else value
