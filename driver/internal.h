@@ -106,7 +106,7 @@ struct som_pool {
 	bool closing;			/* likewise */
 
 	struct mutex add_lock;		/* one SOM_CTL_POOL_ADD at a time */
-	struct xarray ranges;		/* struct som_span by last chunk */
+	struct xarray spans;		/* struct som_span by last chunk */
 
 	struct mutex lock;		/* all that follows */
 	struct xarray extents;		/* by window */
@@ -202,9 +202,7 @@ struct som_span {
 };
 
 extern const struct som_source_ops som_external, som_carved, som_hugetlb;
-struct som_span *som_span_map(u64 start, u64 bytes, int node);
-void som_span_unmap(struct som_span *span);
-int som_span_insert(struct som_pool *pool, struct som_span *span);
+int som_span_add(struct som_pool *pool, u64 start, u64 bytes, int node);
 void som_span_withdraw(struct som_pool *pool, struct som_span *span);
 void som_span_erase(struct som_pool *pool, struct som_span *span);
 void *som_span_address(struct som_pool *pool, u32 chunk);

@@ -137,7 +137,7 @@ int som_pool_prepare(struct som_pool *pool, u32 chunk, u64 count, int node)
 	for_each_part(chunk, count, window, bit, n) {
 		xa_for_each(&som_pools, index, other)
 			if (chunk_known(other, window, bit, n))
-				err = -EEXIST;
+				err = other == pool ? -EEXIST : -EBUSY;
 		if (err)
 			break;
 		extent = extent_make(pool, window, node);
@@ -530,7 +530,7 @@ static void pool_free(struct kref *ref)
 	xa_for_each(&pool->extents, window, extent)
 		kfree(extent);
 	xa_destroy(&pool->extents);
-	xa_destroy(&pool->ranges);
+	xa_destroy(&pool->spans);
 	kfree(pool->banks);
 	kfree(pool);
 }
@@ -554,7 +554,7 @@ static struct som_pool *pool_alloc(void)
 	kref_init(&pool->ref);
 	mutex_init(&pool->add_lock);
 	mutex_init(&pool->lock);
-	xa_init(&pool->ranges);
+	xa_init(&pool->spans);
 	xa_init(&pool->extents);
 	INIT_LIST_HEAD(&pool->dirty);
 	INIT_WORK(&pool->zero_work, zero_work);

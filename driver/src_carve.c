@@ -37,7 +37,6 @@ static int put_back(int node, u64 start, u64 bytes)
 
 static int carved_add(struct som_pool *pool, u64 start, u64 bytes)
 {
-	struct som_span *span;
 	int node, err;
 
 	if (!IS_ALIGNED(start | bytes, memory_block_size_bytes()))
@@ -48,21 +47,9 @@ static int carved_add(struct som_pool *pool, u64 start, u64 bytes)
 	err = offline_and_remove_memory(start, bytes);
 	if (err)
 		return err;
-	span = som_span_map(start, bytes, node);
-	if (IS_ERR(span)) {
-		err = PTR_ERR(span);
-		goto out_put_back;
-	}
-	err = som_span_insert(pool, span);
+	err = som_span_add(pool, start, bytes, node);
 	if (err)
-		goto out_unmap;
-	return 0;
-
-out_unmap:
-	som_span_unmap(span);
-	kfree(span);
-out_put_back:
-	put_back(node, start, bytes);
+		put_back(node, start, bytes);
 	return err;
 }
 
@@ -72,7 +59,7 @@ static int carved_remove(struct som_pool *pool)
 	unsigned long index;
 	int err = 0, ret;
 
-	xa_for_each(&pool->ranges, index, span) {
+	xa_for_each(&pool->spans, index, span) {
 		if (span->address)
 			som_span_withdraw(pool, span);
 		ret = put_back(span->node, span->start, span->bytes);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Source External: physical ranges that the kernel was told to leave alone.
- * The ranges of a pool are kept by their last chunk, so that the first range
- * at or after a chunk is the one that holds it. src_carve.c uses them too.
+ * The spans of a pool are kept by their last chunk, so that the first at or
+ * after a chunk is the one that holds it. src_carve.c uses them too.
  */
 #include <linux/io.h>
 #include <linux/ioport.h>
@@ -28,89 +28,22 @@ static u32 last_chunk(const struct som_span *span)
 }
 
 /* Without the write-back mapping held here, users' mappings would be uncached */
-struct som_span *som_span_map(u64 start, u64 bytes, int node)
+static int span_map(struct som_span *span)
 {
-	struct som_span *span;
-	int err;
-
-	span = kzalloc(sizeof(*span), GFP_KERNEL);
-	if (!span)
-		return ERR_PTR(-ENOMEM);
-	span->start = start;
-	span->bytes = bytes;
-	span->node = node;
-
-	err = -EBUSY;
-	if (!request_mem_region(start, bytes, "som"))
-		goto out_free;
-	err = -ENOMEM;
-	span->address = memremap(start, bytes, MEMREMAP_WB);
-	if (!span->address)
-		goto out_release;
-	return span;
-
-out_release:
-	release_mem_region(start, bytes);
-out_free:
-	kfree(span);
-	return ERR_PTR(err);
+	if (!request_mem_region(span->start, span->bytes, "som"))
+		return -EBUSY;
+	span->address = memremap(span->start, span->bytes, MEMREMAP_WB);
+	if (span->address)
+		return 0;
+	release_mem_region(span->start, span->bytes);
+	return -ENOMEM;
 }
 
-void som_span_unmap(struct som_span *span)
+static void span_unmap(struct som_span *span)
 {
 	memunmap(span->address);
 	release_mem_region(span->start, span->bytes);
 	span->address = NULL;
-}
-
-int som_span_insert(struct som_pool *pool, struct som_span *span)
-{
-	int err;
-
-	err = som_pool_prepare(pool, first_chunk(span), chunks_of(span),
-			       span->node);
-	if (err)
-		return err;
-	err = xa_insert(&pool->ranges, last_chunk(span), span, GFP_KERNEL);
-	if (err) {
-		som_pool_withdraw(pool, first_chunk(span), chunks_of(span));
-		return err;
-	}
-	som_pool_publish(pool, first_chunk(span), chunks_of(span));
-	return 0;
-}
-
-/* Of a pool that is closing: after this the range is only a record */
-void som_span_withdraw(struct som_pool *pool, struct som_span *span)
-{
-	som_pool_withdraw(pool, first_chunk(span), chunks_of(span));
-	som_span_unmap(span);
-}
-
-void som_span_erase(struct som_pool *pool, struct som_span *span)
-{
-	xa_erase(&pool->ranges, last_chunk(span));
-	kfree(span);
-}
-
-void *som_span_address(struct som_pool *pool, u32 chunk)
-{
-	unsigned long index = chunk;
-	struct som_span *span;
-
-	span = xa_find(&pool->ranges, &index, ULONG_MAX, XA_PRESENT);
-	return span->address + (som_chunk_phys(chunk) - span->start);
-}
-
-/* request_mem_region() alone would let us have the holes of a PCI bus */
-static bool is_outside(u64 start, u64 bytes)
-{
-	return region_intersects(start, bytes, IORESOURCE_MEM,
-				 IORES_DESC_NONE) == REGION_DISJOINT ||
-	       region_intersects(start, bytes, IORESOURCE_MEM,
-				 IORES_DESC_RESERVED) == REGION_INTERSECTS ||
-	       region_intersects(start, bytes, IORESOURCE_MEM,
-				 IORES_DESC_SOFT_RESERVED) == REGION_INTERSECTS;
 }
 
 /* A reserved range may have nothing behind it */
@@ -131,22 +64,81 @@ static bool is_memory(const struct som_span *span)
 	return true;
 }
 
-static int external_add(struct som_pool *pool, u64 start, u64 bytes)
+/* Brings a range that is nobody's into a pool */
+int som_span_add(struct som_pool *pool, u64 start, u64 bytes, int node)
 {
 	struct som_span *span;
 	int err;
 
+	span = kzalloc(sizeof(*span), GFP_KERNEL);
+	if (!span)
+		return -ENOMEM;
+	span->start = start;
+	span->bytes = bytes;
+	span->node = node;
+
+	err = som_pool_prepare(pool, first_chunk(span), chunks_of(span), node);
+	if (err)
+		goto out_free;
+	err = span_map(span);
+	if (err)
+		goto out_withdraw;
+	err = is_memory(span) ? xa_insert(&pool->spans, last_chunk(span), span,
+					  GFP_KERNEL) : -ENXIO;
+	if (err)
+		goto out_unmap;
+	som_pool_publish(pool, first_chunk(span), chunks_of(span));
+	return 0;
+
+out_unmap:
+	span_unmap(span);
+out_withdraw:
+	som_pool_withdraw(pool, first_chunk(span), chunks_of(span));
+out_free:
+	kfree(span);
+	return err;
+}
+
+/* Of a pool that is closing: after this it is only a record */
+void som_span_withdraw(struct som_pool *pool, struct som_span *span)
+{
+	som_pool_withdraw(pool, first_chunk(span), chunks_of(span));
+	span_unmap(span);
+}
+
+void som_span_erase(struct som_pool *pool, struct som_span *span)
+{
+	xa_erase(&pool->spans, last_chunk(span));
+	kfree(span);
+}
+
+void *som_span_address(struct som_pool *pool, u32 chunk)
+{
+	unsigned long index = chunk;
+	struct som_span *span;
+
+	span = xa_find(&pool->spans, &index, ULONG_MAX, XA_PRESENT);
+	return span->address + (som_chunk_phys(chunk) - span->start);
+}
+
+/* request_mem_region() alone would let us have the holes of a PCI bus */
+static bool is_outside(u64 start, u64 bytes)
+{
+	return region_intersects(start, bytes, IORESOURCE_MEM,
+				 IORES_DESC_NONE) == REGION_DISJOINT ||
+	       region_intersects(start, bytes, IORESOURCE_MEM,
+				 IORES_DESC_RESERVED) == REGION_INTERSECTS ||
+	       region_intersects(start, bytes, IORESOURCE_MEM,
+				 IORES_DESC_SOFT_RESERVED) == REGION_INTERSECTS;
+}
+
+static int external_add(struct som_pool *pool, u64 start, u64 bytes)
+{
+	if (start + bytes - 1 > iomem_resource.end)
+		return -EINVAL;
 	if (!is_outside(start, bytes))
 		return -EBUSY;
-	span = som_span_map(start, bytes, phys_to_target_node(start));
-	if (IS_ERR(span))
-		return PTR_ERR(span);
-	err = is_memory(span) ? som_span_insert(pool, span) : -ENXIO;
-	if (err) {
-		som_span_unmap(span);
-		kfree(span);
-	}
-	return err;
+	return som_span_add(pool, start, bytes, phys_to_target_node(start));
 }
 
 static int external_remove(struct som_pool *pool)
@@ -154,7 +146,7 @@ static int external_remove(struct som_pool *pool)
 	struct som_span *span;
 	unsigned long index;
 
-	xa_for_each(&pool->ranges, index, span) {
+	xa_for_each(&pool->spans, index, span) {
 		som_span_withdraw(pool, span);
 		som_span_erase(pool, span);
 	}
