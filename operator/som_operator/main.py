@@ -15,7 +15,7 @@ import prometheus_client
 from prometheus_client import registry
 
 from som_api import kube
-from som_operator import OperatorError, __version__, endpoint, metrics
+from som_operator import OperatorError, __version__, endpoint, metrics, uninstall
 from som_operator.controllers import Controllers
 
 _log = logging.getLogger(__name__)
@@ -47,10 +47,29 @@ def parser() -> argparse.ArgumentParser:
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
     result.add_argument("--version", action="version", version=f"som-operator {__version__}")
+    commands = result.add_subparsers(dest="command", title="instead of running")
+    leaving = commands.add_parser(
+        "uninstall", help="give all som memory back, before the release is deleted"
+    )
+    leaving.add_argument(
+        "--timeout",
+        type=float,
+        default=240,
+        dest="timeout_s",
+        metavar="SECONDS",
+        help="how long to wait for the nodes (default: %(default)s)",
+    )
     return result
 
 
 async def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "uninstall":
+        await uninstall.uninstall(
+            kubeconfig=arguments.kubeconfig,
+            namespace=arguments.namespace,
+            timeout_s=arguments.timeout_s,
+        )
+        return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ operator is started again, and it restores capacity and orders: a refused uninst
 
 import asyncio
 import dataclasses
+import pathlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
@@ -29,10 +30,11 @@ class Refused(OperatorError):
     """Memory is in use, or was not given back; the message names who and what to do."""
 
 
-async def uninstall(*, namespace: str, timeout_s: float) -> None:
-    """Connect, and release everything; raises OperatorError for all that can go wrong."""
+async def uninstall(*, kubeconfig: pathlib.Path | None, namespace: str, timeout_s: float) -> None:
+    """Connect, and release everything. Raises OperatorError."""
+    agent = f"som-uninstall/{__version__}"
     try:
-        async with await kube.connect(user_agent=f"som-uninstall/{__version__}") as client:
+        async with await kube.connect(user_agent=agent, kubeconfig=kubeconfig) as client:
             await Uninstall(client, namespace=namespace, timeout_s=timeout_s).run()
     except kube.KubeError as error:
         raise OperatorError(str(error)) from error
