@@ -90,7 +90,7 @@ def demo(directory: pathlib.Path) -> None:
     state_dir.mkdir(mode=0o700)
     with pool(state_dir) as up:
         status = json.loads(som(state_dir, "status", "--output", "json").stdout)
-        (reserved,) = status["pools"]
+        (reserved,) = status["node"]["pools"]
         nodes = ", ".join(f"{each['node']} ({each['capacity']})" for each in reserved["numa"])
         said(
             "pool reserved",

@@ -139,11 +139,15 @@ class HugeTLBSource:
         return await asyncio.to_thread(self._check)
 
     async def refill(self, pool: str) -> PoolReserved:
-        """Put what starts no longer hold back into the pool's hold: after every release."""
+        """Put what starts no longer hold back into the pool's hold: after every release.
+
+        A pool that was given back meanwhile has nothing.
+        """
 
         def fill() -> PoolReserved:
             with self._counters.locked():
-                self._fill(pool)
+                if pool in self._records.pools():
+                    self._fill(pool)
             return self.reserved(pool)
 
         return await asyncio.to_thread(fill)
