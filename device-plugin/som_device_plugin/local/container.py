@@ -60,13 +60,17 @@ _NOT_EXECUTABLE: Final = 126
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """A program and its surroundings. `mounts`: path of the program -> path of this machine."""
+    """A program and its surroundings. `mounts`: path of the program -> path of this machine.
+
+    `staging` is a directory in `hidden` that no source of `mounts` is below.
+    """
 
     command: Sequence[str]
     env: Mapping[str, str]
     mounts: Mapping[str, str]
     cgroup: str
     hidden: Path
+    staging: Path
     user: tuple[int, int] | None
 
 
@@ -143,7 +147,7 @@ def _enter_mount_namespace(container: Container) -> None:
     _check(_libc.unshare(_CLONE_NEWNS), "making a mount namespace")
     _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _build_dev(container.hidden, container.mounts)
+    _build_dev(container.staging, container.mounts)
     _hide_leases(container)
     _mount("/proc/sys", "/proc/sys", flags=_MS_BIND)
     for path in ("/proc/sys", "/sys"):

@@ -55,6 +55,7 @@ def run(order: Order, state_dir: layout.StateDir) -> int:
                 mounts=ready["mounts"],
                 cgroup=ready["cgroup"],
                 hidden=state_dir.path,
+                staging=state_dir.kubelet,
                 user=order.user,
             )
         )
