@@ -2,6 +2,10 @@
 /*
  * Source Carved: memory blocks taken out of System RAM, struct pages and all,
  * and given back when the pool is destroyed.
+ *
+ * Whole GiB only: x86 maps RAM by 1 GiB leaves, and when a part of one is
+ * removed, remove_pud_table() takes the leaf for a table and walks what is in
+ * the memory.
  */
 #include <linux/memory.h>
 #include <linux/memory_hotplug.h>
@@ -39,7 +43,8 @@ static int carved_add(struct som_pool *pool, u64 start, u64 bytes)
 {
 	int node, err;
 
-	if (!IS_ALIGNED(start | bytes, memory_block_size_bytes()))
+	if (!IS_ALIGNED(start | bytes, max_t(u64, memory_block_size_bytes(),
+					     SOM_EXTENT_BYTES)))
 		return -EINVAL;
 	node = node_of(start, bytes);
 	if (node == NUMA_NO_NODE)

@@ -138,14 +138,16 @@ struct som_pool_create {
  * behind it too. The pages stay counted as used, and charged to whoever
  * faulted them, until the pool is destroyed.
  *
- * CARVED: whole memory blocks of one NUMA node (/sys/devices/system/memory/
- * block_size_bytes). EBUSY: something there cannot be moved away, try another
- * block. Can take seconds; a fatal signal stops it.
+ * CARVED: whole GiB, aligned, and whole memory blocks (/sys/devices/system/
+ * memory/block_size_bytes may be larger), all on line and of one NUMA node.
+ * EBUSY: something there cannot be moved away, try elsewhere. Can take seconds;
+ * a fatal signal stops it.
  *
  * New memory is usable at once and zeroed in the background.
  *
- * ENOENT: no such pool. EINVAL: range. EEXIST: already in this pool. EBUSY:
- * the range belongs to somebody else.
+ * ENOENT: no such pool. EINVAL: range. EEXIST: already in this pool (CARVED:
+ * EINVAL, for it is no longer System RAM). EBUSY: the range belongs to somebody
+ * else, another pool for example; or the pool is being destroyed.
  */
 struct som_pool_add {
 	__u32 size;
