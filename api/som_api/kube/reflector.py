@@ -62,7 +62,6 @@ class Reflector(Generic[T]):
         *,
         decode: Callable[[Json], T | None],
         on_change: Callable[[Key, T | None, T | None], None],
-        namespace: str = "",
         field_selector: str = "",
         label_selector: str = "",
         resync_s: float | None = None,
@@ -74,7 +73,7 @@ class Reflector(Generic[T]):
         self._resource = resource
         self._decode = decode
         self._on_change = on_change
-        self._path = resource.path(namespace=namespace)
+        self._path = resource.path()
         selectors = {"fieldSelector": field_selector, "labelSelector": label_selector}
         self._selectors = {name: value for name, value in selectors.items() if value}
         self._resync_s = resync_s
