@@ -35,3 +35,18 @@ imagePullSecrets:
 {{- define "som.user" -}}
 system:serviceaccount:{{ .root.Release.Namespace }}:{{ .name }}
 {{- end -}}
+
+{{- /* Pods that need nothing of the node fit the restricted Pod Security Standard. */ -}}
+{{- define "som.podSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "som.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end -}}

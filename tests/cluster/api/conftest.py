@@ -55,16 +55,19 @@ class ApiServer:
     def install(self) -> None:
         """Apply what `helm install` would, and wait until the policies are in force."""
         self.kubectl("create", "namespace", NAMESPACE)
-        command = ["helm", "template", "som", str(CHART), f"--namespace={NAMESPACE}"]
-        command += ["--no-hooks", f"--kube-version={binaries.KUBERNETES}"]
-        objects = self._namespaces.run(command).stdout
-        self.kubectl("apply", "--server-side", "--filename=-", stdin=objects)
+        self.kubectl("apply", "--server-side", "--filename=-", stdin=self.chart("--no-hooks"))
         crds = ("crd/sompools.som.io", "crd/somnodes.som.io")
         self.kubectl("wait", "--for=condition=Established", *crds, "--timeout=30s")
         asking = pod(containers=[{"name": "a", "resources": {"limits": {"som.io/2Mi": 1}}}])
         wrong = pod(containers=[{"name": "a", "resources": {"limits": {"som.io/4Mi": 1}}}])
         wait_until("tickets to be added", lambda: "ticket" in self._created(asking), deadline_s=60)
         wait_until("refusals", lambda: "does not exist" in self._created(wrong), deadline_s=60)
+
+    def chart(self, *options: str) -> str:
+        """What helm makes of the chart."""
+        command = ["helm", "template", "som", str(CHART), f"--namespace={NAMESPACE}"]
+        command += [f"--kube-version={binaries.KUBERNETES}", *options]
+        return self._namespaces.run(command).stdout
 
     def _created(self, manifest: dict[str, Any]) -> str:
         words = ["create", "--dry-run=server", "--output=json", "--filename=-"]

@@ -6,11 +6,19 @@ from typing import Any
 import aiohttp
 import pytest
 
-from cluster.api.conftest import APPLY, MERGE, send
+from cluster.api.conftest import APPLY, MERGE, ApiServer, send
+
 
 NODE = "/api/v1/nodes/n1"
 SOMNODES = "/apis/som.io/v1alpha1/somnodes"
 CLASSES = "/apis/resource.k8s.io/v1/deviceclasses?dryRun=All"
+
+
+def test_every_object_of_the_chart_is_valid(api_server: ApiServer) -> None:
+    words = ["apply", "--server-side", "--dry-run=server", "--force-conflicts", "--filename=-"]
+    applied = api_server.kubectl(*words, stdin=api_server.chart())
+    assert "job.batch/som-uninstall" in applied
+    assert "pod/som-test" in applied
 
 
 @pytest.fixture

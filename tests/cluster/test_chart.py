@@ -1,0 +1,209 @@
+"""The chart as text: what helm makes of it for the values that matter."""
+
+import pathlib
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.harness import binaries
+from som_device_plugin import main as agent
+from som_operator import main as operator
+
+CHART = pathlib.Path(__file__).parents[2] / "charts/som"
+DIGEST = "sha256:" + "0" * 64
+Manifest = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def helm_binary() -> str:
+    binaries.install_packages()
+    return next(str(path / "helm") for path in binaries.build_all() if (path / "helm").exists())
+
+
+def _run(binary: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([binary, *words], capture_output=True, text=True, check=False)
+
+
+def _template(binary: str, *settings: str, namespace: str = "som-system") -> str:
+    words = ["template", "som", str(CHART), "--namespace", namespace]
+    words += ["--kube-version", binaries.KUBERNETES]
+    for setting in settings:
+        words += ["--set-json", setting]
+    done = _run(binary, *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _objects(binary: str, *settings: str, namespace: str = "som-system") -> list[Manifest]:
+    text = _template(binary, *settings, namespace=namespace)
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def _one(objects: list[Manifest], kind: str, name: str) -> Manifest:
+    (found,) = (o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def _pod(workload: Manifest) -> Manifest:
+    if workload["kind"] == "Pod":
+        return dict(workload["spec"])
+    return dict(workload["spec"]["template"]["spec"])
+
+
+def _pods(objects: list[Manifest]) -> dict[str, Manifest]:
+    kinds = ("DaemonSet", "Deployment", "Job", "Pod")
+    return {o["metadata"]["name"]: _pod(o) for o in objects if o["kind"] in kinds}
+
+
+def test_lint_finds_nothing(helm_binary: str) -> None:
+    done = _run(helm_binary, "lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_two_runs_are_equal_to_the_byte(helm_binary: str) -> None:
+    assert _template(helm_binary) == _template(helm_binary)
+
+
+def test_arguments_are_those_that_the_programs_know(helm_binary: str) -> None:
+    pods = _pods(_objects(helm_binary, "agent.guardPercent=25", 'agent.logLevel="debug"'))
+    (container,) = pods["som-agent"]["containers"]
+    arguments = agent.parser().parse_args(container["args"])
+    assert (arguments.guard_percent, arguments.log_level) == (25, "debug")
+    assert operator.parser().parse_args(pods["som-operator"]["containers"][0]["args"])
+    leaving = operator.parser().parse_args(pods["som-uninstall"]["containers"][0]["args"])
+    assert (leaving.command, leaving.timeout_s) == ("uninstall", 240)
+
+
+def test_probes_ask_where_the_programs_listen(helm_binary: str) -> None:
+    for name, parser in (("som-agent", agent.parser()), ("som-operator", operator.parser())):
+        (container,) = _pods(_objects(helm_binary))[name]["containers"]
+        (port,) = container["ports"]
+        assert parser.get_default("endpoint") == f":{port['containerPort']}"
+        for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+
+
+def test_images_have_the_version_of_the_chart_unless_pinned(helm_binary: str) -> None:
+    images = {
+        name: pod["containers"][0]["image"] for name, pod in _pods(_objects(helm_binary)).items()
+    }
+    assert images["som-agent"] == "localhost/som-agent:0.1.0"
+    assert images["som-operator"] == images["som-uninstall"] == images["som-test"]
+    pinned = _pods(
+        _objects(
+            helm_binary, f'images.agent={{"repository": "r/a", "tag": "x", "digest": "{DIGEST}"}}'
+        )
+    )
+    assert pinned["som-agent"]["containers"][0]["image"] == f"r/a@{DIGEST}"
+
+
+def test_every_pod_can_pull(helm_binary: str) -> None:
+    for name, pod in _pods(_objects(helm_binary, 'images.pullSecrets=["a", "b"]')).items():
+        assert pod["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}], name
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_crds_stay_after_uninstall_when_kept(helm_binary: str, keep: bool) -> None:
+    objects = _objects(helm_binary, f"crds.keep={str(keep).lower()}")
+    crds = [o for o in objects if o["kind"] == "CustomResourceDefinition"]
+    assert len(crds) == 2
+    for crd in crds:
+        annotations = crd["metadata"].get("annotations", {})
+        assert (annotations.get("helm.sh/resource-policy") == "keep") is keep
+
+
+def test_crds_can_be_left_to_others(helm_binary: str) -> None:
+    kinds = {o["kind"] for o in _objects(helm_binary, "crds.install=false")}
+    assert "CustomResourceDefinition" not in kinds
+
+
+def test_policies_name_the_accounts_of_the_release(helm_binary: str) -> None:
+    objects = _objects(helm_binary, namespace="elsewhere")
+    for policy, accounts in (
+        ("som-agent", ["som-agent"]),
+        ("som-operator", ["som-operator", "som-uninstall"]),
+    ):
+        found = _one(objects, "ValidatingAdmissionPolicy", policy)
+        (condition,) = found["spec"]["matchConditions"]
+        for account in accounts:
+            assert f"'system:serviceaccount:elsewhere:{account}'" in condition["expression"]
+    assert "som-system" not in yaml.safe_dump(objects)
+
+
+def test_an_agent_of_an_update_starts_before_the_old_one_ends(helm_binary: str) -> None:
+    daemonset = _one(_objects(helm_binary), "DaemonSet", "som-agent")
+    assert daemonset["spec"]["updateStrategy"]["rollingUpdate"] == {
+        "maxSurge": 1,
+        "maxUnavailable": 0,
+    }
+    pod = _pod(daemonset)
+    assert "hostNetwork" not in pod
+    assert pod["priorityClassName"] == "system-node-critical"
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert not any("hostPort" in port for c in pod["containers"] for port in c["ports"])
+
+
+def test_agent_sees_of_the_node_only_what_it_needs(helm_binary: str) -> None:
+    pod = _pods(_objects(helm_binary))["som-agent"]
+    assert {volume["hostPath"]["path"] for volume in pod["volumes"]} == {
+        "/var/lib/som",
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet/pod-resources",
+        "/sys/fs/cgroup",
+    }
+    propagation = {
+        mount["mountPath"]: mount.get("mountPropagation")
+        for mount in pod["containers"][0]["volumeMounts"]
+    }
+    assert propagation["/var/lib/som"] == "Bidirectional"
+    assert set(propagation.values()) == {"Bidirectional", None}
+
+
+@pytest.mark.parametrize("name", ["som-operator", "som-uninstall", "som-test"])
+def test_other_pods_fit_the_restricted_standard(helm_binary: str, name: str) -> None:
+    pod = _pods(_objects(helm_binary))[name]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert "volumes" not in pod
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_no_right_is_wider_than_a_list_of_names(helm_binary: str) -> None:
+    for role in _objects(helm_binary):
+        if role["kind"] not in ("ClusterRole", "Role"):
+            continue
+        for rule in role["rules"]:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+            assert not {"secrets", "configmaps", "pods/exec"} & set(rule["resources"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("agent.guardPercent=100", "guardPercent"),
+        ("agent.guard=5", "guard"),
+        ('images.agent={"repository": ""}', "repository"),
+        ('images.operator.digest="sha256:short"', "digest"),
+        ('images.pullPolicy="Sometimes"', "pullPolicy"),
+        ('crds.keep="yes"', "keep"),
+        ('test.unit="4Mi"', "unit"),
+        ("webhook.enabled=true", "webhook"),
+    ],
+)
+def test_wrong_value_is_refused_by_name(helm_binary: str, setting: str, named: str) -> None:
+    words = ["template", "som", str(CHART), "--kube-version", binaries.KUBERNETES]
+    done = _run(helm_binary, *words, "--set-json", setting)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+def test_cluster_without_mutating_policies_is_refused(helm_binary: str) -> None:
+    done = _run(helm_binary, "template", "som", str(CHART), "--kube-version", "1.35.9")
+    assert "requires kubeVersion: >=1.36.0-0" in done.stderr
