@@ -8,7 +8,6 @@ import pytest
 
 from cluster.api.conftest import APPLY, MERGE, ApiServer, send
 
-
 NODE = "/api/v1/nodes/n1"
 SOMNODES = "/apis/som.io/v1alpha1/somnodes"
 CLASSES = "/apis/resource.k8s.io/v1/deviceclasses?dryRun=All"
