@@ -1,11 +1,14 @@
 """Carries one node's plan out: its SomNode's spec, the som capacity in its status, its Events."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 from som_api import kube, v1alpha1
 from som_operator import observed, plan
 from som_operator.fleet import Fleet
 from som_operator.shares import Shares
+
+_log = logging.getLogger(__name__)
 
 
 class NodeController:
@@ -74,15 +77,7 @@ class NodeController:
         spec = v1alpha1.SomNodeSpec(pools=tuple(entries)).model_dump(mode="json", exclude_none=True)
         if somnode is None:
             if entries:
-                await self._client.create(
-                    kube.SOMNODES.path(),
-                    {
-                        "apiVersion": kube.SOMNODES.api_version,
-                        "kind": kube.SOMNODES.kind,
-                        "metadata": {"name": node.name, "ownerReferences": owners},
-                        "spec": spec,
-                    },
-                )
+                await self._create(node.name, owners, spec)
             return
         metadata = somnode.metadata
         is_owned = node.uid in {owner.uid for owner in metadata.owner_references}
@@ -98,3 +93,18 @@ class NodeController:
                 {"op": "add", "path": "/spec", "value": spec},
             ],
         )
+
+    async def _create(self, name: str, owners: list[kube.Json], spec: kube.Json) -> None:
+        somnode = {
+            "apiVersion": kube.SOMNODES.api_version,
+            "kind": kube.SOMNODES.kind,
+            "metadata": {"name": name, "ownerReferences": owners},
+            "spec": spec,
+        }
+        try:
+            await self._client.create(kube.SOMNODES.path(), somnode)
+        except kube.KubeError as error:
+            if error.status != 409:
+                raise
+            # The cache has not seen it yet; when it does, the node is due again.
+            _log.info("SomNode %s is there already", name)

@@ -30,6 +30,7 @@ class PoolController:
         self._survey = survey
         self._time = time
         self._surveyed: pools.Orders | None = None
+        self._written: dict[str, tuple[str, v1alpha1.SomPoolStatus]] = {}
 
     async def reconcile(self, name: str) -> None:
         """Make finalizer and status of the pool what they should be. Raises KubeError."""
@@ -39,6 +40,7 @@ class PoolController:
             self._survey()
         pool, order = self._fleet.pool(name), self._fleet.orders.by_name.get(name)
         if pool is None or order is None:
+            self._written.pop(name, None)
             await self._ask_whether_gone(name)
         elif not pool.metadata.deletion_timestamp and not _is_held(pool):
             await self._set_finalizers(pool, [*pool.metadata.finalizers, pools.FINALIZER])
@@ -48,15 +50,27 @@ class PoolController:
             message = "no node has memory of the pool any more"
             self._recorder.emit(_reference(pool), reason="Released", message=message)
         else:
-            await kube.publish(
-                self._client,
-                self._recorder,
-                _reference(pool),
-                current=pool.status,
-                wanted=pool_status.pool_status(order, self._shares.of_pool(name)),
-                field_manager=FIELD_MANAGER,
-                now=self._time.now(),
-            )
+            await self._publish(pool, order)
+
+    async def _publish(self, pool: v1alpha1.SomPool, order: pools.Order) -> None:
+        name, version = pool.metadata.name, pool.metadata.resource_version
+        wanted = pool_status.pool_status(order, self._shares.of_pool(name))
+        # While the cache has not seen our last write yet, that is what stands.
+        seen, written = self._written.get(name, ("", pool.status))
+        current = written if seen == version else pool.status
+        now = self._time.now()
+        if await kube.publish(
+            self._client,
+            self._recorder,
+            _reference(pool),
+            current=current,
+            wanted=wanted,
+            field_manager=FIELD_MANAGER,
+            now=now,
+        ):
+            merged = kube.merge(current.conditions, wanted.conditions, now=now)
+            written = wanted.model_copy(update={"conditions": merged})
+            self._written[name] = (version, written)
 
     def _is_free(self, name: str) -> bool:
         return not pool_status.holders(

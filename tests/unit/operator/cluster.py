@@ -1,0 +1,182 @@
+"""A small cluster on the fake API server: the operator runs, tests play admins and agents."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from prometheus_client import registry
+
+from fakes.api_server import FakeApiServer, Request
+from fakes.clock import FakeClock
+from fakes.object_store import Place
+from som_api import kube
+from som_operator import metrics
+from som_operator.controllers import Controllers
+from som_operator.observed import AGENT_LABELS
+from unit.kube.watching import until
+
+NAMESPACE = "som-system"
+SOM = "som.io/v1alpha1"
+SOMPOOL_PATH = "/apis/som.io/v1alpha1/sompools/"
+SOMNODE_PATH = "/apis/som.io/v1alpha1/somnodes"
+BIG = {"size": "big"}
+
+
+class Cluster:
+    """The fake server, and what happens in it besides the operator."""
+
+    def __init__(self, server: FakeApiServer, clock: FakeClock) -> None:
+        self.server = server
+        self.clock = clock
+        self.registry = registry.CollectorRegistry()
+
+    @contextlib.asynccontextmanager
+    async def operator(self) -> AsyncIterator[Controllers]:
+        """The operator works inside the block."""
+        async with self.server.client() as client:
+            recorder = kube.Recorder(
+                client, component="som-operator", instance="i", time=self.clock
+            )
+            self.registry = registry.CollectorRegistry()
+            controllers = Controllers(
+                client,
+                recorder,
+                agent_namespace=NAMESPACE,
+                measure=metrics.Reconciles(self.registry),
+                time=self.clock,
+            )
+            self.registry.register(metrics.FleetCollector(controllers))
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(work)
+                    for work in (recorder.run(), controllers.fleet.run(), controllers.run())
+                ]
+                yield controllers
+                for task in running:
+                    task.cancel()
+
+    def pool(
+        self,
+        name: str = "a",
+        *,
+        capacity: str = "1Gi",
+        labels: dict[str, str] | None = BIG,
+        **spec: Any,
+    ) -> None:
+        """Apply a SomPool, as an admin does; metadata and status stay."""
+        old = self.get(SOM, "sompools", name) or {"metadata": {"name": name}}
+        selector = {} if labels is None else {"nodeSelector": {"matchLabels": labels}}
+        source = {"hugeTLB": {"pageSize": "2Mi"}}
+        new = {"unit": "2Mi", "capacity": capacity, "source": source, **selector, **spec}
+        self.server.put(SOM, "sompools", {**old, "spec": new})
+
+    def delete_pool(self, name: str = "a") -> None:
+        """Delete a SomPool that finalizers hold."""
+        pool = self.expect(SOM, "sompools", name)
+        pool["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+        self.server.put(SOM, "sompools", pool)
+
+    def node(self, name: str = "n", *, labels: dict[str, str] = BIG, boot_id: str = "b1") -> None:
+        """A Node registers itself."""
+        status = {
+            "capacity": {"cpu": "2"},
+            "nodeInfo": {"bootID": boot_id},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        self.server.put(
+            "v1", "nodes", {"metadata": {"name": name, "labels": labels}, "status": status}
+        )
+
+    def pod(self, name: str, *, node: str = "n", units: int = 0, is_agent: bool = False) -> None:
+        """A Pod is bound to a node."""
+        requests = {"som.io/2Mi": str(units)} if units else {}
+        metadata = {
+            "name": name,
+            "namespace": NAMESPACE,
+            "labels": dict(AGENT_LABELS) if is_agent else {},
+        }
+        spec = {"nodeName": node, "containers": [{"resources": {"requests": requests}}]}
+        self.server.put("v1", "pods", {"metadata": metadata, "spec": spec})
+
+    def report(self, name: str = "n", *, pools: Sequence[str] | None = None) -> None:
+        """The agent has done what it was ordered; with `pools`, it has these, and others not."""
+        somnode = self.expect(SOM, "somnodes", name)
+        node = self.expect("v1", "nodes", name)
+        entries = somnode["spec"]["pools"]
+        kept = [
+            {
+                "name": pool,
+                "generation": 1,
+                "unit": "2Mi",
+                "capacity": next((e["capacity"] for e in entries if e["name"] == pool), "1Gi"),
+                "allocated": "0",
+                "free": "0",
+            }
+            for pool in (pools if pools is not None else [entry["name"] for entry in entries])
+        ]
+        somnode["status"] = {
+            "observedGeneration": somnode["metadata"]["generation"],
+            "bootID": node["status"]["nodeInfo"]["bootID"],
+            "pools": kept,
+        }
+        self.server.put(SOM, "somnodes", somnode)
+
+    def get(self, api_version: str, plural: str, name: str) -> kube.Json | None:
+        return self.server.store.get(Place(api_version, plural, "", name))
+
+    def expect(self, api_version: str, plural: str, name: str) -> kube.Json:
+        found = self.get(api_version, plural, name)
+        assert found is not None, f"no {plural} {name}"
+        return found
+
+    def capacity(self, name: str = "n") -> str | None:
+        quantity: str | None = self.expect("v1", "nodes", name)["status"]["capacity"].get(
+            "som.io/2Mi"
+        )
+        return quantity
+
+    def ordered(self, name: str = "n") -> list[str]:
+        """Names of the pools in a SomNode's spec."""
+        somnode = self.get(SOM, "somnodes", name)
+        return [entry["name"] for entry in somnode["spec"]["pools"]] if somnode else []
+
+    def condition(self, kind: str = "Ready", *, of: str = "a") -> tuple[str, str]:
+        """Status and reason of a SomPool's condition."""
+        pool = self.get(SOM, "sompools", of) or {}
+        for condition in pool.get("status", {}).get("conditions", ()):
+            if condition["type"] == kind:
+                return condition["status"], condition["reason"]
+        return "", ""
+
+    def events(self, name: str) -> list[str]:
+        """Reasons of the Events on an object, in the order in which they came."""
+        return [
+            request.body["reason"]
+            for request in self.server.requests
+            if request.verb == "create"
+            and request.path.endswith("/events")
+            and request.body["involvedObject"]["name"] == name
+        ]
+
+    def writes(self) -> list[Request]:
+        """All requests that change something, Events excepted."""
+        return [
+            request
+            for request in self.server.requests
+            if request.verb not in ("get", "list", "watch") and "/events" not in request.path
+        ]
+
+    async def ready(self, *, nodes: Sequence[str] = ("n",), pool: str = "a") -> None:
+        """Wait for orders, play the agents, and wait until the pool is Ready."""
+        for name in nodes:
+            await until(lambda name=name: self.ordered(name) != [])  # type: ignore[misc]
+            self.report(name)
+        await until(lambda: self.condition(of=pool) == ("True", "Reserved"))
+
+    async def quiet(self) -> None:
+        """Wait until the operator has had its say about everything."""
+        count = -1
+        while count != len(self.server.requests):
+            count = len(self.server.requests)
+            await asyncio.sleep(0.05)

@@ -1,0 +1,296 @@
+"""The operator against an API server."""
+
+from aiohttp import web
+
+from fakes import api_server
+from unit.kube.watching import until
+from unit.operator.cluster import SOM, SOMNODE_PATH, SOMPOOL_PATH, Cluster
+
+FINALIZER = "som.io/release"
+
+
+async def test_a_pool_becomes_an_order_then_capacity_then_ready(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await until(lambda: cluster.ordered() == ["a"])
+        somnode = cluster.expect(SOM, "somnodes", "n")
+        (owner,) = somnode["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"]) == (
+            "Node",
+            cluster.expect("v1", "nodes", "n")["metadata"]["uid"],
+        )
+        assert cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [FINALIZER]
+        assert cluster.capacity() is None
+        await until(lambda: cluster.condition() == ("False", "Reserving"))
+        cluster.report()
+        await until(lambda: cluster.capacity() == "512")
+        await until(lambda: cluster.condition() == ("True", "Reserved"))
+    status = cluster.expect(SOM, "sompools", "a")["status"]
+    assert status["nodes"] == {"matched": 1, "ready": 1, "degraded": 0, "unreachable": 0}
+    assert status["capacity"] == "1Gi"
+
+
+async def test_a_restart_changes_nothing(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        await cluster.quiet()
+    before = len(cluster.writes()), cluster.events("n"), cluster.events("a")
+    async with cluster.operator():
+        await cluster.quiet()
+    assert (len(cluster.writes()), cluster.events("n"), cluster.events("a")) == before
+
+
+async def test_each_transition_is_one_event(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        await until(lambda: cluster.events("n") == ["Reserved"])
+        await until(lambda: "Reserved" in cluster.events("a"))
+        await cluster.quiet()
+    assert cluster.events("n") == ["Reserved"]
+    assert cluster.events("a") == ["Reserving", "Reserved", "Settled"]
+
+
+async def test_nothing_is_written_before_every_list_is_complete(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+
+    async def no_pods(request: web.Request) -> web.StreamResponse | None:
+        is_pods = request.path == "/api/v1/pods"
+        return api_server.status(500, "InternalError", "no") if is_pods else None
+
+    cluster.server.failure = no_pods
+    async with cluster.operator() as controllers:
+        await until(lambda: cluster.server.verbs().count("list") > 20)
+        assert cluster.writes() == []
+        assert not controllers.fleet.synced
+        cluster.server.failure = None
+        await cluster.ready()
+
+
+async def test_a_list_without_the_pools_takes_nothing_from_a_node(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        await cluster.quiet()
+    before = len(cluster.writes())
+
+    async def no_pools(request: web.Request) -> web.StreamResponse | None:
+        if request.path + "/" != SOMPOOL_PATH or request.query.get("watch"):
+            return None
+        empty = {"metadata": {"resourceVersion": str(cluster.server.store.version)}, "items": []}
+        return web.json_response(empty)
+
+    cluster.server.failure = no_pools
+    async with cluster.operator():
+        await until(lambda: SOMPOOL_PATH + "a" in [r.path for r in cluster.server.requests[-20:]])
+        await cluster.quiet()
+    assert len(cluster.writes()) == before
+    assert cluster.ordered() == ["a"]
+
+
+async def test_a_pool_whose_finalizer_was_taken_by_force_leaves_its_nodes(
+    cluster: Cluster,
+) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.server.remove(SOM, "sompools", "a")
+        await until(lambda: cluster.ordered() == [])
+        await until(lambda: cluster.capacity() is None)
+
+
+async def test_the_finalizer_stays_until_the_agents_have_let_go(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.delete_pool()
+        await until(lambda: cluster.ordered() == [])
+        await until(lambda: cluster.capacity() is None)
+        cluster.report(pools=["a"])
+        await until(lambda: cluster.condition() == ("False", "Releasing"))
+        await cluster.quiet()
+        assert cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [FINALIZER]
+        cluster.report(pools=[])
+        await until(lambda: cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [])
+        await until(lambda: cluster.events("n")[-1] == "Released")
+        await until(lambda: cluster.events("a")[-1] == "Released")
+
+
+async def test_a_deleted_node_does_not_hold_a_pool(cluster: Cluster) -> None:
+    cluster.node("m")
+    cluster.node("n")
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready(nodes=("m", "n"))
+        cluster.server.remove("v1", "nodes", "n")
+        cluster.delete_pool()
+        await until(lambda: cluster.ordered("m") == [])
+        cluster.report("m")
+        await until(lambda: cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [])
+
+
+async def test_capacity_that_kubelet_zeroes_comes_back_each_time(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        for _ in range(3):
+            node = cluster.expect("v1", "nodes", "n")
+            node["status"]["capacity"]["som.io/2Mi"] = "0"
+            cluster.server.put("v1", "nodes", node)
+            await until(lambda: cluster.capacity() == "512")
+
+
+async def test_capacity_falls_with_the_pods_that_hold_it(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    cluster.pod("p", units=100)
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.delete_pool()
+        await until(lambda: cluster.capacity() == "100")
+        cluster.server.remove("v1", "pods", "p", namespace="som-system")
+        await until(lambda: cluster.capacity() is None)
+
+
+async def test_a_node_recreated_under_its_name_owns_its_somnode(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.server.remove("v1", "nodes", "n")
+        cluster.node(boot_id="b2")
+        uid = cluster.expect("v1", "nodes", "n")["metadata"]["uid"]
+        await until(
+            lambda: (
+                cluster.expect(SOM, "somnodes", "n")["metadata"]["ownerReferences"][0]["uid"] == uid
+            )
+        )
+        await until(lambda: cluster.condition() == ("False", "Reserving"))
+        assert cluster.capacity() is None
+        await cluster.ready()
+
+
+async def test_a_somnode_that_was_deleted_is_ordered_anew(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.server.remove(SOM, "somnodes", "n")
+        await until(lambda: cluster.ordered() == ["a"])
+        assert cluster.capacity() == "512"
+
+
+async def test_a_node_gets_the_pool_with_its_label_and_loses_it_with_it(cluster: Cluster) -> None:
+    cluster.node(labels={})
+    cluster.pool()
+    async with cluster.operator():
+        await until(lambda: cluster.condition() == ("False", "NoNodes"))
+        cluster.node()
+        await cluster.ready()
+        node = cluster.expect("v1", "nodes", "n")
+        node["metadata"]["labels"] = {}
+        cluster.server.put("v1", "nodes", node)
+        await until(lambda: cluster.ordered() == [])
+        cluster.report()
+        await until(lambda: cluster.condition() == ("False", "NoNodes"))
+
+
+async def test_a_pool_without_selector_follows_the_agents(cluster: Cluster) -> None:
+    cluster.node("m")
+    cluster.node("n")
+    cluster.pool(labels=None)
+    async with cluster.operator():
+        await until(lambda: cluster.condition() == ("False", "NoNodes"))
+        cluster.pod("agent", is_agent=True)
+        await cluster.ready()
+        assert cluster.ordered("m") == []
+        cluster.server.remove("v1", "pods", "agent", namespace="som-system")
+        await cluster.quiet()
+        assert cluster.ordered("n") == ["a"]
+
+
+async def test_a_grown_pool_is_not_ready_until_the_agents_have_more(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.pool(capacity="2Gi")
+        await until(lambda: cluster.condition() == ("False", "Reserving"))
+        statuses = [r.body["status"] for r in cluster.writes() if r.path.endswith("a/status")]
+        of_the_new_spec = [s["conditions"][0] for s in statuses if s["observedGeneration"] == 2]
+        assert {ready["status"] for ready in of_the_new_spec} == {"False"}
+        cluster.report()
+        await until(lambda: cluster.capacity() == "1024")
+
+
+async def test_pools_in_conflict_say_so(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool("b")
+    async with cluster.operator():
+        await cluster.ready(pool="b")
+        cluster.pool("a")
+        await until(lambda: cluster.condition("Conflicted", of="a") == ("True", "Conflicted"))
+        await until(lambda: cluster.condition("Conflicted", of="b") == ("True", "Conflicted"))
+        assert cluster.condition(of="a") == ("False", "Conflicted")
+        assert cluster.condition(of="b") == ("True", "Reserved")
+        assert cluster.ordered() == ["b"]
+        await until(lambda: cluster.events("n")[-1] == "Conflicted")
+
+
+async def test_a_refused_order_is_tried_again(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    refusals = 0
+
+    async def refuse_twice(request: web.Request) -> web.StreamResponse | None:
+        nonlocal refusals
+        if request.method == "POST" and request.path == SOMNODE_PATH and refusals < 2:
+            refusals += 1
+            return api_server.status(500, "InternalError", "etcd has no leader")
+        return None
+
+    cluster.server.failure = refuse_twice
+    async with cluster.operator():
+        await cluster.ready()
+    failures = cluster.registry.get_sample_value(
+        "som_operator_reconcile_failures_total", {"controller": "node"}
+    )
+    assert failures == 2
+
+
+async def test_an_unreadable_pool_changes_nothing_and_blocks_nobody(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+    cluster.pool(unit="4Ki")
+    cluster.pool("b", labels={"no": "node"})
+    async with cluster.operator():
+        await until(lambda: cluster.condition(of="b") == ("False", "NoNodes"))
+        assert cluster.ordered() == ["a"]
+        assert cluster.capacity() == "512"
+
+
+async def test_metrics_count_pools_and_nodes_by_state(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+
+        def value(name: str, **labels: str) -> float | None:
+            return cluster.registry.get_sample_value(name, labels)
+
+        await until(lambda: value("som_operator_pools", reason="Reserved") == 1)
+        assert value("som_operator_pool_nodes", pool="a", state="reserved") == 1
+        assert value("som_operator_pool_nodes", pool="a", state="reserving") == 0
+        assert (value("som_operator_reconciles_total", controller="pool") or 0) > 0
+        assert value("som_operator_nodes") == 1

@@ -1,0 +1,71 @@
+"""The process som-operator."""
+
+import asyncio
+import json
+import pathlib
+import signal
+import socket
+import sys
+
+import aiohttp
+
+from unit.kube.watching import until
+from unit.operator.cluster import Cluster
+
+COMMAND = [sys.executable, "-c", "from som_operator import main; main.main()"]
+
+
+def kubeconfig(folder: pathlib.Path, url: str) -> pathlib.Path:
+    path = folder / "kubeconfig"
+    config = {
+        "current-context": "fake",
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
+        "clusters": [{"name": "fake", "cluster": {"server": url}}],
+        "users": [{"name": "fake", "user": {}}],
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_it_serves_health_and_metrics_works_and_ends_when_told(
+    cluster: Cluster, tmp_path: pathlib.Path
+) -> None:
+    cluster.node()
+    cluster.pool()
+    port = free_port()
+    options = ["--kubeconfig", kubeconfig(tmp_path, cluster.server.url), "--endpoint", f":{port}"]
+    process = await asyncio.create_subprocess_exec(*COMMAND, *options)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            await until(lambda: cluster.ordered() == ["a"])
+            async with session.get("/readyz") as answer:
+                assert (answer.status, await answer.text()) == (200, "ready\n")
+            async with session.get("/healthz") as answer:
+                assert answer.status == 200
+            async with session.get("/metrics") as answer:
+                text = await answer.text()
+        assert 'som_operator_reconciles_total{controller="node"}' in text
+        assert "som_operator_build_info{version=" in text
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_a_cluster_that_cannot_be_found_is_one_clear_line(tmp_path: pathlib.Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "--kubeconfig", tmp_path / "none", stderr=asyncio.subprocess.PIPE
+    )
+    _, complaint = await process.communicate()
+    assert process.returncode == 1
+    (line,) = complaint.decode().splitlines()
+    assert line.startswith(f"som-operator: connect by kubeconfig {tmp_path}/none: ")
