@@ -61,10 +61,13 @@ def decode_pod(item: kube.Json) -> seams.Pod:
 def _requests(container: kube.Json) -> list[seams.ContainerRequest]:
     # The API server makes requests and limits of an extended resource equal.
     limits = container.get("resources", {}).get("limits", {})
-    return [
-        seams.ContainerRequest(
-            name=container["name"], unit=unit, count=v1alpha1.parse_bytes(limits[resource])
-        )
+    counts = {
+        unit: v1alpha1.parse_bytes(limits.get(resource, 0))
         for resource, unit in _UNIT_OF_RESOURCE.items()
-        if resource in limits
+    }
+    # A limit of 0, which templates write, is none.
+    return [
+        seams.ContainerRequest(name=container["name"], unit=unit, count=count)
+        for unit, count in counts.items()
+        if count
     ]

@@ -55,6 +55,16 @@ async def test_pods_of_this_node_are_known_with_their_requests(
         assert [known.name for known in source.pods()] == ["db"]
 
 
+async def test_a_limit_of_zero_is_no_request(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "pods", pod("db", _2Mi="0", _1Gi="2"))
+    async with followed(client, clock) as source:
+        known = source.get(namespace="shop", name="db")
+        assert known is not None
+        assert known.containers == (seams.ContainerRequest(name="app", unit="1Gi", count=2),)
+
+
 async def test_a_pod_made_anew_under_its_name_has_its_own_uid(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:
