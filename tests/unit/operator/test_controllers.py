@@ -228,6 +228,7 @@ async def test_a_grown_pool_is_not_ready_until_the_agents_have_more(cluster: Clu
         statuses = [r.body["status"] for r in cluster.writes() if r.path.endswith("a/status")]
         of_the_new_spec = [s["conditions"][0] for s in statuses if s["observedGeneration"] == 2]
         assert {ready["status"] for ready in of_the_new_spec} == {"False"}
+        await until(lambda: cluster.expect(SOM, "somnodes", "n")["metadata"]["generation"] == 2)
         cluster.report()
         await until(lambda: cluster.capacity() == "1024")
 
