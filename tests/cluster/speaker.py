@@ -1,6 +1,7 @@
 """Uses `som_api.kube` from inside the cluster's network; one command per process.
 
-`python -m cluster.speaker contract CHECK | follow LABEL | publish POOL | events NODE`, with
+`python -m cluster.speaker contract CHECK | follow LABEL | publish POOL | events NODE |
+report NODE`, with
 KUBECONFIG set. Fails with a traceback, else says on stdout what happened.
 """
 
@@ -11,10 +12,11 @@ import contextlib
 import datetime
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fakes import api_server_contract
 from som_api import kube, v1alpha1
+from som_device_plugin import cluster
 
 
 async def contract(client: kube.Client, name: str) -> None:
@@ -67,6 +69,33 @@ async def events(client: kube.Client, node: str) -> None:
             recorder.emit(target, reason="LeaseHeld", message=f"pid {number} holds memory")
 
 
+async def report(client: kube.Client, node: str) -> None:
+    """Report, as the agent of a node that has what its first order asks for."""
+    async with cluster.outside(node_name=node) as outside:
+        generation, spec = await anext(outside.specs.specs())
+        (order,) = spec.pools
+        ready = v1alpha1.Condition(type="Ready", status="True", reason="Reserved")
+        pool = v1alpha1.PoolStatus(
+            name=order.name,
+            generation=order.generation,
+            unit=order.unit,
+            capacity=order.capacity,
+            allocated=0,
+            free=order.capacity,
+            conditions=(ready,),
+        )
+        status = v1alpha1.SomNodeStatus(
+            observed_generation=generation, boot_id="abc", pools=(pool,), conditions=(ready,)
+        )
+        await outside.reporter.report(status)
+        path = kube.SOMNODES.path(name=node)
+
+        async def is_there() -> bool:
+            return "pools" in (await client.get(path)).get("status", {})
+
+        await _until(is_there)
+
+
 @contextlib.asynccontextmanager
 async def _recorder(
     client: kube.Client, *, about: str, expected: int
@@ -74,19 +103,31 @@ async def _recorder(
     """A recorder; at the end waits until the server has `expected` Events about an object."""
     recorder = kube.Recorder(client, component="som-test", instance="speaker")
     selector = f"involvedObject.name={about},source=som-test"
+
+    async def are_there() -> bool:
+        found = await client.get(kube.EVENTS.path(), params={"fieldSelector": selector})
+        return len(found["items"]) >= expected
+
     task = asyncio.create_task(recorder.run())
     yield recorder
-    async with asyncio.timeout(20):
-        while True:
-            found = await client.get(kube.EVENTS.path(), params={"fieldSelector": selector})
-            if len(found["items"]) >= expected:
-                break
-            await asyncio.sleep(0.1)
+    await _until(are_there)
     task.cancel()
 
 
+async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
 async def _main(command: str, argument: str) -> None:
-    commands = {"contract": contract, "follow": follow, "publish": publish, "events": events}
+    commands = {
+        "contract": contract,
+        "follow": follow,
+        "publish": publish,
+        "events": events,
+        "report": report,
+    }
     async with await kube.connect(user_agent="som-test/1") as client:
         await commands[command](client, argument)
 

@@ -78,17 +78,14 @@ def test_a_watch_outlives_the_api_server(cluster: Cluster, tmp_path: pathlib.Pat
 
 @pytest.fixture
 def kinds(cluster: Cluster) -> Iterator[None]:
-    """SomPool and SomNode are served; those of an installed chart are left alone."""
-    names = {kind.name.lower(): crd.definition(kind) for kind in crd.KINDS}
-    served = cluster.kubectl("get", "crd", "--output=name")
-    made = [item for name, item in names.items() if f"{name}s.som.io" not in served]
-    cluster.apply(*made)
-    for item in made:
-        name = item["metadata"]["name"]
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    """SomPool and SomNode are served, and no operator acts on them."""
+    if "som.io" in cluster.kubectl("get", "crd", "--output=name"):
+        pytest.skip("som is installed in this cluster; run this file before what installs it")
+    names = [f"crd/{kind.plural}.som.io" for kind in crd.KINDS]
+    cluster.apply(*(crd.definition(kind) for kind in crd.KINDS))
+    cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
     yield
-    for item in made:
-        cluster.kubectl("delete", f"crd/{item['metadata']['name']}")
+    cluster.kubectl("delete", *names)
 
 
 @pytest.mark.usefixtures("kinds")
@@ -100,6 +97,19 @@ def test_a_status_takes_requests_and_events_only_when_it_changed(cluster: Cluste
     assert "Reserved" in description.partition("Events:")[2]
     assert "som-test" in description.partition("Events:")[2]
     cluster.kubectl("delete", "sompool/published")
+
+
+@pytest.mark.usefixtures("kinds")
+def test_an_agent_hears_its_orders_and_reports(cluster: Cluster) -> None:
+    cluster.apply(SOMNODE)
+    cluster.namespaces.run(speaker("report", "reporting"))
+    status = cluster.get("somnodes", "reporting")["status"]
+    (pool,) = status["pools"]
+    assert (pool["capacity"], pool["free"], pool["driver"]) == ("64Mi", "64Mi", "HugeTLBFS")
+    assert status["observedGeneration"] == 1
+    for condition in (*status["conditions"], *pool["conditions"]):
+        assert condition["lastTransitionTime"]
+    cluster.kubectl("delete", "somnode/reporting")
 
 
 def test_describe_shows_events_of_a_node(cluster: Cluster) -> None:
@@ -120,6 +130,15 @@ def _node(name: str, value: str) -> str:
     metadata = {"name": name, "labels": {"followed": value}}
     return json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
 
+
+SOMNODE = """
+apiVersion: som.io/v1alpha1
+kind: SomNode
+metadata: {name: reporting}
+spec:
+  pools:
+  - {name: databases, generation: 3, unit: 2Mi, capacity: 64Mi, source: {hugeTLB: {pageSize: 2Mi}}}
+"""
 
 POOL = """
 apiVersion: som.io/v1alpha1
