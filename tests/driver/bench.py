@@ -44,10 +44,10 @@ class Bench:
 
     def _build(self, name: str) -> tuple[debian.Kernel, dict[str, Path]]:
         kernel = debian.kernel(name)
-        somtest = build.program(self.work / name / "somtest", *sorted(build.GUEST.glob("*.c")))
+        made = self.work / name
         return kernel, {
-            "som.ko": build.module(kernel, build.TREE / "driver", "som"),
-            "somtest": somtest,
+            "somtest": build.program(made / "somtest", *sorted(build.GUEST.glob("*.c"))),
+            "som.ko": build.module(kernel, build.TREE / "driver", made / "som.ko"),
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from driver import debian
@@ -21,12 +22,14 @@ class BuildError(Exception):
     """A compiler refused; the message holds what it printed."""
 
 
-def module(kernel: debian.Kernel, source: Path, name: str) -> Path:
-    """`source` (a Kbuild directory) built as `name`.ko for `kernel`, warnings fatal (W=1)."""
-    inside = Path("/build") / name
+def module(kernel: debian.Kernel, source: Path, output: Path) -> Path:
+    """`source` (a Kbuild directory) built for `kernel` as `output`, warnings fatal (W=1)."""
+    (kernel.root / "build").mkdir(exist_ok=True)
+    inside = Path("/build") / Path(tempfile.mkdtemp(dir=kernel.root / "build")).name
     outside = kernel.root / inside.relative_to("/")
-    shutil.rmtree(outside, ignore_errors=True)
-    shutil.copytree(source, outside, ignore=shutil.ignore_patterns("*.o", "*.ko", ".*"))
+    shutil.copytree(
+        source, outside, ignore=shutil.ignore_patterns("*.o", "*.ko", ".*"), dirs_exist_ok=True
+    )
     # W=1 would also run kernel-doc, which needs Perl. objtool of 7.3 reads /proc.
     printed = _run(
         ["unshare", "--pid", "--fork", f"--mount-proc={kernel.root}/proc",
@@ -34,8 +37,10 @@ def module(kernel: debian.Kernel, source: Path, name: str) -> Path:
          "W=1", "cmd_checkdoc=:", "modules"]
     )  # fmt: skip
     if re.search(r"^(?!/usr/src|warning: pahole).*warning:", printed, re.M):
-        raise BuildError(f"{name} for {kernel.release} builds with warnings:\n{printed}")
-    return outside / f"{name}.ko"
+        raise BuildError(f"{output.name} for {kernel.release} builds with warnings:\n{printed}")
+    shutil.move(outside / output.name, output)
+    shutil.rmtree(outside)
+    return output
 
 
 def program(output: Path, *sources: Path, flags: tuple[str, ...] = ("-static",)) -> Path:

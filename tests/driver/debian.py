@@ -88,10 +88,11 @@ def kernel(name: str) -> Kernel:
         if (cached := newest_cached(series)) is None:
             raise
         release = cached
-    root = CACHE / "kernels" / release
-    if not root.is_dir():
-        unpack(series, release, root)
-    return Kernel(name=name, release=release, root=root)
+    found = Kernel(name=name, release=release, root=CACHE / "kernels" / release)
+    if not found.image.exists():
+        shutil.rmtree(found.root, ignore_errors=True)
+        unpack(series, release, found.root)
+    return found
 
 
 def newest_release(series: Series) -> str:

@@ -3,7 +3,8 @@
 The guest has two serial ports: on the first the kernel and the tests talk (the console), on the
 second `guest/init` writes one line per test. QEMU emulates the processor; the two flags below
 keep it from corrupting its guests (`thread=multi` while the kernel patches its own text, and
-cmpxchg16b in QEMU 7.2), so an `Oops: int3` is a fault of the bench, not of the module.
+cmpxchg16b in QEMU 7.2), so an `Oops: int3` is a fault of the bench, not of the module. Without
+`erms` and `fsrm` kernels clear memory by words, which the emulator does eight times faster.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def run(
     initrd.write_bytes(initramfs(kernel, {**files, "plan": plan}, machine))
     command: list[str | Path] = [
         "nice", "-n", "10", "qemu-system-x86_64",
-        "-accel", "tcg,thread=single,tb-size=256", "-cpu", "max,-cx16", "-smp", "2",
+        "-accel", "tcg,thread=single,tb-size=256", "-cpu", "max,-cx16,-erms,-fsrm", "-smp", "2",
         "-m", machine.memory, "-nodefaults", "-no-user-config", "-no-reboot",
         "-display", "none", "-monitor", "none",
         "-serial", f"file:{console}", "-serial", f"file:{results}",

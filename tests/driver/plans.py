@@ -10,8 +10,8 @@ import dataclasses
 
 from driver.guest import Machine, Test
 
-# Of 6 GiB, QEMU's PC has the upper 3 at 4 GiB.
-RANGE = "0x100000000,0xa0000000"
+# Of 6 GiB, QEMU's PC has the upper 3 at 4 GiB. Only the Movable zone at the end can be carved.
+RANGES = {"external": "0x100000000,0xa0000000", "carved": "0x140000000,0x80000000"}
 RESERVED = "memmap=2560M$4G"
 CHECKED = "slub_debug=FZP kfence.sample_interval=20"
 
@@ -30,7 +30,7 @@ def c_tests(source: str, names: str, *, limit_s: int = 60, env: str = "") -> tup
     return tuple(
         Test(
             name=name,
-            command=f"SOM_SOURCE={source} SOM_RANGE={RANGE} {env} /somtest {name}",
+            command=f"SOM_SOURCE={source} SOM_RANGE={RANGES.get(source)} {env} /somtest {name}",
             limit_s=limit_s,
         )
         for name in names.split()
@@ -53,6 +53,14 @@ EVERY_SOURCE = """
     a_mapping_outlives_its_descriptor_and_holds_the_lease
     a_descriptor_sent_to_nobody_holds_the_lease
     a_revoked_lease_stops_running_threads_with_sigbus
+"""
+HUGETLB = """
+    donated_huge_pages_stay_used_and_come_back
+    only_whole_huge_pages_of_the_caller_are_taken
+"""
+CARVED = """
+    carving_takes_whole_gibibytes_and_only_what_can_move
+    carving_returns_the_metadata_and_gives_the_memory_back
 """
 TRAPS = """
     trap_huge_faults_are_reached
@@ -90,24 +98,25 @@ LIFETIME = """
 """
 
 
-def source_boot(source: str, append: str, *, memory: str = "6G") -> Boot:
-    """The tests that every source passes, and the property test on top of it."""
+def source_boot(source: str, append: str, own_tests: str = "") -> Boot:
+    """The tests that every source passes, the property test, and those of the source alone."""
     return Boot(
         name=source,
         source=source,
-        machine=Machine(memory=memory, append=f"{append} {CHECKED}"),
+        machine=Machine(memory="6G", append=f"{append} {CHECKED}"),
         tests=LOAD
+        + c_tests(source, own_tests)
         + c_tests(source, EVERY_SOURCE)
-        + c_tests(source, "random_sequences_agree_with_a_model", limit_s=240, env="SOM_STEPS=600")
+        + c_tests(source, "random_sequences_agree_with_a_model", limit_s=240, env="SOM_STEPS=2500")
         + UNLOAD,
     )
 
 
 BOOTS = (
     source_boot("external", RESERVED),
-    source_boot("hugetlb2m", "hugepagesz=2M hugepages=200"),
-    source_boot("hugetlb1g", "hugepagesz=1G hugepages=1"),
-    source_boot("carved", "movablecore=2560M"),
+    source_boot("hugetlb2m", "hugepagesz=2M hugepages=200", HUGETLB),
+    source_boot("hugetlb1g", "hugepagesz=1G hugepages=1", HUGETLB),
+    source_boot("carved", "movablecore=2560M", CARVED),
     Boot(
         name="rules",
         source="external",

@@ -6,14 +6,20 @@
 
 #define MAP_HUGE_SHIFT_ 26
 
+static int ctl_fd = -1;
+
 int ctl(void)
 {
-	static int fd = -1;
+	if (ctl_fd < 0)
+		ctl_fd = open("/dev/som_ctl", O_RDWR | O_CLOEXEC);
+	CHECK(ctl_fd >= 0, "/dev/som_ctl: %s", strerrorname_np(errno));
+	return ctl_fd;
+}
 
-	if (fd < 0)
-		fd = open("/dev/som_ctl", O_RDWR | O_CLOEXEC);
-	CHECK(fd >= 0, "/dev/som_ctl: %s", strerrorname_np(errno));
-	return fd;
+void ctl_close(void)
+{
+	close(ctl_fd);
+	ctl_fd = -1;
 }
 
 static const char *source_name(void)
@@ -115,7 +121,7 @@ uint32_t pool_make(uint64_t bytes)
 	range_given(&start, &limit);
 	if (!strcmp(source, "carved")) {
 		pool = pool_empty(SOM_SOURCE_CARVED, source);
-		bytes = round_up(bytes, block_bytes());
+		bytes = round_up(bytes, EXTENT);
 	} else {
 		pool = pool_empty(SOM_SOURCE_EXTERNAL, source);
 	}
@@ -134,6 +140,8 @@ static void online_returned_blocks(void)
 	for (uint64_t at = start; at < start + bytes; at += block) {
 		snprintf(path, sizeof(path), "/sys/devices/system/memory/memory%" PRIu64 "/state",
 			 at / block);
+		if (access(path, F_OK))
+			continue;
 		read_file(path, state, sizeof(state));
 		if (!strncmp(state, "offline", 7))
 			write_file(path, "online_movable");
@@ -265,6 +273,25 @@ struct setup setup(uint64_t pool_bytes, uint64_t quota)
 	made.lease = lease_create(made.pool, quota);
 	made.fd = lease_open(made.lease);
 	return made;
+}
+
+void remove_everything(void)
+{
+	struct som_query query = { .size = sizeof(query) };
+
+	for (uint32_t lease = 0; lease < 4096; lease++)
+		lease_try_destroy(lease);
+	CHECK_OK(ioctl(ctl(), SOM_CTL_QUERY, &query));
+	CHECK(query.leases == 0, "%u leases cannot be destroyed", query.leases);
+	/* Pool numbers only grow. */
+	for (uint32_t pool = 0; query.pools && pool < 1000000; pool++) {
+		struct som_pool_destroy destroy = { .size = sizeof(destroy), .pool = pool };
+
+		if (!ioctl(ctl(), SOM_CTL_POOL_DESTROY, &destroy))
+			query.pools--;
+	}
+	CHECK_OK(ioctl(ctl(), SOM_CTL_QUERY, &query));
+	CHECK(query.pools == 0, "%u pools cannot be destroyed", query.pools);
 }
 
 void expect_all_free(uint32_t pool)

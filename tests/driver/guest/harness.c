@@ -226,6 +226,7 @@ int main(int count, char **words)
 		if (count < 2)
 			puts(test->name);
 		else if (!strcmp(test->name, words[1])) {
+			remove_everything();
 			test->run();
 			return 0;
 		}

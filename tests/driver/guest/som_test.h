@@ -71,6 +71,7 @@ __attribute__((format(printf, 1, 2))) void test_note(const char *format, ...);
 
 /* ---- the module's interface; each fails the test when the kernel refuses, but for try_* */
 int ctl(void);
+void ctl_close(void);
 uint32_t pool_empty(uint32_t source, const char *name);
 int pool_try_add(uint32_t pool, uint64_t start, uint64_t bytes);
 /* A pool of at least `bytes` from the source in $SOM_SOURCE; one extent is aligned to 1 GiB. */
@@ -98,6 +99,8 @@ struct setup setup(uint64_t pool_bytes, uint64_t quota);
 /* Gives it all back and checks that the pool has every byte again. */
 void teardown(struct setup *setup);
 void expect_all_free(uint32_t pool);
+/* Destroys every lease and pool, also what another test left. */
+void remove_everything(void);
 char *som_map(int fd, uint64_t bytes);
 uint64_t range_start(void);
 bool source_has_extents(void);

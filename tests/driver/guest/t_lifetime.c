@@ -38,17 +38,16 @@ TEST(unloading_is_refused_while_anything_is_in_use)
 {
 	uint32_t pool, lease;
 	char *map;
-	int fd = open("/dev/som_ctl", O_RDWR);
+	int fd;
 
-	CHECK(fd >= 0);
+	ctl();
 	CHECK_ERRNO(unload(), EAGAIN);
-	close(fd);
 	pool = pool_make(64 * MIB);
 	lease = lease_create(pool, 16 * MIB);
 	fd = lease_open(lease);
 	map = som_map(fd, CHUNK);
 	*map = 1;
-	close(ctl());
+	ctl_close();
 	CHECK_ERRNO(unload(), EAGAIN);
 	close(fd);
 	CHECK_ERRNO(unload(), EAGAIN);
@@ -57,19 +56,11 @@ TEST(unloading_is_refused_while_anything_is_in_use)
 	CHECK_ERRNO(unload(), EAGAIN);
 }
 
-/* Runs after the test above and finds the pool and the lease that it left. */
 TEST(unloading_when_idle_leaves_no_trace)
 {
 	long before = 0;
 
-	for (uint32_t lease = 0; lease < 4096; lease++)
-		lease_try_destroy(lease);
-	for (uint32_t pool = 0; pool < 4096; pool++) {
-		struct som_pool_destroy destroy = { .size = sizeof(destroy), .pool = pool };
-
-		ioctl(ctl(), SOM_CTL_POOL_DESTROY, &destroy);
-	}
-	close(ctl());
+	ctl_close();
 	for (int round = 0; round < 12; round++) {
 		CHECK_OK(unload());
 		expect_no_trace();
@@ -96,6 +87,7 @@ static void work_with_a_lease(void *argument)
 /* The worker may be zeroing what was just freed: unloading must wait for it. */
 TEST(unloading_right_after_use_waits_for_the_zeroing)
 {
+	ctl_close();
 	for (int round = 0; round < 4; round++) {
 		CHECK(in_child(work_with_a_lease, NULL) == 0);
 		CHECK_OK(unload());

@@ -12,12 +12,12 @@
 
 #include "som_test.h"
 
-enum { THREADS = 4, SLOTS = 48, QUOTA_SLOTS = 40 };
+enum { THREADS = 4, SLOTS = 48, QUOTA_SLOTS = 40, MARK = 512 };
 
 struct slot {
 	bool mapped, writable, reserved, touched;
 	bool begins; /* first chunk of a VMA */
-	uint64_t pattern; /* 0: zeroes */
+	uint64_t pattern; /* at both ends of the chunk; 0: all zeroes */
 };
 
 struct player {
@@ -27,7 +27,7 @@ struct player {
 	char *arena;
 	unsigned long random;
 	struct slot slot[SLOTS];
-	unsigned long steps, calls[10], patterns;
+	unsigned long steps, patterns;
 };
 
 /* Where a call leaves a hole for an instant, another thread's mmap could land in it. */
@@ -88,22 +88,25 @@ static void verify(struct player *p, int i, bool whole)
 {
 	struct slot *slot = &p->slot[i];
 	char *start = at(p, i);
-	uint64_t wrong, bytes = whole ? CHUNK : 512;
+	uint64_t wrong;
 
 	if (!slot->mapped) {
 		CHECK(touch_read(start) == SIGSEGV, "slot %d is not mapped", i);
 		return;
 	}
-	if (!slot->touched && count(p, true) >= QUOTA_SLOTS && !slot->reserved) {
+	if (!slot->touched && !slot->reserved && count(p, true) >= QUOTA_SLOTS) {
 		CHECK(touch_read(start) == SIGBUS, "slot %d is beyond the quota", i);
 		return;
 	}
-	for (uint64_t offset = 0; offset < CHUNK; offset += CHUNK - bytes ? CHUNK - bytes : CHUNK) {
-		wrong = slot->pattern ? first_wrong(start + offset, bytes, slot->pattern + offset) :
-					first_nonzero(start + offset, bytes);
-		CHECK(wrong == NOTHING_WRONG, "thread %d step %lu slot %d: %s at %#lx", p->number,
-		      p->steps, i, slot->pattern ? "pattern lost" : "old byte", offset + wrong);
+	if (slot->pattern) {
+		wrong = first_wrong(start, MARK, slot->pattern);
+		if (wrong == NOTHING_WRONG)
+			wrong = first_wrong(start + CHUNK - MARK, MARK, slot->pattern);
+	} else {
+		wrong = first_nonzero(start, whole ? CHUNK : MARK);
 	}
+	CHECK(wrong == NOTHING_WRONG, "thread %d step %lu slot %d: %s at %#lx", p->number, p->steps,
+	      i, slot->pattern ? "pattern lost" : "old byte", wrong);
 	slot->touched = true;
 	if (!slot->writable)
 		CHECK(touch_write(start, 1) == SIGSEGV, "slot %d is read-only", i);
@@ -115,19 +118,12 @@ static void write_slot(struct player *p, int i)
 
 	if (!slot->mapped || !slot->writable)
 		return;
-	verify(p, i, !slot->touched && pick(p, 2));
+	verify(p, i, !slot->touched);
 	if (!slot->touched)
 		return;
 	slot->pattern = p->number + 1 + THREADS * ++p->patterns;
-	/* The two ends; a whole chunk only now and then, for the sake of time. */
-	if (pick(p, 8)) {
-		fill(at(p, i), 512, slot->pattern);
-		fill(at(p, i) + CHUNK - 512, 512, slot->pattern + CHUNK - 512);
-	} else {
-		fill(at(p, i), CHUNK, slot->pattern);
-		fill(at(p, i) + CHUNK - 512, 512, slot->pattern + CHUNK - 512);
-		CHECK(first_wrong(at(p, i), CHUNK - 512, slot->pattern) == NOTHING_WRONG);
-	}
+	fill(at(p, i), MARK, slot->pattern);
+	fill(at(p, i) + CHUNK - MARK, MARK, slot->pattern);
 }
 
 static void do_map(struct player *p)
