@@ -70,5 +70,5 @@ class Controllers:
     async def _reconcile_node(self, name: str) -> None:
         await self._nodes.reconcile(name)
 
-    async def _reconcile_pool(self, name: str) -> None:
-        await self._pools.reconcile(name)
+    async def _reconcile_pool(self, name: str) -> float | None:
+        return await self._pools.reconcile(name)

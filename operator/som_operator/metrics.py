@@ -12,7 +12,7 @@ import som_operator
 if TYPE_CHECKING:
     from som_operator.controllers import Controllers
 
-Reconcile = Callable[[str], Awaitable[None]]
+Reconcile = Callable[[str], Awaitable[float | None]]
 
 
 class Reconciles:
@@ -37,12 +37,13 @@ class Reconciles:
         total = self._total.labels(controller)
         failed, seconds = self._failed.labels(controller), self._seconds.labels(controller)
 
-        async def measured(key: str) -> None:
+        async def measured(key: str) -> float | None:
             started_s = time.perf_counter()
             total.inc()
             with failed.count_exceptions():
-                await reconcile(key)
+                delay_s = await reconcile(key)
             seconds.observe(time.perf_counter() - started_s)
+            return delay_s
 
         return measured
 

@@ -111,9 +111,7 @@ def _requested(spec: Mapping[str, Any]) -> Units:
         for unit, count in _container_units(container).items():
             together[unit] = together.get(unit, 0) + count
     return {
-        unit: max(together.get(unit, 0), highest.get(unit, 0))
-        for unit in UNITS
-        if unit in together or unit in highest
+        unit: count for unit in UNITS if (count := max(together.get(unit, 0), highest.get(unit, 0)))
     }
 
 

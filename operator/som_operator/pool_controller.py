@@ -1,13 +1,15 @@
 """Keeps one SomPool's status, its finalizer and its Events."""
 
 from collections.abc import Callable
+from typing import Final
 
 from som_api import kube, v1alpha1
 from som_operator import pool_status, pools
 from som_operator.fleet import Fleet
 from som_operator.shares import Shares
 
-FIELD_MANAGER = "som-operator"
+FIELD_MANAGER: Final = "som-operator"
+RELEASE_CHECK_S: Final = 5.0
 
 
 class PoolController:
@@ -32,8 +34,12 @@ class PoolController:
         self._surveyed: pools.Orders | None = None
         self._written: dict[str, tuple[str, v1alpha1.SomPoolStatus]] = {}
 
-    async def reconcile(self, name: str) -> None:
-        """Make finalizer and status of the pool what they should be. Raises KubeError."""
+    async def reconcile(self, name: str) -> float | None:
+        """Make finalizer and status of the pool what they should be. Raises KubeError.
+
+        Returns the seconds after which to look again: the end of a release can depend on nodes
+        where the pool has no share any more.
+        """
         if self._surveyed is not self._fleet.orders:
             # A status about this generation must not rest on plans for the last one.
             self._surveyed = self._fleet.orders
@@ -51,6 +57,8 @@ class PoolController:
             self._recorder.emit(_reference(pool), reason="Released", message=message)
         else:
             await self._publish(pool, order)
+            return RELEASE_CHECK_S if pool.metadata.deletion_timestamp else None
+        return None
 
     async def _publish(self, pool: v1alpha1.SomPool, order: pools.Order) -> None:
         name, version = pool.metadata.name, pool.metadata.resource_version

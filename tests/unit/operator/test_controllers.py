@@ -137,6 +137,20 @@ async def test_a_deleted_node_does_not_hold_a_pool(cluster: Cluster) -> None:
         await until(lambda: cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [])
 
 
+async def test_the_last_node_holds_a_pool_until_its_somnode_is_gone(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.server.remove("v1", "nodes", "n")
+        cluster.delete_pool()
+        await until(lambda: cluster.condition() == ("False", "Releasing"))
+        await cluster.quiet()
+        assert cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [FINALIZER]
+        cluster.server.remove(SOM, "somnodes", "n")
+        await until(lambda: cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [])
+
+
 async def test_capacity_that_kubelet_zeroes_comes_back_each_time(cluster: Cluster) -> None:
     cluster.node()
     cluster.pool()
