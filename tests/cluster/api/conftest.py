@@ -35,22 +35,22 @@ class ApiServer:
     def __init__(self, state: pathlib.Path) -> None:
         folders = [str(folder) for folder in binaries.build_all()]
         path = ":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
-        self._namespaces = Namespaces(state=state, path=path)
+        self.namespaces = Namespaces(state=state, path=path)
         self._socket = state / "proxy.sock"
 
     def start(self) -> None:
-        self._namespaces.state.mkdir(exist_ok=True)
-        write_all(self._namespaces.pki)
+        self.namespaces.state.mkdir(exist_ok=True)
+        write_all(self.namespaces.pki)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        self._namespaces.create(keep_open=nothing)
+        self.namespaces.create(keep_open=nothing)
         os.close(nothing)
-        control_plane.start(self._namespaces)
-        self._namespaces.start("proxy", ["kubectl", "proxy", f"--unix-socket={self._socket}"])
+        control_plane.start(self.namespaces)
+        self.namespaces.start("proxy", ["kubectl", "proxy", f"--unix-socket={self._socket}"])
         wait_until("the proxy", self._socket.exists, deadline_s=10, every_s=0.05)
         self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
 
     def stop(self) -> None:
-        self._namespaces.destroy()
+        self.namespaces.destroy()
 
     def install(self) -> None:
         """Apply what `helm install` would, and wait until the policies are in force."""
@@ -67,7 +67,7 @@ class ApiServer:
         """What helm makes of the chart."""
         command = ["helm", "template", "som", str(CHART), f"--namespace={NAMESPACE}"]
         command += [f"--kube-version={binaries.KUBERNETES}", *options]
-        return self._namespaces.run(command).stdout
+        return self.namespaces.run(command).stdout
 
     def _created(self, manifest: dict[str, Any]) -> str:
         words = ["create", "--dry-run=server", "--output=json", "--filename=-"]
@@ -75,12 +75,12 @@ class ApiServer:
         return done.stdout + done.stderr
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
-        return self._namespaces.run(["kubectl", *words], stdin=stdin).stdout
+        return self.namespaces.run(["kubectl", *words], stdin=stdin).stdout
 
     def try_kubectl(
         self, *words: str, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return run(self._namespaces.enter(["kubectl", *words]), stdin=stdin, check=False)
+        return run(self.namespaces.enter(["kubectl", *words]), stdin=stdin, check=False)
 
     def session(self) -> aiohttp.ClientSession:
         """HTTP to the API server as administrator."""

@@ -1,0 +1,256 @@
+"""som-operator with its own rights against the real API server; the tests play the agents."""
+
+from __future__ import annotations
+
+import collections.abc
+import json
+import pathlib
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from cluster.api.conftest import NAMESPACE, ApiServer
+from cluster.harness.errors import wait_until
+
+GIB = 2**30
+GOLDEN = """\
+NAME        UNIT   CAPACITY   ALLOCATED   NODES   READY-NODES   READY   REASON           AGE
+databases   2Mi    704Gi      512Gi       12      11            False   PartlyReserved   <age>
+"""
+
+
+class Fleet:
+    """Nodes of one test, which share a label, and a pool named like it."""
+
+    def __init__(self, api_server: ApiServer, name: str) -> None:
+        self.kubectl = api_server.kubectl
+        self.name = name
+
+    def get(self, kind: str, name: str, path: str) -> Any:
+        """One field of an object, or "" where object or field does not exist."""
+        words = ["get", kind, name, "--ignore-not-found", f"--output=jsonpath={{{path}}}"]
+        return self.kubectl(*words)
+
+    def join(self, *names: str, boot_id: str = "b1") -> None:
+        """Nodes register; their kubelets are ready."""
+        for name in names:
+            metadata = {"name": name, "labels": {"fleet": self.name}}
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+            self.kubectl("create", "--filename=-", stdin=json.dumps(node))
+            status = {
+                "capacity": {"cpu": "2", "memory": "1Ti"},
+                "nodeInfo": {"bootID": boot_id},
+                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+            }
+            self._patch_status("node", name, status)
+
+    def apply(self, capacity: str, **spec: Any) -> None:
+        """An admin writes a pool of the fleet's nodes."""
+        pool = {
+            "apiVersion": "som.io/v1alpha1",
+            "kind": "SomPool",
+            "metadata": {"name": self.name},
+            "spec": {
+                "nodeSelector": {"matchLabels": {"fleet": self.name}},
+                "unit": "2Mi",
+                "capacity": capacity,
+                "source": {"hugeTLB": {"pageSize": "2Mi"}},
+                **spec,
+            },
+        }
+        self.kubectl("apply", "--filename=-", stdin=json.dumps(pool))
+
+    def ordered(self, node: str) -> str:
+        return str(self.get("somnode", node, ".spec.pools[*].capacity"))
+
+    def report(self, node: str, *pools: dict[str, Any]) -> None:
+        """The node's agent reports, about what it has been ordered."""
+        status = {
+            "observedGeneration": int(self.get("somnode", node, ".metadata.generation")),
+            "bootID": self.get("node", node, ".status.nodeInfo.bootID"),
+            "pools": list(pools),
+        }
+        self._patch_status("somnode", node, status)
+
+    def pool(self, capacity: str, **fields: Any) -> dict[str, Any]:
+        """What an agent says about the fleet's pool."""
+        has = {"capacity": capacity, "allocated": "0", "free": capacity}
+        return {"name": self.name, "generation": 1, "unit": "2Mi", **has, **fields}
+
+    def units(self, node: str) -> str:
+        return str(self.get("node", node, r".status.capacity.som\.io/2Mi"))
+
+    def ready(self) -> str:
+        """Status and reason of the pool's condition Ready."""
+        path = '.status.conditions[?(@.type=="Ready")]'
+        found = self.get("sompool", self.name, path)
+        ready = json.loads(found) if found else {"status": "", "reason": ""}
+        return f"{ready['status']} {ready['reason']}"
+
+    def until(self, what: str, probe: collections.abc.Callable[[], Any]) -> None:
+        wait_until(what, probe, deadline_s=30)
+
+    def reserve(self, node: str, capacity: str) -> None:
+        """Wait for the order, and play an agent that obeys."""
+        self.until("the order", lambda: self.ordered(node) == capacity)
+        self.report(node, self.pool(capacity))
+
+    def _patch_status(self, kind: str, name: str, status: dict[str, Any]) -> None:
+        patch = json.dumps({"status": status})
+        self.kubectl(
+            "patch", kind, name, "--subresource=status", "--type=merge", f"--patch={patch}"
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operator(
+    api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory
+) -> collections.abc.Iterator[None]:
+    """som-operator runs, as its service account."""
+    namespaces = api_server.namespaces
+    token = api_server.kubectl("create", "token", "som-operator", f"--namespace={NAMESPACE}")
+    admin = namespaces.admin.read_text()
+    kubeconfig = tmp_path_factory.mktemp("operator") / "kubeconfig"
+    user = f"- name: admin\n  user: {{token: {token.strip()}}}\n"
+    kubeconfig.write_text(re.sub(r"- name: admin\n  user: .*\n", lambda _: user, admin))
+    program = pathlib.Path(sys.executable).parent / "som-operator"
+    options = [f"--kubeconfig={kubeconfig}", f"--namespace={NAMESPACE}", "--endpoint=:8080"]
+    namespaces.start("som-operator", [program, *options])
+    yield
+    namespaces.stop("som-operator")
+
+
+@pytest.fixture
+def fleet(api_server: ApiServer, request: pytest.FixtureRequest) -> collections.abc.Iterator[Fleet]:
+    name = re.sub("[^a-z]+", "-", request.node.name.removeprefix("test_"))[:40].strip("-")
+    fleet = Fleet(api_server, name)
+    yield fleet
+    selector = f"--selector=fleet={fleet.name}"
+    fleet.kubectl("delete", "node", selector)
+    fleet.kubectl("delete", "sompool", fleet.name, "--ignore-not-found", "--timeout=60s")
+
+
+def test_a_pool_is_ordered_reserved_advertised_and_ready(fleet: Fleet) -> None:
+    fleet.join("whole-1")
+    fleet.apply("64Gi")
+    fleet.reserve("whole-1", "64Gi")
+    fleet.kubectl("wait", "--for=condition=Ready", f"sompool/{fleet.name}", "--timeout=30s")
+    assert fleet.units("whole-1") == "32768"
+    events = fleet.kubectl("describe", "sompool", fleet.name)
+    assert re.search(r"Normal +Reserved .* som-operator +full capacity on 1 of 1 node\n", events)
+    fleet.until("the node's event", lambda: "64Gi reserved" in fleet.kubectl("describe", "node"))
+
+
+def test_kubectl_get_sompools_is_the_golden_table(api_server: ApiServer) -> None:
+    fleet = Fleet(api_server, "databases")
+    nodes = [f"db-{number}" for number in range(12)]
+    fleet.join(*nodes)
+    fleet.apply("64Gi")
+    try:
+        for node in nodes:
+            fleet.until("the order", lambda node=node: fleet.ordered(node) == "64Gi")  # type: ignore[misc]
+        message = "no contiguous memory on NUMA node 1"
+        ready = {"type": "Ready", "status": "False", "reason": "PartlyReserved", "message": message}
+        fleet.report(nodes[0], fleet.pool("0", conditions=[ready]))
+        for number, node in enumerate(nodes[1:]):
+            fleet.report(node, fleet.pool("64Gi", allocated="64Gi" if number < 8 else "0"))
+
+        def table() -> str:
+            return re.sub(
+                r"\d+[sm]\w*$", "<age>", fleet.kubectl("get", "sompools", "databases"), flags=re.M
+            )
+
+        wait_until("the golden table", lambda: table() == GOLDEN, deadline_s=30)
+    finally:
+        fleet.kubectl("delete", "node", "--selector=fleet=databases")
+        fleet.kubectl("delete", "sompool", "databases", "--timeout=60s")
+
+
+def test_a_terabyte_of_units_is_one_number(fleet: Fleet) -> None:
+    fleet.join("tera-1")
+    fleet.apply("1Ti")
+    fleet.reserve("tera-1", "1Ti")
+    fleet.until("the capacity", lambda: fleet.units("tera-1") == "524288")
+
+
+def test_the_somnode_of_a_deleted_node_goes_with_it(fleet: Fleet) -> None:
+    fleet.join("leaves-1")
+    fleet.apply("1Gi")
+    fleet.reserve("leaves-1", "1Gi")
+    fleet.kubectl("delete", "node", "leaves-1")
+    fleet.until("its SomNode to go", lambda: not fleet.get("somnode", "leaves-1", ".kind"))
+    fleet.until("the pool to notice", lambda: fleet.ready() == "False NoNodes")
+
+
+def test_a_node_recreated_under_its_name_is_ordered_anew(fleet: Fleet) -> None:
+    fleet.join("again-1")
+    fleet.apply("1Gi")
+    fleet.reserve("again-1", "1Gi")
+    fleet.kubectl("delete", "node", "again-1")
+    fleet.join("again-1", boot_id="b2")
+    uid = fleet.get("node", "again-1", ".metadata.uid")
+    path = ".metadata.ownerReferences[*].uid"
+    fleet.until("the new owner", lambda: fleet.get("somnode", "again-1", path) == uid)
+    assert fleet.units("again-1") == ""
+    fleet.reserve("again-1", "1Gi")
+    fleet.until("the capacity", lambda: fleet.units("again-1") == "512")
+
+
+def test_a_deleted_pool_stays_until_every_agent_has_let_go(fleet: Fleet) -> None:
+    fleet.join("release-1")
+    fleet.apply("1Gi")
+    fleet.reserve("release-1", "1Gi")
+    fleet.until("the capacity", lambda: fleet.units("release-1") == "512")
+    fleet.kubectl("delete", "sompool", fleet.name, "--wait=false")
+    fleet.until("the order to go", lambda: fleet.ordered("release-1") == "")
+    fleet.report("release-1", fleet.pool("64Mi", allocated="64Mi"))
+    fleet.until("what holds it", lambda: "containers hold 64Mi" in _message(fleet))
+    assert fleet.units("release-1") == ""
+    assert fleet.get("sompool", fleet.name, ".metadata.finalizers[*]") == "som.io/release"
+    fleet.report("release-1")
+    fleet.until("the pool to go", lambda: not fleet.get("sompool", fleet.name, ".kind"))
+
+
+def _message(fleet: Fleet) -> str:
+    path = '.status.conditions[?(@.type=="Ready")].message'
+    return str(fleet.get("sompool", fleet.name, path))
+
+
+def test_capacity_does_not_fall_below_bound_pods(fleet: Fleet) -> None:
+    fleet.join("floor-1")
+    fleet.apply("1Gi")
+    fleet.reserve("floor-1", "1Gi")
+    fleet.until("the capacity", lambda: fleet.units("floor-1") == "512")
+    container = {"name": "a", "image": "program", "resources": {"limits": {"som.io/2Mi": 100}}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "floor"},
+        "spec": {"nodeName": "floor-1", "containers": [container]},
+    }
+    fleet.kubectl("create", "--filename=-", stdin=json.dumps(pod))
+    fleet.report("floor-1", fleet.pool("0"))
+    fleet.until("the floor", lambda: fleet.units("floor-1") == "100")
+    fleet.kubectl("delete", "pod", "floor", "--force")
+    fleet.until("no capacity", lambda: fleet.units("floor-1") == "")
+
+
+def test_capacity_zeroed_by_kubelet_comes_back(fleet: Fleet) -> None:
+    fleet.join("zeroed-1")
+    fleet.apply("1Gi")
+    fleet.reserve("zeroed-1", "1Gi")
+    fleet.until("the capacity", lambda: fleet.units("zeroed-1") == "512")
+    fleet._patch_status("node", "zeroed-1", {"capacity": {"som.io/2Mi": "0"}})
+    fleet.until("the capacity again", lambda: fleet.units("zeroed-1") == "512")
+
+
+def test_a_pool_whose_finalizer_was_taken_by_force_leaves_its_nodes(fleet: Fleet) -> None:
+    fleet.join("forced-1")
+    fleet.apply("1Gi")
+    fleet.reserve("forced-1", "1Gi")
+    patch = '--patch={"metadata":{"finalizers":null}}'
+    fleet.kubectl("delete", "sompool", fleet.name, "--wait=false")
+    fleet.kubectl("patch", "sompool", fleet.name, "--type=merge", patch)
+    fleet.until("the order to go", lambda: fleet.ordered("forced-1") == "")
