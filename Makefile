@@ -15,8 +15,9 @@ $(STAMP): pyproject.toml setup.py requirements-dev.lock $(wildcard device-plugin
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-generate: setup ## the CRDs of the chart, from the pydantic models
+generate: setup ## the CRDs of the chart, from the pydantic models; pages of docs/reference
 	$(BIN)/python -m som_api.v1alpha1.crd --write charts/som/templates/crds
+	$(BIN)/python docs/generate.py --write
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -24,6 +25,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m som_api.v1alpha1.crd --check charts/som/templates/crds
+	$(BIN)/python docs/generate.py --check
 
 demo: setup
 	$(BIN)/python examples/demo.py
