@@ -87,12 +87,10 @@ class Report:
             f"{v1alpha1.format_bytes(pool.capacity)} of {v1alpha1.format_bytes(entry.capacity)}"
         )
         for condition in pool.conditions:
-            if condition.type == "Ready" and condition.status == "False":
+            is_settled = condition.status == "False" and condition.reason not in _STILL_AT_IT
+            if condition.type == "Ready" and is_settled:
                 detail = f"{progress}: {condition.message}"
-                still_at_it = condition.reason in _STILL_AT_IT
-                return self._share(
-                    entry.name, State.RESERVING if still_at_it else State.DEGRADED, detail
-                )
+                return self._share(entry.name, State.DEGRADED, detail)
         return self._share(entry.name, State.RESERVING, progress)
 
     def waiting(self, name: str, predecessor: str) -> Share:
