@@ -1,8 +1,10 @@
 """The two processes behind local mode: som-agent and the kubelet stand-in."""
 
 import dataclasses
+import fcntl
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,7 +17,13 @@ from som_device_plugin.local import layout
 
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 15.0
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+LOOK_EVERY_S: Final = 0.02
+
+_FLOCK: Final = struct.Struct("hhqqi4x")
+_WHOLE_FILE: Final = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+_RECORD_PID: Final = 'echo $$ > "$0" && exec "$@"'
+"""Done by the new process, so that whoever started it may be killed at any point."""
 
 
 class DaemonFailed(SomError):
@@ -24,7 +32,7 @@ class DaemonFailed(SomError):
 
 @dataclasses.dataclass(frozen=True)
 class Daemon:
-    """A background process, known by a pid file that survives neither reboot nor pid reuse."""
+    """A background process. It lives exactly as long as its lock file is locked."""
 
     name: str
     command: tuple[str, ...]
@@ -34,17 +42,13 @@ class Daemon:
     def log(self) -> Path:
         return self.state_dir.path / f"{self.name}.log"
 
-    @property
-    def pid_file(self) -> Path:
-        return self.state_dir.path / f"{self.name}.pid"
-
-    def pid(self) -> int | None:
-        """The process that runs, or None."""
+    def runs(self) -> bool:
+        """Whether the process lives."""
         try:
-            number, identity = self.pid_file.read_text(encoding="ascii").split(maxsplit=1)
-        except (FileNotFoundError, ValueError):
-            return None
-        return int(number) if _identity(int(number)) == identity else None
+            with self._lock_file.open("rb") as lock:
+                return _is_locked(lock.fileno())
+        except FileNotFoundError:
+            return False
 
     def start(self, *, ready: Callable[[], bool]) -> None:
         """Start the process unless it runs, and wait until it is ready.
@@ -52,20 +56,20 @@ class Daemon:
         Raises:
             DaemonFailed: it ended, or was not ready in time; with the end of its log.
         """
-        if self.pid() is None:
-            with self.log.open("ab") as log:
+        with self._lock_file.open("wb") as lock, self.log.open("ab") as log:
+            if _lock(lock.fileno()):
+                self._pid_file.unlink(missing_ok=True)
                 process = subprocess.Popen(
-                    self.command,
+                    ["sh", "-c", _RECORD_PID, str(self._pid_file), *self.command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     cwd="/",
+                    pass_fds=[lock.fileno()],
                 )
-            text = f"{process.pid} {_identity(process.pid)}"
-            layout.write_atomically(self.pid_file, text)
-            # Not a child to wait for: it outlives this command.
-            process.returncode = 0
+                # It outlives this command: nothing to wait for, and nothing to warn of.
+                process.returncode = 0
         deadline = time.monotonic() + START_TIMEOUT_S
         while not ready():
             self.check()
@@ -74,25 +78,39 @@ class Daemon:
                     f"{self.name} was not ready within {START_TIMEOUT_S:.0f} s: "
                     f"{self._last_words()}; see {self.log}"
                 )
-            time.sleep(0.02)
+            time.sleep(LOOK_EVERY_S)
 
     def check(self) -> None:
         """Raises DaemonFailed, with its last words, when the process has ended."""
-        if self.pid() is None:
+        if not self.runs():
             raise DaemonFailed(f"{self.name} has ended: {self._last_words()}; see {self.log}")
 
     def stop(self) -> None:
         """End the process and wait for it; SIGKILL after a while."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if (pid := self.pid()) is None:
-                break
-            os.kill(pid, number)
+            told = False
             deadline = time.monotonic() + STOP_TIMEOUT_S
-            while self.pid() is not None and time.monotonic() < deadline:
-                time.sleep(0.02)
-        if (pid := self.pid()) is not None:
-            raise DaemonFailed(f"{self.name} (pid {pid}) does not end; see its state in ps")
-        self.pid_file.unlink(missing_ok=True)
+            while self.runs() and time.monotonic() < deadline:
+                if not told and (pid := self._pid()):
+                    os.kill(pid, number)
+                    told = True
+                time.sleep(LOOK_EVERY_S)
+        if self.runs():
+            raise DaemonFailed(f"{self.name} (pid {self._pid()}) does not end; see it in ps")
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.state_dir.path / f"{self.name}.runs"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.state_dir.path / f"{self.name}.pid"
+
+    def _pid(self) -> int | None:
+        try:
+            return int(self._pid_file.read_text(encoding="ascii") or 0) or None
+        except FileNotFoundError:
+            return None
 
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -117,13 +135,19 @@ def agent(state_dir: layout.StateDir) -> Daemon:
     return Daemon("agent", command, state_dir)
 
 
-def _identity(pid: int) -> str:
-    """Start time and boot of a living process; "" when there is none."""
+# Locks of the open file description: a child inherits them, and one can ask without taking them.
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock; False when another process has it."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    state, *fields = stat.rpartition(")")[2].split()
-    if state in ("Z", "X"):
-        return ""
-    return f"{fields[18]} {_BOOT_ID.read_text(encoding='ascii').strip()}"
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _is_locked(descriptor: int) -> bool:
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _WHOLE_FILE)
+    kind, *_ = _FLOCK.unpack(answer)
+    return bool(kind != fcntl.F_UNLCK)

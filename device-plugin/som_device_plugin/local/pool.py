@@ -26,7 +26,8 @@ LOOK_EVERY_S: Final = 0.05
 _LONGEST_STATE_DIR: Final = 107 - len("/kubelet/device-plugins/som-00000000.sock")
 _OURS: Final = (
     *("somnode.json", "status.json", "pods.json", "local.lock"),
-    *("agent.log", "agent.pid", "agent.sock", "agent.lock", "kubelet.log", "kubelet.pid"),
+    *("agent.log", "agent.pid", "agent.runs", "agent.sock", "agent.lock"),
+    *("kubelet.log", "kubelet.pid", "kubelet.runs"),
     *("som.db", "som.db-wal", "som.db-shm"),
 )
 
@@ -75,7 +76,7 @@ def up(pool: v1alpha1.SomPool, state_dir: layout.StateDir, *, quiet: bool) -> Ou
     hierarchy = _check_machine(pool, state_dir)
     begun = time.monotonic()
     with _alone(state_dir):
-        if daemons.agent(state_dir).pid() is None:
+        if not daemons.agent(state_dir).runs():
             # What an agent that is gone said is no answer to this order.
             state_dir.status.unlink(missing_ok=True)
         generation = orders.write(state_dir, pool, hierarchy)

@@ -13,8 +13,8 @@ def as_json(state_dir: layout.StateDir) -> str:
     status = books.read_status(state_dir)
     return json.dumps(
         {
-            "agent": daemons.agent(state_dir).pid() is not None,
-            "standIn": daemons.stand_in(state_dir).pid() is not None,
+            "agent": daemons.agent(state_dir).runs(),
+            "standIn": daemons.stand_in(state_dir).runs(),
             "node": status.model_dump(mode="json") if status else None,
             "programs": [
                 {
@@ -39,7 +39,7 @@ def show(state_dir: layout.StateDir) -> None:
         out.print(f"no pool is up in {state_dir.path}; `som local up -f FILE` makes one")
         return
     for daemon in (daemons.agent(state_dir), daemons.stand_in(state_dir)):
-        if daemon.pid() is None:
+        if not daemon.runs():
             out.print(f"{daemon.name} does not run: `som local up` starts it; see {daemon.log}")
     pools = table.Table("POOL", "UNIT", "CAPACITY", "ALLOCATED", "FREE", "READY", "REASON")
     for pool in status.pools:
