@@ -70,6 +70,7 @@ class NodeController:
             patch = {"metadata": {"uid": node.uid}, "status": {"capacity": changed}}
             path = kube.NODES.path(name=node.name, subresource="status")
             await self._client.merge_patch(path, patch)
+            _log.info("node %s advertises %s", node.name, changed)
 
     async def _order(self, node: observed.Node, entries: Sequence[v1alpha1.NodePool]) -> None:
         somnode = self._fleet.somnode(node.name)
@@ -78,6 +79,7 @@ class NodeController:
         if somnode is None:
             if entries:
                 await self._create(node.name, owners, spec)
+                _log.info("node %s is ordered %s", node.name, _in_words(entries))
             return
         metadata = somnode.metadata
         is_owned = node.uid in {owner.uid for owner in metadata.owner_references}
@@ -93,6 +95,7 @@ class NodeController:
                 {"op": "add", "path": "/spec", "value": spec},
             ],
         )
+        _log.info("node %s is ordered %s", node.name, _in_words(entries))
 
     async def _create(self, name: str, owners: list[kube.Json], spec: kube.Json) -> None:
         somnode = {
@@ -108,3 +111,8 @@ class NodeController:
                 raise
             # The cache has not seen it yet; when it does, the node is due again.
             _log.info("SomNode %s is there already", name)
+
+
+def _in_words(entries: Sequence[v1alpha1.NodePool]) -> str:
+    pools = (f"{entry.name}: {v1alpha1.format_bytes(entry.capacity)}" for entry in entries)
+    return ", ".join(pools) or "no pool"

@@ -1,5 +1,6 @@
 """Keeps one SomPool's status, its finalizer and its Events."""
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -7,6 +8,8 @@ from som_api import kube, v1alpha1
 from som_operator import pool_status, pools
 from som_operator.fleet import Fleet
 from som_operator.shares import Shares
+
+_log = logging.getLogger(__name__)
 
 FIELD_MANAGER: Final = "som-operator"
 RELEASE_CHECK_S: Final = 5.0
@@ -106,6 +109,7 @@ class PoolController:
                 {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
             ],
         )
+        _log.info("pool %s is held by finalizers %s", pool.metadata.name, finalizers)
 
 
 def _is_held(pool: v1alpha1.SomPool) -> bool:
