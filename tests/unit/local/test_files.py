@@ -1,0 +1,81 @@
+import asyncio
+import json
+import pathlib
+
+from som_api import v1alpha1
+from som_device_plugin.linux import cgroups
+from som_device_plugin.local import books, files, layout, orders
+
+HIERARCHY = cgroups.Hierarchy(root=pathlib.Path("/nowhere"), version=1, others=())
+
+
+def sompool(capacity: str) -> v1alpha1.SomPool:
+    return v1alpha1.parse_sompool(
+        {
+            "apiVersion": "som.io/v1alpha1",
+            "kind": "SomPool",
+            "metadata": {"name": "demo"},
+            "spec": {"unit": "2Mi", "capacity": capacity, "source": {"hugeTLB": {}}},
+        }
+    )
+
+
+async def test_orders_reach_the_agent_at_each_change(tmp_path: pathlib.Path) -> None:
+    state_dir = layout.StateDir(tmp_path)
+    specs = files.FileSpecs(state_dir.orders).specs()
+    async with asyncio.timeout(5):
+        waiting = asyncio.ensure_future(anext(specs))
+        await asyncio.sleep(0)
+        assert orders.write(state_dir, sompool("64Mi"), HIERARCHY) == 1
+        generation, spec = await waiting
+        assert (generation, spec.pools[0].capacity) == (1, 64 * 2**20)
+        assert orders.write(state_dir, sompool("128Mi"), HIERARCHY) == 2
+        generation, spec = await anext(specs)
+        assert (generation, spec.pools[0].generation) == (2, 2)
+        assert orders.write(state_dir, None, HIERARCHY) == 3
+        assert await anext(specs) == (3, v1alpha1.SomNodeSpec())
+
+
+def test_the_same_order_again_is_no_new_one(tmp_path: pathlib.Path) -> None:
+    state_dir = layout.StateDir(tmp_path)
+    assert orders.write(state_dir, sompool("64Mi"), HIERARCHY) == 1
+    assert orders.write(state_dir, sompool("64Mi"), HIERARCHY) == 1
+
+
+def test_pods_are_unknown_until_the_file_is_there(tmp_path: pathlib.Path) -> None:
+    state_dir = layout.StateDir(tmp_path)
+    source = files.FilePods(state_dir.pods)
+    assert not source.synced
+    assert source.pods() == ()
+    pod = books.LocalPod("db-1", "u1", books.Request("2Mi", 3), ticket="n0-0")
+    books.write_pods(state_dir, [pod])
+    assert source.synced
+    found = source.get(namespace="som-local", name="db-1")
+    assert found is not None
+    assert found.uid == "u1"
+
+
+def test_a_file_that_vanishes_or_breaks_is_no_information(tmp_path: pathlib.Path) -> None:
+    state_dir = layout.StateDir(tmp_path)
+    source = files.FilePods(state_dir.pods)
+    books.write_pods(state_dir, [books.LocalPod("db-1", "u1", books.Request("2Mi", 3), "n0-0")])
+    assert len(source.pods()) == 1
+    layout.write_atomically(state_dir.pods, "{")
+    assert len(source.pods()) == 1
+    state_dir.pods.unlink()
+    assert len(source.pods()) == 1
+    books.write_pods(state_dir, [])
+    assert source.pods() == ()
+    assert source.synced
+
+
+async def test_a_report_that_says_nothing_new_leaves_the_file(tmp_path: pathlib.Path) -> None:
+    state_dir = layout.StateDir(tmp_path)
+    reporter = files.FileReporter(state_dir.status)
+    status = v1alpha1.SomNodeStatus(observed_generation=3)
+    await reporter.report(status)
+    inode = state_dir.status.stat().st_ino
+    await reporter.report(status)
+    assert state_dir.status.stat().st_ino == inode
+    assert books.read_status(state_dir) == status
+    assert json.loads(state_dir.status.read_text())["observedGeneration"] == 3

@@ -1,0 +1,60 @@
+from typing import Any
+
+import pytest
+
+from som_device_plugin import pods
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "shop", "name": "db", "uid": "u1", "resourceVersion": "7"},
+        "spec": {
+            "initContainers": [
+                {"name": "log", "restartPolicy": "Always", "resources": limits("som.io/2Mi", "4")}
+            ],
+            "containers": [
+                {"name": "db", "resources": limits("som.io/1Gi", "2")},
+                {"name": "web", "resources": {}},
+                {"name": "bare"},
+            ],
+        },
+        **changes,
+    }
+
+
+def limits(resource: str, count: str) -> dict[str, Any]:
+    return {"limits": {resource: count, "som.io/ticket": "1", "cpu": "500m"}}
+
+
+def test_containers_with_units_are_requests_sidecars_too() -> None:
+    pod = pods.pod_from_manifest(manifest())
+    assert (pod.namespace, pod.name, pod.uid) == ("shop", "db", "u1")
+    assert [(each.name, each.unit, each.count) for each in pod.containers] == [
+        ("log", "2Mi", 4),
+        ("db", "1Gi", 2),
+    ]
+    assert not pod.keep_on_restart
+
+
+@pytest.mark.parametrize(
+    ("phase", "terminal"),
+    [("Pending", False), ("Running", False), ("Unknown", False), ("Failed", True)],
+)
+def test_only_an_ended_pod_is_terminal(phase: str, terminal: bool) -> None:
+    assert pods.pod_from_manifest(manifest(status={"phase": phase})).terminal is terminal
+
+
+def test_counts_may_be_written_as_quantities() -> None:
+    spec = {"containers": [{"name": "db", "resources": limits("som.io/2Mi", "1k")}]}
+    assert pods.pod_from_manifest(manifest(spec=spec)).containers[0].count == 1000
+
+
+@pytest.mark.parametrize(("value", "kept"), [("true", True), ("false", False), ("yes", False)])
+def test_keeping_content_must_be_asked_for(value: str, kept: bool) -> None:
+    metadata = {
+        "namespace": "shop",
+        "name": "db",
+        "uid": "u1",
+        "annotations": {"som.io/keep-on-restart": value},
+    }
+    assert pods.pod_from_manifest(manifest(metadata=metadata)).keep_on_restart is kept
