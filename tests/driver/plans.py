@@ -67,6 +67,7 @@ TRAPS = """
     trap_splitting_a_gigabyte_entry_needs_no_struct_page
     trap_an_unprivileged_user_cannot_pin
     trap_mprotect_of_a_gigabyte_entry_takes_effect_at_once
+    trap_moving_a_part_of_a_gigabyte_entry_keeps_the_content
     trap_proc_walkers_pass_over_bare_memory
     trap_memory_is_cached_write_back
     trap_entries_stay_inside_the_pool
@@ -84,6 +85,7 @@ SEMANTICS = """
     a_core_dump_holds_no_byte_of_it
 """
 LEASES = """
+    an_unreserved_mapping_is_charged_by_the_chunk
     more_than_a_thousand_leases
     the_device_of_a_lease_is_its_own_minor_for_root_alone
     a_stale_device_node_reaches_nobody

@@ -106,6 +106,20 @@ TEST(the_quota_is_hard_and_exhaustion_is_sigbus_not_oom)
 	teardown(&s);
 }
 
+/* Sparse reservations (Java, Go) touch a few chunks of many GiB. */
+TEST(an_unreserved_mapping_is_charged_by_the_chunk)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+	char *map = mmap(NULL, 64 * EXTENT, RW, MAP_SHARED | MAP_NORESERVE, s.fd, 0);
+
+	CHECK(map != MAP_FAILED, "%s", strerrorname_np(errno));
+	for (int i = 0; i < 32; i++)
+		CHECK(touch_write(map + 2 * i * EXTENT, 1) == 0, "touch %d", i);
+	CHECK(lease_info(s.lease).used_bytes == 32 * CHUNK);
+	munmap(map, 64 * EXTENT);
+	teardown(&s);
+}
+
 static void touch_both(void *argument)
 {
 	char **map = argument;

@@ -113,6 +113,42 @@ TEST(trap_mprotect_of_a_gigabyte_entry_takes_effect_at_once)
 	teardown(&s);
 }
 
+/*
+ * Trap 4 again, by another road: mremap() of a part, or by less than 1 GiB, walks a 1 GiB entry as
+ * if it were a table.
+ */
+TEST(trap_moving_a_part_of_a_gigabyte_entry_keeps_the_content)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+	char *map, *room = mmap(NULL, 4 * EXTENT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	room = (char *)(((uintptr_t)room + EXTENT - 1) & ~(EXTENT - 1));
+	for (int round = 0; round < 4; round++) {
+		bool whole = round == 1 || round == 3;
+		uint64_t from = whole ? 0 : 40 * CHUNK, bytes = whole ? EXTENT : 8 * CHUNK;
+		/* By a whole GiB in the last round, where the entry itself is moved. */
+		char *to = room + (round == 3 ? EXTENT : 17 * CHUNK);
+
+		map = som_map(s.fd, EXTENT);
+		for (uint64_t at = 0; at < EXTENT; at += CHUNK)
+			*(uint64_t *)(map + at) = at + round;
+		CHECK(mremap(map + from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+		for (uint64_t at = 0; at < EXTENT; at += CHUNK) {
+			bool moved = at >= from && at < from + bytes;
+			char *now = moved ? to + at - from : map + at;
+
+			CHECK(touch_read(now) == 0 && *(uint64_t *)now == at + round,
+			      "round %d chunk %llu", round, at / CHUNK);
+			if (moved)
+				CHECK(touch_read(map + at) == SIGSEGV, "a stale translation");
+		}
+		CHECK(lease_info(s.lease).used_bytes == EXTENT);
+		munmap(map, EXTENT);
+		munmap(to, bytes);
+	}
+	teardown(&s);
+}
+
 static void read_through(const char *path)
 {
 	static char text[1 << 16];
@@ -271,6 +307,7 @@ TEST(trap_thp_settings_do_not_stop_faults)
 {
 	static const char *const settings[] = { "never", "madvise", "always" };
 	struct setup s = setup(2 * EXTENT, 2 * EXTENT);
+	char *map;
 
 	for (int i = 0; i < 3; i++) {
 		write_file("/sys/kernel/mm/transparent_hugepage/enabled", settings[i]);
@@ -279,5 +316,12 @@ TEST(trap_thp_settings_do_not_stop_faults)
 	CHECK_OK(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
 	huge_pages_switched(&s, "disabled for the process");
 	CHECK_OK(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0));
+	map = som_map(s.fd, EXTENT);
+	CHECK(touch_write(map + 5 * CHUNK, 5) == 0);
+	CHECK_OK(madvise(map, EXTENT, MADV_NOHUGEPAGE));
+	for (int i = 0; i < 8; i++)
+		CHECK(touch_write(map + i * 60 * CHUNK, 1) == 0, "with MADV_NOHUGEPAGE");
+	CHECK(map[5 * CHUNK] == 5);
+	munmap(map, EXTENT);
 	teardown(&s);
 }
