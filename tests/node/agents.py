@@ -1,0 +1,161 @@
+"""An agent and the kubelet stand-in over one state directory, started and killed by tests."""
+
+import contextlib
+import json
+import pathlib
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from node import machine
+from som_device_plugin.local import layout
+
+MIB = 2**20
+SOM = pathlib.Path(sys.executable).parent / "som"
+KILLED = pathlib.Path(__file__).with_name("killed_agent.py")
+
+OWNER = """
+import mmap, os, sys
+fd = os.open("/dev/som", os.O_RDWR)
+size = os.lseek(fd, 0, os.SEEK_END)
+memory = mmap.mmap(fd, size)
+print("zero" if memory.find(b"P") == -1 and memory[0] == 0 else "dirty", size, flush=True)
+memory[:] = b"P" * size
+sys.stdin.read()
+print("kept" if memory.count(b"P") == size else "lost", flush=True)
+"""
+
+
+class Program:
+    """A program under `som local run` that owns a lease until `end`."""
+
+    def __init__(self, state_dir: layout.StateDir, units: int) -> None:
+        command = ["local", "run", "--state-dir", str(state_dir.path)]
+        request = ["--request", f"som.io/2Mi={units}"]
+        self.process = subprocess.Popen(
+            [SOM, *command, *request, "--", sys.executable, "-c", OWNER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def found(self) -> str:
+        """`zero BYTES` or `dirty BYTES`; "" when it was refused."""
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> str:
+        """Let it end: `kept` when its bytes were its own all the time."""
+        self.process.stdin.close()
+        kept = self.process.stdout.readline().strip()
+        self.process.stdout.close()
+        self.process.wait(30)
+        return kept
+
+
+class LocalNode:
+    """The processes of local mode without its command, so that a test may kill each of them."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.state_dir = layout.StateDir(path)
+        self.generation = 0
+        self.agent: subprocess.Popen | None = None
+        self.log = (path / "agent.log").open("ab")
+        self.stand_in = subprocess.Popen(
+            [sys.executable, "-m", "som_device_plugin.local.kubelet", str(path)], stderr=self.log
+        )
+        machine.wait_until(self.state_dir.control_socket.exists, what="the stand-in serves")
+
+    def start_agent(self, *, killed_at: tuple[str, str] | None = None) -> None:
+        """Start an agent; with `killed_at` (step, when) one that dies there."""
+        path = str(self.state_dir.path)
+        start = ["-c", "from som_device_plugin.main import main; main()"]
+        if killed_at:
+            step, when = killed_at
+            start = [str(KILLED), f"som_device_plugin.{step}", when]
+        flags = {
+            "--local": path,
+            "--state-dir": path,
+            "--kubelet-dir": str(self.state_dir.kubelet),
+            "--endpoint": f"unix:{self.state_dir.agent_endpoint}",
+        }
+        self.agent = subprocess.Popen(
+            [sys.executable, *start, *(word for pair in flags.items() for word in pair)],
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def wait_killed(self) -> None:
+        """The agent has died by SIGKILL at its step."""
+        assert self.agent is not None
+        code = self.agent.wait(30)
+        assert code == -signal.SIGKILL, self.log_text()
+
+    def order(self, capacity_bytes: int) -> None:
+        """Order one pool of `capacity_bytes`; 0: none."""
+        self.generation += 1
+        pool = {
+            "name": "databases",
+            "generation": self.generation,
+            "unit": "2Mi",
+            "capacity": str(capacity_bytes),
+            "source": {"hugeTLB": {"pageSize": "2Mi"}},
+        }
+        node = {
+            "apiVersion": "som.io/v1alpha1",
+            "kind": "SomNode",
+            "metadata": {"name": "local", "generation": self.generation},
+            "spec": {"pools": [pool] if capacity_bytes else []},
+        }
+        layout.write_atomically(self.state_dir.orders, json.dumps(node))
+
+    def pool(self) -> dict[str, str]:
+        """The pool as the agent reports it now; {} when there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            status = json.loads(self.state_dir.status.read_text())
+            if status.get("observedGeneration") == self.generation and status["pools"]:
+                return status["pools"][0]
+        return {}
+
+    def wait_pool(self, **fields: str) -> None:
+        """Until the report has these fields."""
+        machine.wait_until(
+            lambda: all(self.pool().get(name) == value for name, value in fields.items()),
+            what=f"{fields}; reported: {self.pool()}\n{self.log_text()}",
+            deadline_s=20,
+        )
+
+    def leases(self) -> int:
+        """How many leases the store has."""
+        with contextlib.closing(sqlite3.connect(self.state_dir.path / "som.db")) as store:
+            return int(store.execute("SELECT count(*) FROM leases").fetchone()[0])
+
+    def log_text(self) -> str:
+        return (self.state_dir.path / "agent.log").read_text()
+
+    def give_back(self) -> None:
+        """End everything, by the agent's own release."""
+        if self.agent is None or self.agent.poll() is not None:
+            self.start_agent()
+        self.order(0)
+        released = f'"observedGeneration": {self.generation},'
+        machine.wait_until(
+            lambda: released in self.state_dir.status.read_text() and not self.pool(),
+            what=f"the pool is given back\n{self.log_text()}",
+            deadline_s=20,
+        )
+        for process in (self.agent, self.stand_in):
+            process.terminate()
+            process.wait(20)
+        self.log.close()
+
+
+@contextlib.contextmanager
+def local_node(path: pathlib.Path) -> Iterator[LocalNode]:
+    """A node inside the block; given back after it."""
+    node = LocalNode(path)
+    try:
+        yield node
+    finally:
+        node.give_back()

@@ -1,0 +1,133 @@
+"""Who still holds revoked memory: only the kernel knows, and only pins delay the next owner."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from node import containers, machine, nodes
+from node.conftest import Programs
+from node.nodes import PAGE
+from som_device_plugin import seams
+
+PINS = ("vmsplice", "io_uring")
+OTHERS = ("fd", "map", "romap", "bind", "scm")
+
+
+@contextlib.asynccontextmanager
+async def holding(
+    how: str, *, node: nodes.Node, start: seams.Start, program: Programs
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A container's process that holds `start` in the way of `how`."""
+    async with containers.run(
+        *(program("holder"), containers.DEVICE, how, str(start.size_bytes)),
+        file=node.file(start),
+        state_dir=node.state_dir,
+    ) as process:
+        assert await answer(process) == "ready"
+        yield process
+
+
+async def answer(process: asyncio.subprocess.Process, question: str = "") -> str:
+    assert process.stdin and process.stdout
+    if question:
+        process.stdin.write(f"{question}\n".encode())
+    return (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+
+
+@pytest.mark.parametrize("how", OTHERS)
+async def test_a_holder_without_a_pin_delays_nothing_and_sees_no_new_bytes(
+    how: str, node: nodes.Node, program: Programs
+) -> None:
+    await node.apply(8 * PAGE)
+    old = await node.built(8 * PAGE)
+    async with holding(how, node=node, start=old, program=program) as holder:
+        node.driver.revoke(old)
+        machine.wait_until(lambda: node.driver.usage(old).free, what=f"free despite {how}")
+        await node.source.refill("databases")
+        new = await node.built(8 * PAGE)
+        assert node.read(new) == b"\0"
+        node.fill(new, b"n")
+
+        assert await answer(holder, "read") in ("EOF", "SIGBUS")
+        assert await answer(holder, "touch") == "SIGBUS"
+        assert node.read(new) == b"n"
+        assert node.driver.usage(old).free
+
+
+@pytest.mark.parametrize("how", PINS)
+async def test_a_pin_delays_the_offer_until_it_lets_go(
+    how: str, node: nodes.Node, program: Programs
+) -> None:
+    await node.apply(8 * PAGE)
+    old = await node.built(8 * PAGE)
+    pinned = {"vmsplice": PAGE, "io_uring": 8 * PAGE}[how]
+    async with holding(how, node=node, start=old, program=program) as holder:
+        node.driver.revoke(old)
+        machine.wait_until(
+            lambda: node.driver.usage(old).held_bytes == pinned, what=f"only {how} holds"
+        )
+        assert (await node.source.refill("databases")).free_bytes == 8 * PAGE - pinned
+        with pytest.raises(seams.NotEnoughMemory):
+            await node.built(8 * PAGE, others=frozenset({old.slot}))
+        if how == "vmsplice":
+            new = await node.built(7 * PAGE, others=frozenset({old.slot}))
+            node.fill(new, b"n")
+            assert await answer(holder, "read") == str(ord("o")), "its own old byte"
+        else:
+            assert any(f"pid {holder.pid} " in name for name in node.driver.culprits(old))
+        assert not node.driver.usage(old).free
+        assert node.driver.free_slot(pool="databases", named=frozenset()) != old.slot
+
+    machine.wait_until(lambda: node.driver.usage(old).free, what="free when the pin let go")
+
+
+async def test_a_live_holder_is_named(node: nodes.Node, program: Programs) -> None:
+    await node.apply(8 * PAGE)
+    start = await node.built(8 * PAGE)
+    async with holding("map", node=node, start=start, program=program) as holder:
+        assert f"pid {holder.pid} (program): mapping" in node.driver.culprits(start)
+
+
+async def test_a_bystander_with_a_copy_of_all_mounts_delays_nothing(node: nodes.Node) -> None:
+    """A pod with `hostPath: /`: releasing by unmounting alone would leak while it lives."""
+    await node.apply(8 * PAGE)
+    start = await node.built(8 * PAGE)
+    async with containers.run(
+        "sh",
+        "-c",
+        "'echo; cat'",
+        file=node.file(start),
+        state_dir=node.state_dir,
+        sees_agent_mounts=True,
+    ) as bystander:
+        await answer(bystander)
+        node.driver.revoke(start)
+        machine.wait_until(lambda: node.driver.usage(start).free, what="free despite a bystander")
+
+
+async def test_the_kernel_refuses_whatever_exceeds_the_lease(
+    node: nodes.Node, program: Programs
+) -> None:
+    await node.apply(8 * PAGE)
+    start = await node.built(4 * PAGE)
+    async with containers.run(
+        *(program("quota"), containers.DEVICE, str(start.size_bytes)),
+        file=node.file(start),
+        state_dir=node.state_dir,
+    ) as process:
+        output, _ = await process.communicate()
+
+    assert output.decode().splitlines() == [
+        "size: ok",
+        "map all: ok",
+        "map one more: ENOMEM",
+        "touch one more: SIGBUS",
+        "fallocate one more: ENOSPC",
+        "private copy: ENOMEM",
+    ]
+    second = node.file(start).with_name("second")
+    with pytest.raises(OSError, match="No space left on device"):
+        second.touch()
+    assert node.source.reserved("databases").free_bytes == 4 * PAGE
