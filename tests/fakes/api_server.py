@@ -62,7 +62,7 @@ class FakeApiServer:
         self.port = 0
         self._time = time
         self._tls = tls
-        self._end_watches = asyncio.Event()
+        self._ended = 0
 
     @property
     def url(self) -> str:
@@ -96,11 +96,10 @@ class FakeApiServer:
 
     async def end_watches(self) -> None:
         """End all watches, as the server does after their timeoutSeconds."""
-        self._end_watches.set()
+        self._ended += 1
         async with self.store.changed:
             self.store.changed.notify_all()
         await asyncio.sleep(0.01)
-        self._end_watches.clear()
 
     def put(self, api_version: str, plural: str, item: Json) -> Json:
         """Store an object as another client would."""
@@ -163,10 +162,11 @@ class FakeApiServer:
             gone = status_object(410, "Expired", f"too old resource version: {version}")
             await send(response, "ERROR", gone)
             return response
+        ended = self._ended
         deadline_s = float(request.query.get("timeoutSeconds", 3600))
         try:
             async with asyncio.timeout(deadline_s):
-                while not self._end_watches.is_set():
+                while ended == self._ended:
                     for change in [c for c in self.store.history if c.version > version]:
                         version = change.version
                         if object_store.is_in(change.place, place) and _selected(

@@ -207,6 +207,16 @@ async def test_a_server_that_is_not_there_is_a_kube_error(
     await server.start()
 
 
+async def test_a_watch_that_does_not_begin_is_given_up_before_it_would_be_idle(
+    server: FakeApiServer, client: kube.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_client, "ANSWER_TIMEOUT_S", 0.05)
+    server.failure = failures.silence_before_headers
+    async with asyncio.timeout(5):
+        with pytest.raises(kube.KubeError, match="Timeout"):
+            await anext(client.watch(kube.NODES.path(), params={}, idle_timeout_s=3600))
+
+
 async def test_cancelling_a_request_is_no_failure(
     server: FakeApiServer, client: kube.Client
 ) -> None:

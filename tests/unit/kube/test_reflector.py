@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from fakes import failures
@@ -165,6 +167,60 @@ async def test_a_watch_that_ends_is_taken_up_where_it_was(
             await until(lambda value=value: watching.seen == {"a": value})
     assert server.verbs().count("list") == 1
     assert [new for _, _, new in watching.changes] == ["1", "2", "3", "4", "5"]
+
+
+async def test_a_watch_that_lived_long_and_ended_well_is_taken_up_at_once(
+    server: FakeApiServer, client: kube.Client
+) -> None:
+    clock = FakeClock()
+    async with Watching(client, clock).running():
+        await until(lambda: server.verbs() == ["list", "watch"])
+        await clock.advance(reflector.LONG_LIVED_S)
+        await server.end_watches()
+        await until(lambda: server.verbs() == ["list", "watch", "watch"])
+    assert clock.sleeps == []
+
+
+async def test_a_bookmark_saves_a_list(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    selected = Watching(client, clock, field_selector="metadata.name=quiet")
+    async with selected.running() as watching:
+        await until(lambda: "watch" in server.verbs())
+        server.put("v1", "nodes", node("busy"))
+        await asyncio.sleep(0.05)
+        server.store.forget_history()
+        await server.end_watches()
+        await until(lambda: server.verbs().count("watch") == 2)
+        server.put("v1", "nodes", node("quiet"))
+        await until(lambda: watching.seen == {"quiet": "1"})
+    assert server.verbs().count("list") == 1
+
+
+async def test_a_version_that_is_too_old_is_listed_anew_at_once(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    async with Watching(client, clock).running():
+        await until(lambda: "watch" in server.verbs())
+        await server.stop()
+        server.put("v1", "nodes", node("a"))
+        server.store.forget_history()
+        await server.start()
+        await until(lambda: server.verbs().count("list") == 2)
+    assert server.verbs()[:4] == ["list", "watch", "watch", "list"]
+
+
+async def test_a_server_that_was_away_is_asked_only_for_what_changed(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    async with Watching(client, clock).running() as watching:
+        await until(lambda: "watch" in server.verbs())
+        await server.stop()
+        await until(lambda: len(clock.sleeps) > 5)
+        server.put("v1", "nodes", node("a"))
+        await server.start()
+        await until(lambda: watching.seen == {"a": "1"})
+    assert server.verbs().count("list") == 1
 
 
 async def test_an_unreadable_object_keeps_its_last_known_state(
