@@ -127,6 +127,8 @@ class HugeTLBFS:
             await process.wait()
             await asyncio.to_thread(self.revoke, start)
             raise
+        if status:
+            await asyncio.to_thread(self.revoke, start)
         if status == worker.EXIT_NO_PAGES:
             raise seams.NotEnoughMemory(
                 f"{v1alpha1.format_bytes(start.size_bytes)} from pool {start.pool}: {message}"

@@ -1,8 +1,8 @@
 """The process that takes huge pages: what it maps is charged to the cgroup that it joins.
 
-Run as `python -I -S worker.py build|extend …`, spawned and never forked: the agent has gRPC
-threads, and huge page limits of its own. Every start of a container waits for it, so it imports
-little. Says on stdout `ready <bytes>` while it works, and on stderr what went wrong.
+Spawned (see `command`) and never forked: the agent has gRPC threads, and huge page limits of its
+own. Every start of a container waits for it, so it imports little. It says on stdout
+`ready <bytes>` while it works, and on stderr what went wrong.
 """
 
 import ctypes
@@ -11,9 +11,6 @@ import fcntl
 import os
 import sys
 import time
-
-if __name__ == "__main__":
-    sys.path.insert(0, __file__.rpartition("/som_device_plugin/")[0])
 
 from som_device_plugin.linux import mounts
 
@@ -40,15 +37,22 @@ class NoPages(Exception):
     """The pages are not to be had; the message says which and why."""
 
 
+# As an imported module it comes from the bytecode cache; as a script it would be compiled anew.
+_RUN = (
+    f"import sys; sys.path.insert(0, {__file__.rpartition('/som_device_plugin/')[0]!r});"
+    f"from {__name__} import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 def command(*arguments: str) -> list[str]:
     """The command line of a worker, for whoever spawns it."""
-    return [sys.executable, "-I", "-S", __file__, *arguments]
+    return [sys.executable, "-I", "-S", "-c", _RUN, *arguments]
 
 
 def main(arguments: list[str]) -> int:
-    command, hold, size, page, *rest = arguments
+    what, hold, size, page, *rest = arguments
     try:
-        if command == "extend":
+        if what == "extend":
             _join(rest)
             _extend(hold, int(size))
         else:
@@ -142,7 +146,3 @@ def _join(groups: list[str]) -> None:
 def _error(what: str) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, f"{what}: {os.strerror(number)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

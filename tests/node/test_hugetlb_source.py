@@ -1,0 +1,225 @@
+"""Pools of huge pages beside others who have huge pages, take them, and rewrite the counters."""
+
+import contextlib
+import mmap
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from node import machine, nodes
+from node.nodes import GIB, PAGE
+from som_device_plugin.linux import hugepages, mountinfo, mounts
+from som_device_plugin.sources import hugetlb, plan
+
+MAP_HUGETLB = 0x40000
+MAP_POPULATE = 0x8000
+OVERCOMMIT = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages")
+ANONYMOUS = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+
+
+def persistent() -> int:
+    return hugepages.node_counts(PAGE, 0).persistent
+
+
+@pytest.fixture
+def foreign() -> Iterator[int]:
+    """Five huge pages that the node's own programs use."""
+    before = persistent()
+    hugepages.write_persistent(PAGE, 0, before + 5)
+    yield before + 5
+    hugepages.write_persistent(PAGE, 0, before)
+
+
+async def test_a_pool_comes_on_top_of_what_others_have(foreign: int, node: nodes.Node) -> None:
+    reserved = await node.apply(64 * PAGE)
+
+    assert reserved == hugetlb.PoolReserved("databases", 64 * PAGE, 64 * PAGE, {0: 64 * PAGE}, "")
+    assert persistent() == foreign + 64
+    assert hugepages.machine_counts(PAGE).available == 5
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        mmap.mmap(-1, 6 * PAGE, flags=ANONYMOUS | MAP_HUGETLB)
+    await node.source.release("databases")
+    assert persistent() == foreign
+
+
+async def test_two_pools_have_a_hold_each(foreign: int, node: nodes.Node) -> None:
+    await node.apply(16 * PAGE, pool="a")
+    await node.apply(8 * PAGE, pool="b")
+    start = await node.built(16 * PAGE, pool="a")
+
+    assert node.source.reserved("a").free_bytes == 0
+    assert node.source.reserved("b").free_bytes == 8 * PAGE
+    with pytest.raises(hugetlb.Refused, match="32Mi are held by containers"):
+        await node.source.release("a")
+    await node.source.release("b")
+    assert persistent() == foreign + 16
+    node.driver.revoke(start)
+
+
+async def test_a_new_agent_counts_nothing_twice(foreign: int, node: nodes.Node) -> None:
+    await node.apply(16 * PAGE)
+    await node.built(8 * PAGE)
+
+    node.restart()
+
+    assert node.source.reserved("databases").free_bytes == 8 * PAGE
+    assert (await node.apply(16 * PAGE)).capacity_bytes == 16 * PAGE
+    assert persistent() == foreign + 16
+
+
+async def test_shrinking_takes_from_the_hold_and_never_what_is_held_or_promised(
+    node: nodes.Node,
+) -> None:
+    await node.apply(64 * PAGE)
+    start = await node.built(8 * PAGE)
+    node.fill(start, b"x")
+
+    assert (await node.apply(4 * PAGE, held_bytes=20 * PAGE)).capacity_bytes == 20 * PAGE
+    reserved = await node.apply(4 * PAGE)
+    assert (reserved.capacity_bytes, reserved.free_bytes) == (8 * PAGE, 0)
+    assert node.read(start) == b"x"
+    node.driver.revoke(start)
+    await node.source.refill("databases")
+    assert (await node.apply(4 * PAGE)).capacity_bytes == 4 * PAGE
+
+
+@pytest.mark.parametrize("wish", [0, 3, 40])
+async def test_a_rewritten_counter_is_repaired_and_reported(
+    wish: int, foreign: int, node: nodes.Node
+) -> None:
+    await node.apply(64 * PAGE)
+    start = await node.built(16 * PAGE)
+    node.fill(start, b"x")
+
+    pathlib.Path("/proc/sys/vm/nr_hugepages").write_text(str(wish))
+    events, reserved = await node.source.check()
+
+    assert [(event.reason, event.warning) for event in events] == [("HugePagesRewritten", True)]
+    assert reserved["databases"].capacity_bytes == 64 * PAGE
+    assert reserved["databases"].shortfall == ""
+    counts = hugepages.node_counts(PAGE, 0)
+    assert (counts.total, counts.surplus) == (wish + 64, 0)
+    assert node.read(start) == b"x"
+    assert (await node.source.check())[0] == []
+    node.driver.revoke(start)
+    await node.source.release("databases")
+    assert persistent() == wish
+
+
+async def test_pages_that_others_add_stay_theirs(foreign: int, node: nodes.Node) -> None:
+    await node.apply(16 * PAGE)
+    hugepages.write_persistent(PAGE, 0, foreign + 16 + 7)
+
+    assert (await node.source.check())[0] == []
+    await node.apply(32 * PAGE)
+    assert persistent() == foreign + 7 + 32
+    await node.source.release("databases")
+    assert persistent() == foreign + 7
+
+
+async def test_pages_taken_by_a_stranger_are_missed_and_come_back(node: nodes.Node) -> None:
+    await node.apply(16 * PAGE)
+    start = await node.built(16 * PAGE)
+    node.driver.revoke(start)
+    # Between the release and the refill of the hold anybody can reserve.
+    stranger = mmap.mmap(-1, 4 * PAGE, flags=ANONYMOUS | MAP_HUGETLB)
+
+    reserved = await node.source.refill("databases")
+    assert reserved.free_bytes == 12 * PAGE
+    assert reserved.shortfall == (
+        "24Mi of 32Mi: the rest is in use or reserved by other processes of the node"
+    )
+    stranger.close()
+    assert (await node.source.refill("databases")).free_bytes == 16 * PAGE
+
+
+async def test_a_pool_beyond_the_guard_is_refused_before_anything_is_taken(
+    own_machine: machine.Snapshot, node: nodes.Node
+) -> None:
+    with pytest.raises(hugetlb.Refused, match="the largest capacity now is"):
+        await node.apply(4096 * GIB)
+
+    assert own_machine.difference() == ""
+
+
+async def test_growing_stops_at_the_guard_and_says_so(
+    state_dir: pathlib.Path, own_machine: machine.Snapshot
+) -> None:
+    keep = hugepages.memory().available_bytes - 7 * GIB // 2
+    node = nodes.Node(state_dir, guard=plan.Guard(percent=0, minimum_bytes=keep))
+    with contextlib.ExitStack() as eaten:
+
+        def on_progress(_bytes: int) -> None:
+            # Another program of the node grows at the same time.
+            memory = mmap.mmap(-1, 2 * GIB, flags=mmap.MAP_PRIVATE | 0x20 | MAP_POPULATE)
+            eaten.enter_context(contextlib.closing(memory))
+
+        reserved = await node.source.apply(
+            nodes.node_pool(2 * GIB, pool="databases", page="2Mi"),
+            held_bytes=0,
+            on_progress=on_progress,
+        )
+
+    assert GIB <= reserved.capacity_bytes < 2 * GIB
+    assert reserved.shortfall.endswith(
+        "Gi of 2Gi: more would leave too little memory for the rest of the node"
+    )
+    await node.give_back()
+
+
+async def test_a_kernel_that_finds_no_more_pages_is_reported_precisely(
+    foreign: int, node: nodes.Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real fragmentation cannot be ordered: here the kernel is asked for less than we believe."""
+    write = hugepages.write_persistent
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            hugepages,
+            "write_persistent",
+            lambda size, number, pages: write(size, number, min(pages, foreign + 48)),
+        )
+        reserved = await node.apply(64 * PAGE)
+
+    assert reserved.shortfall == "96Mi of 128Mi: no contiguous memory on NUMA node 0"
+    assert (reserved.capacity_bytes, reserved.free_bytes) == (48 * PAGE, 48 * PAGE)
+    assert (await node.apply(64 * PAGE)).shortfall == ""
+
+
+async def test_overcommit_is_refused_and_reported_once(node: nodes.Node) -> None:
+    await node.apply(4 * PAGE)
+    OVERCOMMIT.write_text("3")
+    try:
+        with pytest.raises(hugetlb.Refused, match="set vm"):
+            await node.apply(8 * PAGE)
+        assert [event.reason for event in (await node.source.check())[0]] == ["HugePagesOvercommit"]
+        assert (await node.source.check())[0] == []
+    finally:
+        OVERCOMMIT.write_text("0")
+
+
+async def test_the_page_size_of_a_pool_cannot_change(node: nodes.Node) -> None:
+    await node.apply(4 * PAGE)
+    with pytest.raises(hugetlb.Refused, match="page size cannot change"):
+        await node.apply(GIB, page="1Gi")
+
+
+async def test_a_lost_hold_is_made_again(node: nodes.Node) -> None:
+    await node.apply(4 * PAGE)
+    hold = node.state_dir / "holds" / "databases"
+    mounts.detach(str(hold))
+
+    _, reserved = await node.source.check()
+    assert reserved["databases"].free_bytes == 4 * PAGE
+
+
+async def test_one_page_of_one_gib(node: nodes.Node) -> None:
+    reserved = await node.apply(GIB, page="1Gi")
+    if not reserved.capacity_bytes:
+        assert reserved.shortfall == "0Mi of 1Gi: no contiguous memory on NUMA node 0"
+        return
+    start = await node.built(GIB, page_bytes=GIB)
+    assert node.driver.usage(start).current_bytes == GIB
+    assert node.read(start) == b"\0"
+    mount = next(m for m in mountinfo.read() if m.source == start.mount_source)
+    assert "pagesize=1024M" in mount.super_options

@@ -1,0 +1,148 @@
+"""SIGKILL at any step: what was taken is found again, or was freed by the kernel."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from node import killing, machine, nodes
+from node.nodes import PAGE
+from som_device_plugin import seams
+from som_device_plugin.drivers import worker
+from som_device_plugin.linux import hugepages
+
+When = Literal["before", "after"]
+FOREIGN = 6
+GROWN = 544 * PAGE  # More than one step of 1 GiB.
+COUNTER = pathlib.Path("/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages")
+
+
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [
+        ("fsopen", "before"),
+        ("fsmount", "after"),
+        ("flock", "after"),
+        ("ftruncate", "before"),
+        ("ftruncate", "after"),
+        ("madvise", "before"),
+        ("madvise", "after"),
+        ("move_mount", "before"),
+        ("move_mount", "after"),
+    ],
+)
+async def test_a_worker_killed_anywhere_leaves_nothing(
+    call: str, when: When, node: nodes.Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.apply(160 * PAGE)
+    start = node.start(128 * PAGE)  # Two chunks.
+    command = worker.command
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "command", lambda *a: [*killing.at(call, when), *command(*a)])
+        with pytest.raises(seams.DriverError, match="ended with status -"):
+            await node.driver.build(start, on_progress=lambda _bytes: None)
+
+    node.restart()
+    node.driver.end_builders()
+    machine.wait_until(lambda: node.driver.usage(start).free, what="the start is free")
+    assert node.driver.attached() == {}
+    assert (await node.source.refill("databases")).free_bytes == 160 * PAGE
+    await node.driver.build(start, on_progress=lambda _bytes: None)
+    assert node.read(start) == b"\0"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("call", "nth", "where"),
+    [
+        ("fdatasync", 2, "som.db-wal"),
+        ("fdatasync", 3, "som.db-wal"),
+        ("fdatasync", 4, "som.db-wal"),
+        ("move_mount", 1, ""),
+        ("write", 1, "counter"),
+        ("write", 2, "counter"),
+        ("flock", 2, "holds/databases/hold"),
+        ("flock", 3, "holds/databases/hold"),
+    ],
+)
+async def test_a_growth_killed_anywhere_counts_every_page_once(
+    call: str, nth: int, where: str, when: When, node: nodes.Node
+) -> None:
+    with foreign_pages():
+        path = COUNTER if where == "counter" else node.state_dir / where if where else None
+        status = killing.agent(
+            killing.at(call, when, nth=nth, path=path), node.state_dir, "apply", str(GROWN)
+        )
+        assert status < 0, "it was killed"
+
+        await everything_is_found(node)
+        assert (await node.apply(GROWN)).capacity_bytes == GROWN
+        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN + GROWN // PAGE
+        await node.source.release("databases")
+        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("call", "where"), [("ftruncate", "holds/databases/hold"), ("write", "counter")]
+)
+async def test_a_shrinkage_killed_anywhere_loses_no_page_and_no_lease(
+    call: str, where: str, when: When, node: nodes.Node
+) -> None:
+    with foreign_pages():
+        await node.apply(96 * PAGE)
+        start = await node.built(8 * PAGE)
+        node.fill(start, b"x")
+        path = COUNTER if where == "counter" else node.state_dir / where
+        status = killing.agent(
+            killing.at(call, when, path=path), node.state_dir, "apply", str(16 * PAGE)
+        )
+        assert status < 0, "it was killed"
+
+        await everything_is_found(node)
+        assert node.read(start) == b"x"
+        assert (await node.apply(16 * PAGE)).free_bytes == 8 * PAGE
+        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN + 16
+        node.driver.revoke(start)
+        await node.source.release("databases")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("call", "where"), [("ftruncate", ""), ("write", "counter"), ("umount2", ""), ("rmdir", "")]
+)
+async def test_a_pools_end_killed_anywhere_is_finished_by_the_next_agent(
+    call: str, where: str, when: When, node: nodes.Node
+) -> None:
+    with foreign_pages():
+        await node.apply(16 * PAGE)
+        path = COUNTER if where else None
+        status = killing.agent(killing.at(call, when, path=path), node.state_dir, "release")
+        assert status < 0, "it was killed"
+
+        node.restart()
+        await node.source.release("databases")
+        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN
+
+
+async def everything_is_found(node: nodes.Node) -> None:
+    """Each page is somebody's, and the hold keeps all of ours that no lease has."""
+    node.restart()
+    events, reserved = await node.source.check()
+    assert events == [], "its own pages are nobody's else"
+    pages = hugepages.node_counts(PAGE, 0).persistent - FOREIGN
+    pool = reserved.get("databases")
+    assert (pool.capacity_bytes if pool else 0) == pages * PAGE
+    counts = hugepages.machine_counts(PAGE)
+    assert counts.available == FOREIGN, "all of ours are reserved"
+
+
+@contextlib.contextmanager
+def foreign_pages() -> Iterator[None]:
+    """Pages that are others', there before som and after it."""
+    before = hugepages.node_counts(PAGE, 0).persistent
+    hugepages.write_persistent(PAGE, 0, before + FOREIGN)
+    yield
+    hugepages.write_persistent(PAGE, 0, before)
