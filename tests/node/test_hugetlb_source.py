@@ -141,6 +141,7 @@ async def test_a_pool_beyond_the_guard_is_refused_before_anything_is_taken(
         await node.apply(4096 * GIB)
 
     assert own_machine.difference() == ""
+    assert (await node.source.refill("databases")).capacity_bytes == 0
 
 
 async def test_growing_stops_at_the_guard_and_says_so(

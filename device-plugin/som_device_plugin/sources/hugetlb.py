@@ -11,7 +11,7 @@ import pathlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from som_api import v1alpha1
 from som_device_plugin import SomError, seams
@@ -19,6 +19,7 @@ from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources import counters, hold, plan, records
 
 _GIGANTIC_LIMIT_S: Final = 60.0
+_T = TypeVar("_T")
 
 
 class SourceError(SomError):
@@ -121,22 +122,27 @@ class HugeTLBSource:
             floor_bytes=held_bytes,
             deadline_s=time.monotonic() + _GIGANTIC_LIMIT_S,
         )
-        await asyncio.to_thread(self._begin, order)
-        while await asyncio.to_thread(self._step, order):
-            on_progress((await asyncio.to_thread(self.reserved, pool.name)).capacity_bytes)
-        return await asyncio.to_thread(self.reserved, pool.name)
+        await _in_thread(self._begin, order)
+        while await _in_thread(self._step, order):
+            on_progress((await _in_thread(self.reserved, pool.name)).capacity_bytes)
+        return await _in_thread(self.reserved, pool.name)
 
     async def release(self, pool: str) -> None:
         """Give all pages of `pool` back and forget it. Idempotent.
 
         Raises:
             Refused: starts still hold memory of the pool.
+            SourceError: the kernel refused otherwise, with what it answered.
         """
-        await asyncio.to_thread(self._release, pool)
+        await _in_thread(self._release, pool)
 
     async def check(self) -> tuple[list[seams.Event], Mapping[str, PoolReserved]]:
-        """The cycle: repair the counters that others wrote, refill the holds, say what is there."""
-        return await asyncio.to_thread(self._check)
+        """The cycle: repair the counters that others wrote, refill the holds, say what is there.
+
+        Raises:
+            SourceError: the kernel refused, with what it answered.
+        """
+        return await _in_thread(self._check)
 
     async def refill(self, pool: str) -> PoolReserved:
         """Put what starts no longer hold back into the pool's hold: after every release.
@@ -361,6 +367,13 @@ class HugeTLBSource:
             hierarchy=self._hierarchy,
             page_bytes=page_bytes,
         )
+
+
+async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:
+    try:
+        return await asyncio.to_thread(call, *arguments)
+    except (cgroups.CgroupError, hold.HoldError, hugepages.HugePagesError) as error:
+        raise SourceError(str(error)) from error
 
 
 def _overcommit(page_bytes: int) -> str:
