@@ -183,6 +183,33 @@ async def test_units_without_a_ticket_are_refused(
         await status_becomes(201)
 
 
+async def test_quota_of_a_namespace_counts_units(
+    session: aiohttp.ClientSession, api_server: ApiServer
+) -> None:
+    api_server.kubectl("create", "namespace", "shop")
+    hard = "--hard=requests.som.io/2Mi=64,requests.som.io/1Gi=0"
+    api_server.kubectl("create", "quota", "som", "--namespace=shop", hard)
+    ready = "jsonpath={.status.hard}"
+    api_server.kubectl("wait", f"--for={ready}", "quota/som", "--namespace=shop", "--timeout=30s")
+    api_server.kubectl(
+        "wait", "--for=create", "serviceaccount/default", "--namespace=shop", "--timeout=30s"
+    )
+
+    async def create(name: str, **limits: int) -> str:
+        named = {f"som.io/{unit[1:]}": count for unit, count in limits.items()}
+        sent = pod(name, containers=[{"name": "db", "resources": {"limits": named}}])
+        _, answer = await send(session, "POST", "/api/v1/namespaces/shop/pods", sent)
+        return str(answer.get("message", ""))
+
+    assert await create("db-0", _2Mi=48) == ""
+    assert await create("db-1", _2Mi=32) == (
+        'pods "db-1" is forbidden: exceeded quota: som, requested: requests.som.io/2Mi=32, '
+        "used: requests.som.io/2Mi=48, limited: requests.som.io/2Mi=64"
+    )
+    assert "exceeded quota" in await create("db-2", _1Gi=1)
+    api_server.kubectl("delete", "namespace", "shop", "--wait=false")
+
+
 async def test_two_thousand_pods_without_som_pass_untouched(session: aiohttp.ClientSession) -> None:
     rng = random.Random(2)
     pods = [_generated(rng, f"p{number}") for number in range(2000)]
