@@ -20,12 +20,12 @@
 #endif
 
 /*
- * Before 6.8 only VMAs that look like DAX reach ->huge_fault, and GUP-fast has
+ * Before 6.12 only VMAs that look like DAX reach ->huge_fault, and GUP-fast has
  * no check for special PMDs: any user could crash the node with vmsplice().
  * S_DAX and the devmap bit answer both. Later kernels take pages behind S_DAX
  * for real ones and dereference their struct page, so never set it there.
  */
-#define SOM_LOOKS_LIKE_DAX	(!SOM_KERNEL(6, 8))
+#define SOM_LOOKS_LIKE_DAX	(!SOM_KERNEL(6, 12))
 
 static inline void som_inode_init(struct inode *inode)
 {
@@ -35,7 +35,7 @@ static inline void som_inode_init(struct inode *inode)
 
 #if SOM_KERNEL(6, 17)
 #define som_pfn(pfn)	(pfn)
-#elif SOM_KERNEL(6, 8)
+#elif SOM_KERNEL(6, 12)
 #define som_pfn(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV)
 #else
 #define som_pfn(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV | PFN_MAP)
@@ -89,13 +89,13 @@ static inline void som_vm_flags_set(struct vm_area_struct *vma,
 }
 
 /*
- * Before 6.8 mprotect() takes a PUD leaf for a broken table ("bad pud") and
+ * Before 6.12 mprotect() takes a PUD leaf for a broken table ("bad pud") and
  * drops it without a TLB flush. Unmap first; the next touch maps it again.
  */
 static inline void som_before_mprotect(struct vm_area_struct *vma,
 				       unsigned long start, unsigned long end)
 {
-#if !SOM_KERNEL(6, 8)
+#if !SOM_KERNEL(6, 12)
 	zap_vma_ptes(vma, start, end - start);
 #endif
 }

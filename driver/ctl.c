@@ -11,6 +11,7 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/nodemask.h>
+#include <linux/nospec.h>
 #include <linux/pseudo_fs.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -210,7 +211,7 @@ static int run_lease_info(struct file *file, void *buffer)
 	arg->state = READ_ONCE(lease->revoked) ? SOM_LEASE_STATE_REVOKED : 0;
 	arg->numa_node = lease->node;
 	arg->holders = READ_ONCE(lease->holders);
-	arg->mappings = atomic_read(&lease->regions);
+	arg->mappings = READ_ONCE(lease->regions);
 	arg->quota_bytes = stat.quota_bytes;
 	arg->committed_bytes = stat.committed_bytes;
 	arg->used_bytes = stat.used_bytes;
@@ -258,6 +259,7 @@ static long ctl_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (nr >= ARRAY_SIZE(ctl_commands) || cmd != _IO(SOM_IOC, nr))
 		return -ENOTTY;
+	nr = array_index_nospec(nr, ARRAY_SIZE(ctl_commands));
 	return som_run_command(&ctl_commands[nr], file, arg);
 }
 

@@ -129,7 +129,6 @@ struct som_lease {
 	struct inode *inode;		/* its mapping has all our VMAs */
 	struct device *dev;
 	struct kref ref;
-	atomic_t regions;
 	atomic64_t faults_2m;
 	atomic64_t faults_1g;
 
@@ -139,6 +138,8 @@ struct som_lease {
 	/* under pool->lock */
 	struct list_head holds;
 	u64 next_offset;		/* bytes of inode->i_mapping given out */
+	unsigned int regions;
+	u64 tables;			/* chunks in tables of regions */
 	u64 committed;
 	u64 used;
 	u64 held;

@@ -38,6 +38,8 @@ static void lease_free(struct kref *ref)
 {
 	struct som_lease *lease = container_of(ref, struct som_lease, ref);
 
+	if (lease->pool)
+		som_pool_put(lease->pool);
 	iput(lease->inode);
 	kfree(lease);
 }
@@ -88,8 +90,8 @@ static void unreserve(struct som_pool *pool, u64 quota)
 	mutex_unlock(&pool->lock);
 }
 
-/* The lease can be opened when this has returned */
-static int lease_register(struct som_lease *lease)
+/* When this returns, the lease can be opened, and even be gone again */
+static int lease_register(struct som_lease *lease, struct som_lease_create *arg)
 {
 	int err;
 
@@ -107,6 +109,9 @@ static int lease_register(struct som_lease *lease)
 		return PTR_ERR(lease->dev);
 	}
 	trace_lease(lease, SOM_LEASE_CREATED);
+	arg->lease = lease->id;
+	arg->major = MAJOR(som_devt);
+	arg->minor = lease->id;
 	mutex_lock(&som_leases_lock);
 	xa_store(&som_leases, lease->id, lease, GFP_KERNEL);
 	som_leases_number++;
@@ -117,31 +122,30 @@ static int lease_register(struct som_lease *lease)
 int som_lease_create(struct som_lease_create *arg)
 {
 	struct som_lease *lease;
+	struct som_pool *pool;
 	int err;
 
 	lease = lease_alloc(arg);
 	if (IS_ERR(lease))
 		return PTR_ERR(lease);
-	lease->pool = som_pool_use(arg->pool);
-	if (IS_ERR(lease->pool)) {
-		err = PTR_ERR(lease->pool);
+	pool = som_pool_use(arg->pool);
+	if (IS_ERR(pool)) {
+		err = PTR_ERR(pool);
 		goto out_free;
 	}
-	err = reserve(lease->pool, lease->quota);
+	lease->pool = pool;
+	err = reserve(pool, lease->quota);
 	if (err)
 		goto out_unuse;
-	err = lease_register(lease);
+	err = lease_register(lease, arg);
 	if (err)
 		goto out_unreserve;
-	arg->lease = lease->id;
-	arg->major = MAJOR(som_devt);
-	arg->minor = lease->id;
 	return 0;
 
 out_unreserve:
-	unreserve(lease->pool, lease->quota);
+	unreserve(pool, lease->quota);
 out_unuse:
-	som_pool_unuse(lease->pool);
+	som_pool_unuse(pool);
 out_free:
 	som_lease_put(lease);
 	return err;
@@ -243,7 +247,7 @@ static int lease_open(struct inode *inode, struct file *file)
 	lease = xa_load(&som_leases, iminor(inode));
 	if (!lease)
 		err = -ENXIO;
-	else if (lease->revoked)
+	else if (READ_ONCE(lease->revoked))
 		err = -ENODEV;
 	else
 		lease->holders++;

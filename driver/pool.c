@@ -118,10 +118,9 @@ static struct som_extent *extent_make(struct som_pool *pool,
 	return extent;
 }
 
-/**
- * som_pool_prepare() - make room for chunks that som_pool_publish() brings
- *
- * Until then they are used but not present: no other pool may have them.
+/*
+ * Makes room for chunks that som_pool_publish() brings. Until then they are used
+ * but not present: no other pool may have them.
  */
 int som_pool_prepare(struct som_pool *pool, u32 chunk, u64 count, int node)
 {
@@ -133,6 +132,8 @@ int som_pool_prepare(struct som_pool *pool, u32 chunk, u64 count, int node)
 	struct som_pool *other;
 	int err = 0;
 
+	if (!chunk)
+		return -EINVAL;
 	mutex_lock(&som_pools_lock);
 	for_each_part(chunk, count, window, bit, n) {
 		xa_for_each(&som_pools, index, other)
@@ -277,11 +278,7 @@ static void zero_work(struct work_struct *work)
 	queue_work(som_workqueue, work);
 }
 
-/**
- * som_clean() - make sure that a chunk just taken reads as zeroes
- *
- * From here on it counts as written.
- */
+/* A chunk just taken reads as zeroes when this returns, and counts as written */
 void som_clean(struct som_lease *lease, u32 chunk)
 {
 	struct som_pool *pool = lease->pool;
@@ -661,6 +658,7 @@ int som_pool_add(u32 id, u64 start, u64 bytes)
 		mutex_unlock(&pool->add_lock);
 	}
 	som_pool_unuse(pool);
+	som_pool_put(pool);
 	return err;
 }
 
@@ -694,10 +692,13 @@ struct som_pool *som_pool_use(u32 id)
 		pool = ERR_PTR(-EBUSY);
 	else
 		pool->users++;
+	if (!IS_ERR(pool))
+		kref_get(&pool->ref);
 	mutex_unlock(&som_pools_lock);
 	return pool;
 }
 
+/* The reference remains: som_pool_put() */
 void som_pool_unuse(struct som_pool *pool)
 {
 	mutex_lock(&som_pools_lock);

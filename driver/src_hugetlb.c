@@ -67,6 +67,9 @@ static int hugetlb_add(struct som_pool *pool, u64 start, u64 bytes)
 		cond_resched();
 	}
 	err = vm_munmap(start, bytes);
+	for (i = 0; !err && i < n; i++)
+		if (folio_mapped(page_folio(pages[i])))
+			err = -EBUSY;
 out:
 	for (i = 0; i < n; i++) {
 		if (!err) {

@@ -75,7 +75,7 @@ SOM_ATTR(lease, pool, "%u", lease->pool->id);
 SOM_ATTR(lease, numa_node, "%d", lease->node);
 SOM_ATTR(lease, revoked, "%d", READ_ONCE(lease->revoked));
 SOM_ATTR(lease, holders, "%u", READ_ONCE(lease->holders));
-SOM_ATTR(lease, mappings, "%d", atomic_read(&lease->regions));
+SOM_ATTR(lease, mappings, "%u", READ_ONCE(lease->regions));
 LEASE_STAT(quota_bytes);
 LEASE_STAT(committed_bytes);
 LEASE_STAT(used_bytes);

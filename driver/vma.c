@@ -20,11 +20,13 @@ struct som_region {
 	struct som_lease *lease;
 	struct mm_struct *mm;		/* to compare with, never to use */
 	u64 offset;			/* its first byte in the lease's mapping */
+	unsigned long length;		/* of the table, in chunks */
 	bool lazy;			/* MAP_NORESERVE: commit by fault */
 	refcount_t vmas;
-	struct mutex lock;
+	struct mutex lock;		/* the table, and page tables */
 	u32 *chunks;
 	unsigned long *copied;		/* one more VMA is there: mremap() moves it */
+	unsigned long *small;		/* by 512 chunks: no 1 GiB entry any more */
 };
 
 static const struct vm_operations_struct som_vm_ops;
@@ -51,30 +53,12 @@ static unsigned long chunks_in(const struct vm_area_struct *vma)
 	return (vma->vm_end - vma->vm_start) >> CHUNK_SHIFT;
 }
 
-static void region_free(struct som_region *region)
+static void region_unmap(struct som_region *region, unsigned long index,
+			 unsigned long chunks)
 {
-	kvfree(region->copied);
-	kvfree(region->chunks);
-	kfree(region);
-}
-
-static struct som_region *region_alloc(unsigned long chunks)
-{
-	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
-	struct som_region *region;
-
-	region = kzalloc(sizeof(*region), gfp);
-	if (!region)
-		return NULL;
-	region->chunks = kvcalloc(chunks, sizeof(*region->chunks), gfp);
-	region->copied = kvcalloc(BITS_TO_LONGS(chunks), sizeof(long), gfp);
-	if (!region->chunks || !region->copied) {
-		region_free(region);
-		return NULL;
-	}
-	refcount_set(&region->vmas, 1);
-	mutex_init(&region->lock);
-	return region;
+	unmap_mapping_range(region->lease->inode->i_mapping,
+			    region->offset + ((u64)index << CHUNK_SHIFT),
+			    (u64)chunks << CHUNK_SHIFT, 1);
 }
 
 /* ----------------------------------------------------------------- filling */
@@ -121,17 +105,16 @@ static bool is_whole_extent(struct som_region *region, unsigned long index)
 	return true;
 }
 
-static int fill_extent(struct som_region *region, unsigned long index)
+/* True if the 512 chunks from @index on are, or have become, one extent */
+static bool fill_extent(struct som_region *region, unsigned long index)
 {
 	unsigned int i;
 	u32 chunk;
-	int err;
 
 	if (!is_empty_extent(region, index))
-		return is_whole_extent(region, index) ? 0 : -ENOSPC;
-	err = som_take(region->lease, EXTENT_CHUNKS, region->lazy, &chunk);
-	if (err)
-		return err;
+		return is_whole_extent(region, index);
+	if (som_take(region->lease, EXTENT_CHUNKS, false, &chunk))
+		return false;
 	for (i = 0; i < EXTENT_CHUNKS; i++)
 		region->chunks[index + i] = chunk + i;
 	for (i = 0; i < EXTENT_CHUNKS; i++) {
@@ -139,33 +122,62 @@ static int fill_extent(struct som_region *region, unsigned long index)
 		if (fatal_signal_pending(current))
 			goto out_empty;
 	}
-	return 0;
+	return true;
 
 out_empty:
 	for (i = 0; i < EXTENT_CHUNKS; i++)
 		empty_chunk(region, index + i);
-	return -EINTR;
+	return false;
 }
 
 /* ------------------------------------------------------------------ faults */
 
-static vm_fault_t insert(struct vm_fault *vmf, struct som_region *region,
-			 unsigned long index, bool extent)
+static vm_fault_t fault_chunk(struct vm_fault *vmf, struct som_region *region,
+			      unsigned long index)
 {
-	struct som_lease *lease = region->lease;
+	int err = fill_chunk(region, index);
 	u32 chunk = region->chunks[index];
 	vm_fault_t ret;
 
-	if (WARN_ON_ONCE(!som_pool_backs(lease, chunk,
-					 extent ? EXTENT_CHUNKS : 1)))
+	if (err)
+		return err == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+	if (WARN_ON_ONCE(!som_pool_backs(region->lease, chunk, 1)))
 		return VM_FAULT_SIGBUS;
-	if (extent)
-		ret = som_insert_pud(vmf, som_chunk_pfn(chunk));
-	else
-		ret = som_insert_pmd(vmf, som_chunk_pfn(chunk));
+	ret = som_insert_pmd(vmf, som_chunk_pfn(chunk));
 	if (ret == VM_FAULT_NOPAGE)
-		atomic64_inc(extent ? &lease->faults_1g : &lease->faults_2m);
+		atomic64_inc(&region->lease->faults_2m);
 	return ret;
+}
+
+/*
+ * After a failure the kernel makes a table where the 1 GiB entry would be, and
+ * that table remains: do not try again, for somebody may have seen neither yet.
+ */
+static vm_fault_t fault_extent(struct vm_fault *vmf, struct som_region *region,
+			       unsigned long index)
+{
+	u32 chunk;
+	vm_fault_t ret;
+
+	if (test_bit(index / EXTENT_CHUNKS, region->small) ||
+	    !fill_extent(region, index) ||
+	    (!pud_none(*vmf->pud) && !pud_leaf(*vmf->pud))) {
+		__set_bit(index / EXTENT_CHUNKS, region->small);
+		return VM_FAULT_FALLBACK;
+	}
+	chunk = region->chunks[index];
+	if (WARN_ON_ONCE(!som_pool_backs(region->lease, chunk, EXTENT_CHUNKS)))
+		return VM_FAULT_SIGBUS;
+	ret = som_insert_pud(vmf, som_chunk_pfn(chunk));
+	if (ret == VM_FAULT_NOPAGE)
+		atomic64_inc(&region->lease->faults_1g);
+	return ret;
+}
+
+/* Not for sparse use: each touch would cost 1 GiB of the quota */
+static bool may_map_extents(struct som_region *region)
+{
+	return som_cpu_maps_extents() && !region->lazy;
 }
 
 static vm_fault_t fault(struct vm_fault *vmf, unsigned int order)
@@ -175,14 +187,13 @@ static vm_fault_t fault(struct vm_fault *vmf, unsigned int order)
 	unsigned long bytes = PAGE_SIZE << order;
 	unsigned long addr = ALIGN_DOWN(vmf->address, bytes);
 	bool extent = order == SOM_PUD_ORDER;
+	vm_fault_t ret = VM_FAULT_FALLBACK;
 	struct address_space *mapping;
 	unsigned long index;
-	vm_fault_t ret;
-	int err;
 
 	if (!region)
 		return VM_FAULT_SIGBUS;
-	if (order != SOM_PMD_ORDER && !(extent && som_cpu_maps_extents()))
+	if (order != SOM_PMD_ORDER && !(extent && may_map_extents(region)))
 		return VM_FAULT_FALLBACK;
 	if (addr < vma->vm_start || addr + bytes > vma->vm_end)
 		return VM_FAULT_FALLBACK;
@@ -192,20 +203,11 @@ static vm_fault_t fault(struct vm_fault *vmf, unsigned int order)
 	filemap_invalidate_lock_shared(mapping);
 	mutex_lock(&region->lock);
 	if (region->lease->revoked)
-		err = -ENODEV;
+		ret = VM_FAULT_SIGBUS;
 	else if (extent)
-		err = fill_extent(region, index);
+		ret = fault_extent(vmf, region, index);
 	else
-		err = fill_chunk(region, index);
-
-	if (!err)
-		ret = insert(vmf, region, index, extent);
-	else if (err == -EINTR)
-		ret = VM_FAULT_NOPAGE;
-	else if (extent)
-		ret = VM_FAULT_FALLBACK;
-	else
-		ret = err == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+		ret = fault_chunk(vmf, region, index);
 	trace_som_fault(region->lease->id, addr, order, region->chunks[index],
 			ret);
 	mutex_unlock(&region->lock);
@@ -231,17 +233,107 @@ static vm_fault_t som_fault(struct vm_fault *vmf)
 
 /* --------------------------------------------------------- life of a VMA */
 
-static void uncommit(struct som_lease *lease, unsigned long chunks)
+/*
+ * Charges a mapping to its lease. A region gets a part of the lease's mapping
+ * that nothing else ever had; from 1 GiB on it lies so that addresses and
+ * offsets are aligned alike. Tables are limited so that what a lease costs the
+ * kernel stays below 1/256 of its quota.
+ */
+static int commit(struct som_region *region, struct vm_area_struct *vma)
 {
+	struct som_lease *lease = region->lease;
+	u64 bytes = vma->vm_end - vma->vm_start;
+	u64 offset;
+	int err = -ENOMEM;
+
+	mutex_lock(&lease->pool->lock);
+	offset = lease->next_offset;
+	if (bytes >= SOM_EXTENT_BYTES)
+		offset = ALIGN(offset, SOM_EXTENT_BYTES) +
+			 (vma->vm_start & (SOM_EXTENT_BYTES - 1));
+	if (offset + bytes > S64_MAX)
+		goto out;
+	if (region->length > lease->quota * 1024 - lease->tables)
+		goto out;
+	if (!region->lazy && region->length > lease->quota - lease->committed)
+		goto out;
+	region->offset = offset;
+	lease->next_offset = offset + bytes;
+	lease->tables += region->length;
+	if (!region->lazy)
+		lease->committed += region->length;
+	lease->regions++;
+	err = 0;
+out:
+	mutex_unlock(&lease->pool->lock);
+	return err;
+}
+
+/* Some of the region's chunks have no VMA any longer */
+static void uncommit(struct som_region *region, unsigned long chunks)
+{
+	struct som_lease *lease = region->lease;
+
+	if (region->lazy)
+		return;
 	mutex_lock(&lease->pool->lock);
 	lease->committed -= chunks;
 	mutex_unlock(&lease->pool->lock);
+}
+
+static void region_free(struct som_region *region)
+{
+	struct som_lease *lease = region->lease;
+
+	mutex_lock(&lease->pool->lock);
+	lease->tables -= region->length;
+	lease->regions--;
+	mutex_unlock(&lease->pool->lock);
+	kvfree(region->chunks);
+	kvfree(region->copied);
+	kvfree(region->small);
+	kfree(region);
+}
+
+static struct som_region *region_create(struct som_lease *lease,
+					struct vm_area_struct *vma)
+{
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+	unsigned long chunks = chunks_in(vma);
+	struct som_region *region;
+	int err;
+
+	region = kzalloc(sizeof(*region), gfp);
+	if (!region)
+		return ERR_PTR(-ENOMEM);
+	region->lease = lease;
+	region->mm = vma->vm_mm;
+	region->length = chunks;
+	region->lazy = vma->vm_flags & VM_NORESERVE;
+	refcount_set(&region->vmas, 1);
+	mutex_init(&region->lock);
+	err = commit(region, vma);
+	if (err) {
+		kfree(region);
+		return ERR_PTR(err);
+	}
+	region->chunks = kvcalloc(chunks, sizeof(*region->chunks), gfp);
+	region->copied = kvcalloc(BITS_TO_LONGS(chunks), sizeof(long), gfp);
+	region->small = kvcalloc(BITS_TO_LONGS(chunks / EXTENT_CHUNKS + 1),
+				 sizeof(long), gfp);
+	if (!region->chunks || !region->copied || !region->small) {
+		uncommit(region, chunks);
+		region_free(region);
+		return ERR_PTR(-ENOMEM);
+	}
+	return region;
 }
 
 static void som_vma_open(struct vm_area_struct *vma)
 {
 	struct som_region *region = vma->vm_private_data;
 	struct vm_area_struct *old;
+	unsigned long index;
 
 	if (!region)
 		return;
@@ -256,9 +348,12 @@ static void som_vma_open(struct vm_area_struct *vma)
 	if (old && old != vma && old->vm_start <= vma->vm_start &&
 	    old->vm_private_data == region)
 		return;
+
+	/* A move takes 1 GiB entries for broken tables if it cannot move them whole */
+	index = index_of(region, vma, vma->vm_start);
 	mutex_lock(&region->lock);
-	bitmap_set(region->copied, index_of(region, vma, vma->vm_start),
-		   chunks_in(vma));
+	bitmap_set(region->copied, index, chunks_in(vma));
+	region_unmap(region, index, chunks_in(vma));
 	mutex_unlock(&region->lock);
 }
 
@@ -276,24 +371,39 @@ static void som_vma_close(struct vm_area_struct *vma)
 		end = index + chunks_in(vma);
 		mutex_lock(&region->lock);
 		for (; index < end; index++) {
+			if (!(index % EXTENT_CHUNKS))
+				cond_resched();
 			if (__test_and_clear_bit(index, region->copied))
 				continue;
 			empty_chunk(region, index);
 			gone++;
 		}
 		mutex_unlock(&region->lock);
-		if (!region->lazy)
-			uncommit(region->lease, gone);
+		uncommit(region, gone);
 	}
-	if (refcount_dec_and_test(&region->vmas)) {
-		atomic_dec(&region->lease->regions);
+	if (refcount_dec_and_test(&region->vmas))
 		region_free(region);
-	}
 }
 
+/* No 1 GiB entry may lie behind two VMAs: nobody splits such a one for us */
 static int som_may_split(struct vm_area_struct *vma, unsigned long addr)
 {
-	return IS_ALIGNED(addr, CHUNK_SIZE) ? 0 : -EINVAL;
+	struct som_region *region = region_of(vma);
+	unsigned long start = ALIGN_DOWN(addr, SOM_EXTENT_BYTES);
+	unsigned long index;
+
+	if (!IS_ALIGNED(addr, CHUNK_SIZE))
+		return -EINVAL;
+	if (!region || addr == start || start < vma->vm_start ||
+	    start + SOM_EXTENT_BYTES > vma->vm_end)
+		return 0;
+	index = index_of(region, vma, start);
+	mutex_lock(&region->lock);
+	__set_bit(index / EXTENT_CHUNKS, region->small);
+	if (is_whole_extent(region, index))
+		region_unmap(region, index, EXTENT_CHUNKS);
+	mutex_unlock(&region->lock);
+	return 0;
 }
 
 static int som_mremap(struct vm_area_struct *vma)
@@ -368,43 +478,10 @@ static const struct vm_operations_struct som_vm_ops = {
 
 /* -------------------------------------------------------------------- mmap */
 
-/*
- * A part of the lease's mapping that nothing else ever had. From 1 GiB on it
- * lies so that addresses and offsets are aligned alike.
- */
-static int commit_region(struct som_region *region, struct vm_area_struct *vma)
-{
-	struct som_lease *lease = region->lease;
-	unsigned long chunks = chunks_in(vma);
-	u64 bytes = vma->vm_end - vma->vm_start;
-	u64 offset, next;
-	int err = 0;
-
-	mutex_lock(&lease->pool->lock);
-	offset = lease->next_offset;
-	if (bytes >= SOM_EXTENT_BYTES)
-		offset = ALIGN(offset, SOM_EXTENT_BYTES) +
-			 (vma->vm_start & (SOM_EXTENT_BYTES - 1));
-	next = offset + bytes;
-	if (next > S64_MAX)
-		err = -EOVERFLOW;
-	else if (!region->lazy && chunks > lease->quota - lease->committed)
-		err = -ENOMEM;
-	if (!err) {
-		lease->next_offset = next;
-		region->offset = offset;
-		if (!region->lazy)
-			lease->committed += chunks;
-	}
-	mutex_unlock(&lease->pool->lock);
-	return err;
-}
-
 int som_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct som_lease *lease = file->private_data;
 	struct som_region *region;
-	int err;
 
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
@@ -413,18 +490,9 @@ int som_mmap(struct file *file, struct vm_area_struct *vma)
 	if (READ_ONCE(lease->revoked))
 		return -ENODEV;
 
-	region = region_alloc(chunks_in(vma));
-	if (!region)
-		return -ENOMEM;
-	region->lease = lease;
-	region->mm = vma->vm_mm;
-	region->lazy = vma->vm_flags & VM_NORESERVE;
-	err = commit_region(region, vma);
-	if (err) {
-		region_free(region);
-		return err;
-	}
-	atomic_inc(&lease->regions);
+	region = region_create(lease, vma);
+	if (IS_ERR(region))
+		return PTR_ERR(region);
 
 	/*
 	 * PFNMAP and not MIXEDMAP: walkers of page tables skip it. IO: nobody
@@ -548,9 +616,7 @@ static int discard_some(struct som_lease *lease, unsigned long addr,
 	end = index + (*bytes >> CHUNK_SHIFT);
 
 	mutex_lock(&region->lock);
-	unmap_mapping_range(lease->inode->i_mapping,
-			    region->offset + ((u64)index << CHUNK_SHIFT),
-			    *bytes, 1);
+	region_unmap(region, index, end - index);
 	for (; index < end; index++)
 		empty_chunk(region, index);
 	mutex_unlock(&region->lock);

@@ -14,6 +14,9 @@
  *
  * Every mmap() gets fresh zeroed memory: the offset is ignored. Length and
  * address are multiples of SOM_CHUNK_BYTES. lseek(fd, 0, SEEK_END) is the quota.
+ * Beyond the quota mmap() fails with ENOMEM. With MAP_NORESERVE it is charged by
+ * touching instead, and a touch beyond the quota is SIGBUS; all mappings
+ * together may then be 1024 times as long as the quota.
  *
  * Rules for every structure below
  *
@@ -133,10 +136,12 @@ struct som_pool_create {
  * EXTERNAL: 2 MiB aligned, nothing there but "Reserved" or "Soft Reserved"
  * (or nothing at all) in /proc/iomem, and real memory behind it (ENXIO).
  *
- * HUGETLB: whole huge pages of 2 MiB or 1 GiB, already faulted in or not. On
- * success the range is gone from the caller's address space; close the file
- * behind it too. The pages stay counted as used, and charged to whoever
- * faulted them, until the pool is destroyed.
+ * HUGETLB: whole huge pages of 2 MiB or 1 GiB, already faulted in or not. The
+ * range is then gone from the caller's address space, also if the call fails
+ * with EBUSY because somebody else has a page of it mapped. The caller MUST
+ * close the file behind it too, and nobody may map that file again: he would
+ * see what the pool's users write. The pages stay counted as used, and charged
+ * to whoever faulted them, until the pool is destroyed.
  *
  * CARVED: whole GiB, aligned, and whole memory blocks (/sys/devices/system/
  * memory/block_size_bytes may be larger), all on line and of one NUMA node.
