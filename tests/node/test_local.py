@@ -315,8 +315,8 @@ def test_an_interrupted_up_is_undone_by_down(local: Local, delay_s: float) -> No
     process.stdin.close()
     time.sleep(delay_s)
     process.kill()
-    process.wait()
-    done = local.som("down")
+    with process:
+        done = local.som("down")
     assert done.returncode == 0, done.stderr
     assert pages() == before
     assert not local.state_dir.exists()
@@ -330,9 +330,8 @@ def test_two_ups_at_once_are_one_after_the_other(local: Local) -> None:
         process.stdin.write(manifest(capacity))
         process.stdin.close()
     for process in both:
-        assert process.wait(DEADLINE_S) == 0
-        assert process.stdout
-        process.stdout.close()
+        with process:
+            assert process.wait(DEADLINE_S) == 0
     [pool] = local.status()["node"]["pools"]
     assert pool["capacity"] in ("32Mi", "64Mi")
     assert pages() - before in (16, 32)
