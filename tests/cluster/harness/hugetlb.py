@@ -23,8 +23,8 @@ from cluster.harness.namespaces import Namespaces
 LOCK = Path("/run/lock/som-hugepages.lock")
 CGROUPS = Path("/sys/fs/cgroup")
 V1 = CGROUPS / "hugetlb"
-OURS = ("somtest", "som")
-"""The cgroups made here: kubelet's root, and the agent's leases."""
+CGROUP_ROOT = "kubelet-of-som-test"
+"""kubelet's root, in every hierarchy."""
 
 
 def take_lock(*, deadline_s: float = 900) -> int:
@@ -85,6 +85,7 @@ def mount_controller(namespaces: Namespaces) -> None:
     V1.mkdir(exist_ok=True)
 
     def mounted() -> bool:
+        _remove_som(CGROUPS / "unified")
         namespaces.run(["mount", "-t", "cgroup", "-o", "hugetlb", "hugetlb", V1])
         return True
 
@@ -92,19 +93,46 @@ def mount_controller(namespaces: Namespaces) -> None:
 
 
 def remove_cgroups() -> None:
-    """Remove the cgroups of a cluster whose processes have ended, the v1 hugetlb ones too."""
-    with _hugetlb_mounted() as hugetlb:
-        for hierarchy in [*hierarchies(), *hugetlb]:
-            for name in OURS:
-                _remove_tree(hierarchy / name)
+    """Remove the cgroups of a cluster whose processes have ended; the controller goes to v2."""
+
+    def back() -> bool:
+        # A v1 hierarchy ends with its last mount, but not while the kernel still frees cgroups
+        # that were removed a moment ago: so it is mounted and unmounted again.
+        with _hugetlb_mounted() as hugetlb:
+            for hierarchy in [*hierarchies(), *hugetlb]:
+                _remove_tree(hierarchy / CGROUP_ROOT)
+                _remove_som(hierarchy)
+        unified = CGROUPS / "unified" / "cgroup.controllers"
+        at_home = not unified.exists() or "hugetlb" in unified.read_text().split()
+        return at_home or _mounted_elsewhere()
+
+    wait_until("the hugetlb controller to be back in v2", back, deadline_s=60)
     with contextlib.suppress(OSError):
         V1.rmdir()
 
-    def back() -> bool:
-        unified = CGROUPS / "unified" / "cgroup.controllers"
-        return not unified.exists() or "hugetlb" in unified.read_text().split()
 
-    wait_until("the hugetlb controller to be back in v2", back, deadline_s=60)
+def _remove_som(hierarchy: Path) -> None:
+    """Remove som's groups that hold nothing: ours, and what killed tests have left."""
+    for group in hierarchy.glob("som*"):
+        if (group / "cgroup.procs").exists() and not any(
+            (Path(path) / "cgroup.procs").read_text()
+            or any(file.read_text() != "0\n" for file in Path(path).glob("hugetlb.*.current"))
+            or any(file.read_text() != "0\n" for file in Path(path).glob("hugetlb.*.usage*"))
+            for path, _, _ in os.walk(group)
+        ):
+            _remove_tree(group)
+
+
+def _mounted_elsewhere() -> bool:
+    """Whether some other test's mount namespace uses the v1 hierarchy too."""
+    for mounts in Path("/proc").glob("[0-9]*/mounts"):
+        with contextlib.suppress(OSError):
+            if any(
+                line.split()[2] == "cgroup" and "hugetlb" in line.split()[3].split(",")
+                for line in mounts.read_text().splitlines()
+            ):
+                return True
+    return False
 
 
 @contextlib.contextmanager

@@ -6,12 +6,11 @@ import sys
 
 from cluster.harness.certificates import NODE, NODE_IP
 from cluster.harness.errors import ClusterError, wait_until
-from cluster.harness.hugetlb import hierarchies
+from cluster.harness.hugetlb import CGROUP_ROOT, hierarchies
 from cluster.harness.images import PAUSE
 from cluster.harness.namespaces import Namespaces
 
 SOCKET = "/run/containerd/containerd.sock"
-CGROUP_ROOT = "somtest"
 
 # restrict_oom_score_adj: a root without CAP_SYS_RESOURCE may not lower it, and sandboxes die.
 CONTAINERD = """\
