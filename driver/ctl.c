@@ -49,11 +49,10 @@ union som_argument {
 	struct som_range range;
 };
 
-/**
- * som_run_command() - an ioctl under the rules of uapi/som.h
- *
- * What the caller sent is written back before the command runs, so that memory
- * that cannot be written is found while nothing has happened yet.
+/*
+ * An ioctl under the rules of uapi/som.h. What the caller sent is written back
+ * before the command runs, so that memory that cannot be written is found while
+ * nothing has happened yet.
  */
 long som_run_command(const struct som_command *command, struct file *file,
 		     unsigned long arg)

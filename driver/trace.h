@@ -9,6 +9,8 @@
 
 #ifndef _SOM_TRACE_ONCE
 #define _SOM_TRACE_ONCE
+#define SOM_FAULT_RESULT(name)	((__force unsigned long)VM_FAULT_##name)
+
 enum som_lease_event {
 	SOM_LEASE_CREATED,
 	SOM_LEASE_REVOKED,
@@ -37,7 +39,11 @@ TRACE_EVENT(som_fault,
 	),
 	TP_printk("lease=%u addr=%#lx order=%u chunk=%u result=%s",
 		  __entry->lease, __entry->addr, __entry->order, __entry->chunk,
-		  __print_flags(__entry->result, "|", VM_FAULT_RESULT_TRACE))
+		  __print_flags(__entry->result, "|",
+				{ SOM_FAULT_RESULT(NOPAGE), "mapped" },
+				{ SOM_FAULT_RESULT(FALLBACK), "fallback" },
+				{ SOM_FAULT_RESULT(SIGBUS), "sigbus" },
+				{ SOM_FAULT_RESULT(OOM), "oom" }))
 );
 
 TRACE_EVENT(som_lease,
