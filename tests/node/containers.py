@@ -54,6 +54,8 @@ async def run(
     try:
         yield process
     finally:
+        assert process.stdin
+        process.stdin.close()
         await process.communicate()
         hierarchy.end_processes(group)
         hierarchy.remove(group)

@@ -173,7 +173,9 @@ async def test_a_start_appears_where_the_directory_is_shared(node: nodes.Node) -
     node.driver.revoke(start)
     assert start.mount_source not in {mount.source for mount in mountinfo.read(other)}
 
-    await peer.communicate()
+    assert peer.stdin
+    peer.stdin.close()
+    await peer.wait()
     await node.give_back()
     await run("umount", "--lazy", node.state_dir)
 

@@ -96,13 +96,17 @@ def machine_counts(page_bytes: int) -> MachineCounts:
 def write_persistent(page_bytes: int, node: int, pages: int) -> None:
     """Ask for `pages` persistent pages on `node`; the kernel may grant fewer without an error."""
     path = _node_directory(page_bytes, node) / "nr_hugepages"
-    try:
-        path.write_text(str(pages))
-    except OSError as error:
-        raise HugePagesError(
-            f"writing {pages} to {path}: {error.strerror}; the kernel cannot make huge pages of "
-            f"{page_bytes} bytes at run time: reserve them on its command line"
-        ) from error
+    _write_pages(path, pages)
+    excess = node_counts(page_bytes, node).persistent - pages
+    if excess > 0:
+        # Linux 6.1 adds the surplus of the other nodes (set_max_huge_pages in mm/hugetlb.c).
+        _write_pages(path, max(pages - excess, 0))
+
+
+def adopt_surplus(page_bytes: int) -> None:
+    """Make all surplus pages persistent; they are in use, so this takes no memory."""
+    total = sum(node_counts(page_bytes, node).total for node in nodes())
+    _write_pages(_MACHINE / f"hugepages-{page_bytes // 1024}kB" / "nr_hugepages", total)
 
 
 def compact(node: int) -> None:
@@ -128,6 +132,16 @@ def memory() -> Memory:
         available_bytes=kib("MemAvailable"),
         corrupted_bytes=kib("HardwareCorrupted"),
     )
+
+
+def _write_pages(path: pathlib.Path, pages: int) -> None:
+    try:
+        path.write_text(str(pages))
+    except OSError as error:
+        raise HugePagesError(
+            f"writing {pages} to {path}: {error.strerror}; the kernel cannot make such huge pages "
+            "at run time: reserve them on its command line"
+        ) from error
 
 
 def _node_directory(page_bytes: int, node: int) -> pathlib.Path:

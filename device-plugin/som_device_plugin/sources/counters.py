@@ -41,19 +41,21 @@ class Counters:
 
     def settle(self, page_bytes: int) -> list[seams.Event]:
         """Find out whose the pages of every node are, and restore the pools' if need be."""
+        found = {node: hugepages.node_counts(page_bytes, node) for node in hugepages.nodes()}
+        settled = {node: self._look(page_bytes, node) for node in found}
+        missing = {node: each.write for node, each in settled.items() if each.write is not None}
+        if missing and any(counts.surplus for counts in found.values()):
+            hugepages.adopt_surplus(page_bytes)
         events = []
-        for node in hugepages.nodes():
-            settled = self._look(page_bytes, node)
-            if settled.write is None:
-                continue
+        for node, pages in missing.items():
             counts = hugepages.node_counts(page_bytes, node)
-            # Surplus pages are in use: to make them persistent again needs no memory.
-            allowed = counts.total + self.room_pages(page_bytes)
-            wanted = min(settled.write, allowed)
-            hugepages.write_persistent(page_bytes, node, max(wanted, counts.persistent))
+            allowed = counts.persistent + self.room_pages(page_bytes)
+            hugepages.write_persistent(page_bytes, node, min(pages, allowed))
             after = hugepages.node_counts(page_bytes, node)
-            self._look(page_bytes, node)
-            events.append(_rewritten(page_bytes, node, settled, counts, after))
+            events.append(_rewritten(page_bytes, node, settled[node], found[node], after))
+        if missing:
+            for node in found:
+                self._look(page_bytes, node)
         return events
 
     def change(self, pool: str, page_bytes: int, node: int, pages: int) -> int:
