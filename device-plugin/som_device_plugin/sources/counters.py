@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import threading
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from som_device_plugin import seams
 from som_device_plugin.linux import hugepages
 from som_device_plugin.sources import plan, records
 
-# Writes are absolute: two agents of one machine (two state directories) must take turns.
-_LOCK: Final = pathlib.Path("/run/lock/som-hugepages-counters.lock")
+# Writes are absolute: two agents of one machine (two state directories) must take turns. This
+# directory is the machine's own in every agent's container too, and flock needs no writing.
+_LOCK: Final = pathlib.Path("/sys/fs/cgroup")
 _BASE_PAGE_BYTES: Final = 4096
 
 
@@ -28,10 +30,12 @@ class Counters:
     def locked(self) -> Iterator[None]:
         """No other som process of the machine, and no other thread, changes counters meanwhile."""
         with self._threads:
-            _LOCK.parent.mkdir(parents=True, exist_ok=True)
-            with _LOCK.open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            directory = os.open(_LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX)
                 yield
+            finally:
+                os.close(directory)
 
     def room_pages(self, page_bytes: int) -> int:
         """How many pages more the guard allows now."""
