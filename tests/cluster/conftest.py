@@ -13,10 +13,16 @@ from cluster.harness.cluster import Cluster
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A fresh cluster with a Ready node; everything is gone after the session, or an interrupt."""
+    """A cluster with a Ready node; everything is gone after the session, or an interrupt.
+
+    One that `make cluster-up` has started is used, and left up.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     binaries.install_packages()
     cluster = Cluster()
+    if cluster.namespaces.first_pid() is not None:
+        yield cluster
+        return
     cluster.up()
     try:
         yield cluster

@@ -17,6 +17,7 @@ from cluster.harness import (
     hugetlb,
     images,
     node,
+    reboot,
 )
 from cluster.harness.errors import ClusterError, wait_until
 from cluster.harness.namespaces import Namespaces
@@ -60,8 +61,8 @@ class Cluster:
         namespaces.state.mkdir(parents=True)
         hugetlb.remember_pages(namespaces.state / "pages.json")
         certificates.write_all(namespaces.pki)
-        node.write_settings(namespaces)
         namespaces.create(keep_open=lock)
+        node.write_settings(namespaces)
         hugetlb.mount_controller(namespaces)
         node.make_cgroups(namespaces)
         control_plane.start(namespaces)
@@ -136,6 +137,14 @@ class Cluster:
     def restart_kubelet(self) -> None:
         self.stop_kubelet()
         self.start_kubelet()
+
+    def reboot_node(self) -> None:
+        """A reboot in effect: see `reboot`. The control plane goes on."""
+        kept = ["etcd", "apiserver", "controller-manager", "scheduler"]
+        reboot.power_off(self.namespaces, kept=kept)
+        reboot.change_boot_id(self.namespaces)
+        node.start_containerd(self.namespaces)
+        node.start_kubelet(self.namespaces)
 
     def restart_containerd(self) -> None:
         self.namespaces.stop("containerd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from cluster.harness import reboot
 from cluster.harness.certificates import NODE, NODE_IP
 from cluster.harness.errors import ClusterError, wait_until
 from cluster.harness.hugetlb import CGROUP_ROOT, hierarchies
@@ -28,6 +29,9 @@ state = "/run/containerd"
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = ["/usr/lib/cni"]
     conf_dir = "{state}/cni"
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    base_runtime_spec = "{base_spec}"
 """
 
 BRIDGE = """\
@@ -65,10 +69,11 @@ evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available
 
 def write_settings(namespaces: Namespaces) -> None:
     state = namespaces.state
+    base_spec = reboot.write_hook(namespaces)
     (state / "cni").mkdir()
     (state / "cni" / "10-bridge.conflist").write_text(BRIDGE)
     (state / "containerd.toml").write_text(
-        CONTAINERD.format(socket=SOCKET, pause=PAUSE, state=state)
+        CONTAINERD.format(socket=SOCKET, pause=PAUSE, state=state, base_spec=base_spec)
     )
     (state / "kubelet.yaml").write_text(
         KUBELET.format(socket=SOCKET, pki=namespaces.pki, cgroup_root=CGROUP_ROOT)

@@ -10,6 +10,7 @@
  *   clock           seconds since 1970
  *   id              uid, gid and effective capabilities
  *   hold            wait for SIGTERM
+ *   endure          wait for SIGKILL
  *   exit STATUS
  *
  * A step that fails prints "STEP: what the kernel said" and ends the program with status 1.
@@ -118,7 +119,6 @@ static void hold(void)
 	int signal;
 
 	printf("hold\n");
-	fflush(stdout);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
@@ -164,6 +164,11 @@ int main(int count, char **steps)
 			print_id();
 		} else if (!strcmp(step, "hold")) {
 			hold();
+		} else if (!strcmp(step, "endure")) {
+			signal(SIGTERM, SIG_IGN);
+			printf("endure\n");
+			for (;;)
+				pause();
 		} else if (!strcmp(step, "exit")) {
 			exit(atoi(argument));
 		} else {

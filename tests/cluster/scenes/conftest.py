@@ -1,0 +1,52 @@
+"""som as helm installs it, from images of this tree; the scenes share it in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.harness import images
+from cluster.harness.cluster import Cluster
+from cluster.scenes import pods
+
+CHART = images.PROJECT / "charts" / "som"
+NAMESPACE = "som-system"
+POOL = images.PROJECT / "examples" / "sompool.yaml"
+
+
+def install(cluster: Cluster, *, tag: str = "test") -> None:
+    cluster.helm(
+        "upgrade", "--install", "som", str(CHART), "--namespace", NAMESPACE, "--create-namespace",
+        "--wait", "--timeout=120s", "--set", f"images.agent.tag={tag}",
+        "--set", f"images.operator.tag={tag}",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def som(product: list[Path], cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with som installed, the pool of the examples Ready, and no pod of a test."""
+    for archive in product:
+        cluster.load(archive)
+    install(cluster)
+    cluster.apply(POOL.read_text())
+    cluster.kubectl("wait", "--for=condition=Ready", "sompool/examples", "--timeout=90s")
+    yield cluster
+
+
+@pytest.fixture(scope="session")
+def product() -> list[Path]:
+    """The archives of both images."""
+    return [
+        images.build_product(target, tag=f"localhost/som-{target}:test")
+        for target in ("agent", "operator")
+    ]
+
+
+@pytest.fixture(scope="module")
+def clean(som: Cluster) -> Iterator[Cluster]:
+    """som, with all pods of the scene deleted after it and their memory free again."""
+    yield som
+    som.kubectl("delete", "statefulset,pod", "--all", "--timeout=90s")
+    pods.wait_allocated(som, "examples", "0")

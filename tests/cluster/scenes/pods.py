@@ -1,0 +1,127 @@
+"""Pods of the scenes: they run `static/workload.c` as unprivileged as a pod can be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.harness import images
+from cluster.harness.cluster import Cluster
+
+UNIT_BYTES = 2 << 20
+RESTRICTED = {
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+Manifest = Mapping[str, Any]
+
+
+def container(
+    *steps: str, units: int = 0, name: str = "main", resource: str = "som.io/2Mi", **more: Any
+) -> Manifest:
+    """A container that does `steps` with `units` of som memory."""
+    limits = {resource: str(units)} if units else {}
+    return {
+        "name": name,
+        "image": images.WORKLOAD,
+        "args": list(steps),
+        "resources": {"limits": limits},
+        "securityContext": RESTRICTED,
+        **more,
+    }
+
+
+def pod(
+    name: str, *containers: Manifest, namespace: str = "default", grace_s: int = 1, **spec: Any
+) -> Manifest:
+    """A pod that the restricted Pod Security standard admits."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": pod_spec(*containers, grace_s=grace_s, **spec),
+    }
+
+
+def pod_spec(*containers: Manifest, grace_s: int = 1, **spec: Any) -> Manifest:
+    return {
+        "terminationGracePeriodSeconds": grace_s,
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": list(containers),
+        **spec,
+    }
+
+
+def wait_ready(
+    cluster: Cluster, *names: str, namespace: str = "default", limit_s: int = 90
+) -> None:
+    objects = [f"pod/{name}" for name in names]
+    cluster.kubectl(
+        "wait",
+        "--for=condition=Ready",
+        f"--timeout={limit_s}s",
+        f"--namespace={namespace}",
+        *objects,
+    )
+
+
+def wait_output(
+    cluster: Cluster, name: str, line: str, *, container: str = "", namespace: str = "default"
+) -> list[str]:
+    """All lines of a container once one of them is `line`."""
+
+    def lines() -> list[str]:
+        found = cluster.logs(name, container=container, namespace=namespace).splitlines()
+        return found if line in found else []
+
+    return cluster.wait_for(f"{name} to print {line!r}", lines, deadline_s=90)
+
+
+def ask(cluster: Cluster, name: str, *steps: str, container: str = "main") -> list[str]:
+    """Do steps in a second process of a running container; return the lines it printed."""
+    words = ["exec", name, f"--container={container}", "--", "/workload", *steps]
+    return cluster.kubectl(*words).splitlines()
+
+
+def restarts(cluster: Cluster, name: str) -> int:
+    statuses = cluster.get("pod", name)["status"]["containerStatuses"]
+    return sum(int(status["restartCount"]) for status in statuses)
+
+
+def delete(cluster: Cluster, *names: str, wait: bool = True) -> None:
+    cluster.kubectl("delete", "pod", *names, f"--wait={str(wait).lower()}", "--timeout=90s")
+
+
+def pool_status(cluster: Cluster, pool: str) -> Mapping[str, str]:
+    """capacity, allocated and free of a pool as the node's agent reports them."""
+    pools: Sequence[Mapping[str, str]] = cluster.get("somnode", "node1")["status"]["pools"]
+    return next(status for status in pools if status["name"] == pool)
+
+
+def wait_allocated(cluster: Cluster, pool: str, quantity: str, *, limit_s: float = 60) -> None:
+    def reached() -> bool:
+        status = pool_status(cluster, pool)
+        return status["allocated"] == quantity
+
+    cluster.wait_for(f"{pool} to have {quantity} allocated", reached, deadline_s=limit_s)
+
+
+def describe_failure(cluster: Cluster, name: str) -> str:
+    """Conditions and Events of `kubectl describe pod`, with what differs from run to run masked."""
+    text = cluster.kubectl("describe", "pod", name)
+    events = text[text.index("Events:") :]
+    kept = []
+    for line in events.splitlines():
+        if re.search(r"\b(Pulled|Scheduled|Created|Started)\b", line):
+            continue
+        line = re.sub(r"^(  \S+ +\S+) +\S+( \(x\d+ over \S+\))?( +\S)", r"\1  AGE\3", line)
+        kept.append(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", line))
+    return "\n".join(kept) + "\n"

@@ -1,0 +1,115 @@
+"""From `helm install` to pods that use their memory, side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.harness.cluster import Cluster
+from cluster.scenes import pods
+
+ZEROED, ONES, TWOS = "0", "0x1111111111111111", "0x2222222222222222"
+
+
+@pytest.fixture(scope="module")
+def scene(clean: Cluster) -> Iterator[Cluster]:
+    """Every pod of the scene, created at once."""
+    restricted = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": "restricted",
+            "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+        },
+    }
+    whole = pods.container(
+        "id", "size", "check", ZEROED, "fill", ONES, "overgrow", "hold", units=256
+    )
+    sidecar = pods.container("size", "hold", units=2, name="sidecar", restartPolicy="Always")
+    clean.apply(
+        restricted,
+        pods.pod("whole", whole, namespace="restricted"),
+        pods.pod("one", pods.container("fill", ONES, "hold", units=32)),
+        pods.pod("two", pods.container("fill", TWOS, "hold", units=32)),
+        pods.pod("restarts", pods.container("check", ZEROED, "fill", ONES, "exit", "0", units=8)),
+        pods.pod(
+            "several",
+            pods.container("size", "hold", units=4, name="app"),
+            pods.container("size", "hold", units=8, name="other"),
+            pods.container("hold", name="plain"),
+            initContainers=[sidecar],
+        ),
+        pods.pod("short", pods.container("hold", units=2048)),
+    )
+    yield clean
+    clean.kubectl("delete", "namespace", "restricted", "--timeout=90s")
+
+
+def test_node_offers_what_the_pool_has(som: Cluster) -> None:
+    allocatable = som.get("node", "node1")["status"]["allocatable"]
+    assert allocatable["som.io/2Mi"] == "1024"
+    assert allocatable["som.io/ticket"] == "256"
+
+
+def test_restricted_pod_maps_its_whole_quota_and_not_a_page_more(scene: Cluster) -> None:
+    assert pods.wait_output(scene, "whole", "hold", namespace="restricted") == [
+        "id: uid 10001 gid 0 capabilities 0000000000000000",
+        f"size: {256 * pods.UNIT_BYTES}",
+        "check: same",
+        f"fill: {ONES}",
+        "overgrow: ENOMEM",
+        "hold",
+    ]
+
+
+def test_pods_see_their_own_memory_only(scene: Cluster) -> None:
+    pods.wait_output(scene, "one", "hold")
+    pods.wait_output(scene, "two", "hold")
+    assert pods.ask(scene, "one", "check", ONES) == ["check: same"]
+    assert pods.ask(scene, "two", "check", TWOS) == ["check: same"]
+
+
+def test_sidecar_and_app_containers_have_their_own_amounts(scene: Cluster) -> None:
+    for name, units in {"sidecar": 2, "app": 4, "other": 8}.items():
+        lines = pods.wait_output(scene, "several", "hold", container=name)
+        assert lines == [f"size: {units * pods.UNIT_BYTES}", "hold"]
+
+
+def test_restarted_container_gets_zeroed_memory(scene: Cluster) -> None:
+    scene.wait_for("two restarts", lambda: pods.restarts(scene, "restarts") >= 2)
+    lines = scene.kubectl("logs", "restarts", "--previous").splitlines()
+    assert lines == ["check: same", f"fill: {ONES}"]
+
+
+def test_pod_that_asks_for_too_much_says_so(scene: Cluster) -> None:
+    def refused() -> bool:
+        return "1 Insufficient som.io/2Mi" in pods.describe_failure(scene, "short")
+
+    scene.wait_for("the scheduler's answer", refused)
+
+
+def test_pools_are_shown_as_a_table(scene: Cluster) -> None:
+    pods.delete(scene, "restarts", "short")
+    in_use = 256 + 32 + 32 + 2 + 4 + 8
+    pods.wait_allocated(scene, "examples", f"{in_use * 2}Mi")
+
+    def table() -> str:
+        text = scene.kubectl("get", "sompools")
+        return text if f"{in_use * 2}Mi" in text else ""
+
+    shown = scene.wait_for("the table", table)
+    assert re.sub(r"\d+s$", "AGE", shown.strip()) == (
+        "NAME       UNIT   CAPACITY   ALLOCATED   NODES   READY-NODES   READY   REASON   AGE\n"
+        "examples   2Mi    2Gi        668Mi       1       1             True    Ready    AGE"
+    )
+
+
+def test_deleted_pods_memory_is_free_and_zeroed_for_the_next(scene: Cluster) -> None:
+    pods.delete(scene, "one")
+    scene.kubectl("delete", "pod", "whole", "--namespace=restricted")
+    pods.wait_allocated(scene, "examples", f"{(32 + 2 + 4 + 8) * 2}Mi")
+    rest = 1024 - (32 + 2 + 4 + 8)
+    scene.apply(pods.pod("next", pods.container("check", ZEROED, "hold", units=rest)))
+    assert pods.wait_output(scene, "next", "hold") == ["check: same", "hold"]

@@ -1,0 +1,125 @@
+"""kubelet and the agent end and come back, alone and together, while pods run, come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cluster.harness.cluster import Cluster
+from cluster.scenes import agents, pods
+
+ZEROED, ONES, TWOS = "0", "0x1111111111111111", "0x2222222222222222"
+KEPT_BYTES = 32 + 16
+
+
+@pytest.fixture(scope="module")
+def scene(clean: Cluster) -> Iterator[Cluster]:
+    """Two pods that run through all that happens."""
+    clean.apply(
+        pods.pod("ones", pods.container("fill", ONES, "hold", units=16)),
+        pods.pod("twos", pods.container("fill", TWOS, "hold", units=8)),
+    )
+    pods.wait_output(clean, "ones", "hold")
+    pods.wait_output(clean, "twos", "hold")
+    yield clean
+
+
+def restart_both(cluster: Cluster) -> None:
+    cluster.restart_kubelet()
+    agents.restart(cluster)
+
+
+@pytest.mark.parametrize(
+    "disrupt",
+    [
+        Cluster.restart_kubelet,
+        agents.restart,
+        agents.kill,
+        restart_both,
+        Cluster.restart_containerd,
+    ],
+    ids=["kubelet", "agent", "agent killed", "kubelet and agent", "containerd"],
+)
+def test_restart_leaves_pods_and_their_memory_alone(
+    scene: Cluster, disrupt: Callable[[Cluster], None]
+) -> None:
+    disrupt(scene)
+    agents.wait_ready(scene)
+    agents.wait_tickets(scene)
+    scene.apply(pods.pod("later", pods.container("check", ZEROED, "fill", ONES, "hold", units=4)))
+    assert pods.wait_output(scene, "later", "hold")[0] == "check: same"
+    assert pods.ask(scene, "ones", "check", ONES) == ["check: same"]
+    assert pods.ask(scene, "twos", "check", TWOS) == ["check: same"]
+    assert pods.restarts(scene, "ones") == pods.restarts(scene, "twos") == 0
+    pods.wait_allocated(scene, "examples", f"{KEPT_BYTES + 8}Mi")
+    pods.delete(scene, "later")
+    pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
+
+
+def test_pod_deleted_while_the_agent_is_down_is_freed_when_it_is_back(scene: Cluster) -> None:
+    scene.apply(pods.pod("leaving", pods.container("fill", ONES, "hold", units=64)))
+    pods.wait_output(scene, "leaving", "hold")
+    agents.remove(scene)
+    pods.delete(scene, "leaving")
+    agents.bring_back(scene)
+    pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
+
+
+def test_pod_that_comes_while_the_agent_is_down_waits_and_says_why(scene: Cluster) -> None:
+    agents.remove(scene)
+    scene.apply(pods.pod("waiting", pods.container("check", ZEROED, "hold", units=4)))
+    scene.wait_for(
+        "the scheduler's answer",
+        lambda: "Insufficient som.io/ticket" in pods.describe_failure(scene, "waiting"),
+        deadline_s=120,
+    )
+    agents.bring_back(scene)
+    assert pods.wait_output(scene, "waiting", "hold") == ["check: same", "hold"]
+    pods.delete(scene, "waiting")
+
+
+def test_pod_deleted_by_force_is_not_freed_while_its_container_runs(scene: Cluster) -> None:
+    scene.apply(pods.pod("forced", pods.container("fill", ONES, "hold", units=64)))
+    pods.wait_output(scene, "forced", "hold")
+    running = f"{KEPT_BYTES + 128}Mi"
+    pods.wait_allocated(scene, "examples", running)
+    scene.stop_kubelet()
+    scene.kubectl("delete", "pod", "forced", "--force", "--grace-period=0")
+    silent = "PodResources is silent"
+    before = agents.logged(scene, silent)
+    scene.wait_for("two attempts", lambda: agents.logged(scene, silent) >= before + 2)
+    assert pods.pool_status(scene, "examples")["allocated"] == running
+    scene.start_kubelet()
+    pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
+
+
+def test_stateful_pod_recreated_under_its_name_gets_zeroes_and_its_own_amount(
+    scene: Cluster,
+) -> None:
+    def apply(units: int) -> None:
+        labels = {"app": "stateful"}
+        template = pods.pod_spec(
+            pods.container("size", "check", ZEROED, "fill", TWOS, "hold", units=units)
+        )
+        scene.apply(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "StatefulSet",
+                "metadata": {"name": "stateful"},
+                "spec": {
+                    "serviceName": "stateful",
+                    "replicas": 1,
+                    "selector": {"matchLabels": labels},
+                    "template": {"metadata": {"labels": labels}, "spec": template},
+                },
+            }
+        )
+
+    apply(4)
+    pods.wait_output(scene, "stateful-0", "hold")
+    old = scene.get("pod", "stateful-0")["metadata"]["uid"]
+    apply(6)
+    scene.wait_for("the new pod", lambda: scene.get("pod", "stateful-0")["metadata"]["uid"] != old)
+    lines = pods.wait_output(scene, "stateful-0", "hold")
+    assert lines[:2] == [f"size: {6 * pods.UNIT_BYTES}", "check: same"]
