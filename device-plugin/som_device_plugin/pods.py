@@ -6,33 +6,36 @@ from typing import Any, Final
 from som_api import v1alpha1
 from som_device_plugin import seams
 
-KEEP_ON_RESTART: Final = "som.io/keep-on-restart"
+KEEP_ON_RESTART: Final = f"{v1alpha1.GROUP}/keep-on-restart"
 """Annotation: "true" gives a restarted container its memory back with its content."""
 
 _TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 
 
-def pod_from_manifest(manifest: Mapping[str, Any]) -> seams.Pod:
+def decode_pod(manifest: Mapping[str, Any]) -> seams.Pod:
     """The pod of a v1 Pod object; containers without som units are left out.
 
     Raises:
-        ValueError, KeyError: what the API server would not have let in.
+        ValueError, KeyError: the manifest is no Pod's.
     """
     metadata, spec = manifest["metadata"], manifest["spec"]
-    containers = [*spec.get("initContainers", ()), *spec["containers"]]
+    containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
     return seams.Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=seams.PodUid(metadata["uid"]),
-        terminal=manifest.get("status", {}).get("phase") in _TERMINAL,
+        terminal=(manifest.get("status") or {}).get("phase") in _TERMINAL,
         containers=tuple(request for each in containers for request in _requests(each)),
         keep_on_restart=(metadata.get("annotations") or {}).get(KEEP_ON_RESTART) == "true",
     )
 
 
 def _requests(container: Mapping[str, Any]) -> Iterator[seams.ContainerRequest]:
-    """Of an extended resource limits and requests are equal, and limits are always there."""
-    limits = container.get("resources", {}).get("limits") or {}
+    """Of an extended resource limits and requests are equal, and limits are always there.
+
+    A limit of 0, which templates write, is none.
+    """
+    limits = (container.get("resources") or {}).get("limits") or {}
     for unit in v1alpha1.UNIT_BYTES:
         count = v1alpha1.parse_bytes(limits.get(v1alpha1.resource_name(unit), 0))
         if count:

@@ -27,7 +27,7 @@ def limits(resource: str, count: str) -> dict[str, Any]:
 
 
 def test_containers_with_units_are_requests_sidecars_too() -> None:
-    pod = pods.pod_from_manifest(manifest())
+    pod = pods.decode_pod(manifest())
     assert (pod.namespace, pod.name, pod.uid) == ("shop", "db", "u1")
     assert [(each.name, each.unit, each.count) for each in pod.containers] == [
         ("log", "2Mi", 4),
@@ -41,12 +41,22 @@ def test_containers_with_units_are_requests_sidecars_too() -> None:
     [("Pending", False), ("Running", False), ("Unknown", False), ("Failed", True)],
 )
 def test_only_an_ended_pod_is_terminal(phase: str, terminal: bool) -> None:
-    assert pods.pod_from_manifest(manifest(status={"phase": phase})).terminal is terminal
+    assert pods.decode_pod(manifest(status={"phase": phase})).terminal is terminal
 
 
-def test_counts_may_be_written_as_quantities() -> None:
-    spec = {"containers": [{"name": "db", "resources": limits("som.io/2Mi", "1k")}]}
-    assert pods.pod_from_manifest(manifest(spec=spec)).containers[0].count == 1000
+@pytest.mark.parametrize(("count", "expected"), [("1k", 1000), ("4Ki", 4096), ("7", 7)])
+def test_counts_may_be_written_as_quantities(count: str, expected: int) -> None:
+    spec = {"containers": [{"name": "db", "resources": limits("som.io/2Mi", count)}]}
+    assert pods.decode_pod(manifest(spec=spec)).containers[0].count == expected
+
+
+@pytest.mark.parametrize("resources", [None, {"limits": None}, limits("som.io/2Mi", "0")])
+def test_null_and_zero_are_no_request(resources: dict[str, Any] | None) -> None:
+    containers = [{"name": "db", "resources": resources}]
+    spec = {"initContainers": None, "containers": containers}
+    metadata = {"namespace": "shop", "name": "db", "uid": "u1", "annotations": None}
+    pod = pods.decode_pod(manifest(spec=spec, status=None, metadata=metadata))
+    assert (pod.containers, pod.terminal, pod.keep_on_restart) == ((), False, False)
 
 
 @pytest.mark.parametrize(("value", "kept"), [("true", True), ("false", False), ("yes", False)])
@@ -57,4 +67,4 @@ def test_keeping_content_must_be_asked_for(value: str, kept: bool) -> None:
         "uid": "u1",
         "annotations": {"som.io/keep-on-restart": value},
     }
-    assert pods.pod_from_manifest(manifest(metadata=metadata)).keep_on_restart is kept
+    assert pods.decode_pod(manifest(metadata=metadata)).keep_on_restart is kept

@@ -80,7 +80,7 @@ class FilePods:
 
     def _look(self) -> None:
         if (listed := self._file.news()) is not None:
-            found = [pods.pod_from_manifest(manifest) for manifest in listed["items"]]
+            found = [pods.decode_pod(manifest) for manifest in listed["items"]]
             self._pods = {(pod.namespace, pod.name): pod for pod in found}
 
 

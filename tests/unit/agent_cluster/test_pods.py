@@ -2,8 +2,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import pytest
-
 from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from som_api import kube
@@ -101,32 +99,3 @@ async def test_no_pod_is_gone_because_the_api_server_is(
         assert source.synced
         await server.start()
         await until(lambda: [known.name for known in source.pods()] == ["stays"])
-
-
-def test_sidecars_and_app_containers_have_requests_of_their_own() -> None:
-    item = pod("db", _2Mi="64")
-    item["metadata"]["uid"] = "1"
-    sidecar = {"name": "cache", "restartPolicy": "Always"}
-    item["spec"]["initContainers"] = [
-        {**sidecar, "resources": {"limits": {"som.io/1Gi": "2", "cpu": "1"}}},
-        {"name": "setup"},
-    ]
-    assert pods.decode_pod(item).containers == (
-        seams.ContainerRequest(name="cache", unit="1Gi", count=2),
-        seams.ContainerRequest(name="app", unit="2Mi", count=64),
-    )
-
-
-@pytest.mark.parametrize(("count", "expected"), [("1k", 1000), ("4Ki", 4096), ("7", 7)])
-def test_counts_are_read_as_the_api_server_writes_them(count: str, expected: int) -> None:
-    item = pod("db", _2Mi=count)
-    item["metadata"]["uid"] = "1"
-    (request,) = pods.decode_pod(item).containers
-    assert request.count == expected
-
-
-@pytest.mark.parametrize(("value", "keeps"), [("true", True), ("false", False), ("yes", False)])
-def test_only_the_annotation_keeps_content_on_restart(value: str, keeps: bool) -> None:
-    item = pod("db")
-    item["metadata"] |= {"uid": "1", "annotations": {"som.io/keep-on-restart": value}}
-    assert pods.decode_pod(item).keep_on_restart is keeps

@@ -58,7 +58,7 @@ def test_the_books_survive_and_are_what_the_agent_reads(tmp_path: pathlib.Path) 
     written = [pod(64), pod(1, unit="1Gi", ticket="n1-3")]
     books.write_pods(state_dir, written)
     assert books.read_pods(state_dir) == written
-    read = pods.pod_from_manifest(written[1].to_manifest())
+    read = pods.decode_pod(written[1].to_manifest())
     assert (read.namespace, read.name, read.uid, read.terminal) == ("som-local", "p1", "u1", False)
     assert [(each.name, each.size_bytes) for each in read.containers] == [("main", 2**30)]
 
