@@ -152,7 +152,6 @@ def test_agent_sees_of_the_node_only_what_it_needs(helm_binary: str) -> None:
         "/var/lib/kubelet/device-plugins",
         "/var/lib/kubelet/pod-resources",
         "/sys/fs/cgroup",
-        "/run/lock",
     }
     propagation = {
         mount["mountPath"]: mount.get("mountPropagation")
