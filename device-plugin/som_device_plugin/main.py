@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from som_device_plugin import SomError, __version__, agent, cluster, logs
+from som_api import logs
+from som_device_plugin import SomError, __version__, agent, cluster
 from som_device_plugin.local import files, layout
 from som_device_plugin.sources import plan
 

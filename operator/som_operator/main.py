@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import registry
 
-from som_api import kube
+from som_api import kube, logs
 from som_operator import OperatorError, __version__, endpoint, metrics, uninstall
 from som_operator.controllers import Controllers
 
@@ -101,7 +101,10 @@ async def _run(arguments: argparse.Namespace) -> None:
                 collected=collected,
             )
         )
-        _log.info("som-operator %s works for agents in %s", __version__, arguments.namespace)
+        _log.info(
+            "som-operator works",
+            extra={"version": __version__, "agent_namespace": arguments.namespace},
+        )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(recorder.run())
             tasks.create_task(controllers.fleet.run())
@@ -111,11 +114,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments."""
     arguments = parser().parse_args(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(level=arguments.log_level)
     try:
         asyncio.run(_run(arguments))
     except asyncio.CancelledError:

@@ -70,7 +70,7 @@ class NodeController:
             patch = {"metadata": {"uid": node.uid}, "status": {"capacity": changed}}
             path = kube.NODES.path(name=node.name, subresource="status")
             await self._client.merge_patch(path, patch)
-            _log.info("node %s advertises %s", node.name, changed)
+            _log.info("node advertises", extra={"node": node.name, "capacity": changed})
 
     async def _order(self, node: observed.Node, entries: Sequence[v1alpha1.NodePool]) -> None:
         somnode = self._fleet.somnode(node.name)
@@ -79,7 +79,7 @@ class NodeController:
         if somnode is None:
             if entries:
                 await self._create(node.name, owners, spec)
-                _log.info("node %s is ordered %s", node.name, _in_words(entries))
+                _log.info("node ordered", extra={"node": node.name, "pools": _in_words(entries)})
             return
         metadata = somnode.metadata
         is_owned = node.uid in {owner.uid for owner in metadata.owner_references}
@@ -95,7 +95,7 @@ class NodeController:
                 {"op": "add", "path": "/spec", "value": spec},
             ],
         )
-        _log.info("node %s is ordered %s", node.name, _in_words(entries))
+        _log.info("node ordered", extra={"node": node.name, "pools": _in_words(entries)})
 
     async def _create(self, name: str, owners: list[kube.Json], spec: kube.Json) -> None:
         somnode = {
@@ -110,7 +110,7 @@ class NodeController:
             if error.status != 409:
                 raise
             # The cache has not seen it yet; when it does, the node is due again.
-            _log.info("SomNode %s is there already", name)
+            _log.info("SomNode is there already", extra={"node": name})
 
 
 def _in_words(entries: Sequence[v1alpha1.NodePool]) -> str:

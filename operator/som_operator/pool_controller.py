@@ -109,7 +109,7 @@ class PoolController:
                 {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
             ],
         )
-        _log.info("pool %s is held by finalizers %s", pool.metadata.name, finalizers)
+        _log.info("pool held", extra={"pool": pool.metadata.name, "finalizers": finalizers})
 
 
 def _is_held(pool: v1alpha1.SomPool) -> bool:

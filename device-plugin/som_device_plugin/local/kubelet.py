@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import grpc
 
-from som_device_plugin import SomError, logs
+from som_api import logs
+from som_device_plugin import SomError
 from som_device_plugin.kubelet import (
     deviceplugin_pb2,
     deviceplugin_pb2_grpc,

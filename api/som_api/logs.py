@@ -7,7 +7,9 @@ from typing import Final
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class _KeyValues(logging.Formatter):
+class KeyValues(logging.Formatter):
+    """Appends what `extra=` gave, as `key=value` sorted by key, to the first line."""
+
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         extras = {k: v for k, v in vars(record).items() if k not in _STANDARD}
@@ -19,5 +21,5 @@ class _KeyValues(logging.Formatter):
 def configure(*, level: str) -> None:
     """Send logs of `level` and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_KeyValues("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(KeyValues("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
