@@ -138,6 +138,10 @@ class Cluster:
         self.stop_kubelet()
         self.start_kubelet()
 
+    def huge_pages_added(self) -> int:
+        """Huge pages that the machine has more than before `up`."""
+        return hugetlb.added_pages(self.namespaces.state / "pages.json")
+
     def reboot_node(self) -> None:
         """A reboot in effect: see `reboot`. The control plane goes on."""
         kept = ["etcd", "apiserver", "controller-manager", "scheduler"]

@@ -74,6 +74,12 @@ def give_back_pages(file: Path) -> None:
         wait_until(f"{path} to be {count} again", restored, deadline_s=30)
 
 
+def added_pages(file: Path) -> int:
+    """How many huge pages, of whatever size, the machine has more than was remembered."""
+    remembered: dict[str, int] = json.loads(file.read_text())
+    return sum(int(Path(path).read_text()) - count for path, count in remembered.items())
+
+
 def _counters() -> list[Path]:
     return sorted(Path("/sys/devices/system/node").glob("node*/hugepages/*/nr_hugepages"))
 

@@ -62,6 +62,12 @@ def build_product(target: str, *, tag: str) -> Path:
     return archive
 
 
+def retag(tag: str, *, to: str) -> Path:
+    """The same image under another tag; return its archive."""
+    _buildah(["tag", tag, to])
+    return _archive(to)
+
+
 def _make_base() -> None:
     """The image that the Dockerfile is built from, made once from Debian packages."""
     if _buildah(["images", "--quiet", "--filter", f"reference={BASE}"], check=False).strip():
@@ -114,10 +120,16 @@ def _mirror() -> str:
 
 
 def _archive(tag: str) -> Path:
-    """Pack an image for containerd. Without the tag at the end nothing would be imported."""
-    target = IMAGES / (tag.rpartition("/")[2].replace(":", "-") + ".tar")
-    target.unlink(missing_ok=True)
-    _buildah(["push", "--quiet", tag, f"oci-archive:{target}:{tag}"])
+    """Pack an image for containerd, unless that was done. Without `tag` nothing is imported."""
+    image = _buildah(["inspect", "--type=image", "--format={{.FromImageID}}", tag]).strip()
+    name = tag.rpartition("/")[2].replace(":", "-")
+    target = IMAGES / f"{name}-{image[:12]}.tar"
+    if not target.exists():
+        for old in IMAGES.glob(f"{name}-*.tar"):
+            old.unlink()
+        partial = target.with_suffix(".partial")
+        _buildah(["push", "--quiet", tag, f"oci-archive:{partial}:{tag}"])
+        partial.rename(target)
     return target
 
 

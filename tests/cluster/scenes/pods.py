@@ -96,6 +96,18 @@ def restarts(cluster: Cluster, name: str) -> int:
     return sum(int(status["restartCount"]) for status in statuses)
 
 
+def kill(cluster: Cluster, name: str) -> None:
+    """SIGKILL the programs of a pod, so that kubelet starts its containers again."""
+    uid = cluster.get("pod", name)["metadata"]["uid"]
+    script = """
+    for process in $(grep -ls "$1" /proc/[0-9]*/cgroup); do
+        process=${process%/cgroup}
+        [ "$(readlink $process/exe)" != /workload ] || kill -KILL ${process#/proc/}
+    done
+    """
+    cluster.namespaces.run(["sh", "-c", script, "kill", uid])
+
+
 def delete(cluster: Cluster, *names: str, wait: bool = True) -> None:
     cluster.kubectl("delete", "pod", *names, f"--wait={str(wait).lower()}", "--timeout=90s")
 

@@ -33,7 +33,7 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
         pods.pod("whole", whole, namespace="restricted"),
         pods.pod("one", pods.container("fill", ONES, "hold", units=32)),
         pods.pod("two", pods.container("fill", TWOS, "hold", units=32)),
-        pods.pod("restarts", pods.container("check", ZEROED, "fill", ONES, "exit", "0", units=8)),
+        pods.pod("restarts", pods.container("check", ZEROED, "fill", ONES, "hold", units=8)),
         pods.pod(
             "several",
             pods.container("size", "hold", units=4, name="app"),
@@ -78,9 +78,11 @@ def test_sidecar_and_app_containers_have_their_own_amounts(scene: Cluster) -> No
 
 
 def test_restarted_container_gets_zeroed_memory(scene: Cluster) -> None:
-    scene.wait_for("two restarts", lambda: pods.restarts(scene, "restarts") >= 2)
-    lines = scene.kubectl("logs", "restarts", "--previous").splitlines()
-    assert lines == ["check: same", f"fill: {ONES}"]
+    pods.wait_output(scene, "restarts", "hold")
+    pods.kill(scene, "restarts")
+    scene.wait_for("a restart", lambda: pods.restarts(scene, "restarts") == 1)
+    lines = pods.wait_output(scene, "restarts", "hold")
+    assert lines == ["check: same", f"fill: {ONES}", "hold"]
 
 
 def test_pod_that_asks_for_too_much_says_so(scene: Cluster) -> None:

@@ -1,0 +1,80 @@
+"""A pool grows, shrinks and loses its node's memory to a reboot, while pods use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.harness.cluster import Cluster
+from cluster.scenes import agents, pods
+
+ZEROED, ONES = "0", "0x1111111111111111"
+
+
+@pytest.fixture(scope="module")
+def scene(clean: Cluster) -> Iterator[Cluster]:
+    """One pod with 64 MiB, which lives through all of it."""
+    clean.apply(pods.pod("stays", pods.container("check", ZEROED, "fill", ONES, "hold", units=32)))
+    pods.wait_output(clean, "stays", "hold")
+    yield clean
+    set_capacity(clean, "2Gi")
+
+
+def set_capacity(cluster: Cluster, capacity: str) -> None:
+    patch = json.dumps({"spec": {"capacity": capacity}})
+    cluster.kubectl("patch", "sompool/examples", "--type=merge", f"--patch={patch}")
+
+
+def wait_units(cluster: Cluster, units: int) -> None:
+    """Wait until the node's books say so."""
+
+    def reached() -> bool:
+        capacity = cluster.get("node", "node1")["status"]["capacity"]
+        return str(capacity.get("som.io/2Mi")) == str(units)
+
+    cluster.wait_for(f"{units} units in the node's capacity", reached)
+
+
+@pytest.mark.parametrize("capacity, units", [("64Mi", 32), ("256Mi", 128), ("64Mi", 32)])
+def test_pool_changes_its_size_under_a_running_pod(
+    scene: Cluster, capacity: str, units: int
+) -> None:
+    set_capacity(scene, capacity)
+    wait_units(scene, units)
+    assert pods.pool_status(scene, "examples")["capacity"] == capacity
+    assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
+
+
+def test_capacity_below_what_pods_use_kills_none_at_a_kubelet_restart(scene: Cluster) -> None:
+    set_capacity(scene, "32Mi")
+    scene.wait_for(
+        "the order to be seen",
+        lambda: "64Mi" in scene.kubectl("describe", "sompool/examples"),
+    )
+    scene.restart_kubelet()
+    agents.wait_tickets(scene)
+    assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
+    assert pods.restarts(scene, "stays") == 0
+    assert scene.get("node", "node1")["status"]["capacity"]["som.io/2Mi"] == "32"
+    set_capacity(scene, "256Mi")
+    wait_units(scene, 128)
+
+
+def test_after_a_reboot_pods_start_when_the_pool_is_back_with_zeroed_memory(
+    scene: Cluster,
+) -> None:
+    old_boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
+    scene.reboot_node()
+    scene.wait_for(
+        "another boot",
+        lambda: scene.get("node", "node1")["status"]["nodeInfo"]["bootID"] != old_boot,
+        deadline_s=90,
+    )
+    scene.wait_for("a restart", lambda: pods.restarts(scene, "stays") == 1, deadline_s=120)
+    lines = pods.wait_output(scene, "stays", "hold")
+    assert lines == ["check: same", f"fill: {ONES}", "hold"]
+    boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
+    assert scene.get("somnode", "node1")["status"]["bootID"] == boot
+    pods.wait_allocated(scene, "examples", "64Mi")

@@ -1,0 +1,52 @@
+"""`helm upgrade` to another tag and `helm uninstall`, with pods running and without."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.harness import images
+from cluster.harness.cluster import Cluster
+from cluster.harness.errors import ClusterError
+from cluster.scenes import agents, pods
+from cluster.scenes.conftest import NAMESPACE, install
+
+ONES = "0x1111111111111111"
+
+
+@pytest.fixture(scope="module")
+def scene(som: Cluster) -> Cluster:
+    som.apply(pods.pod("stays", pods.container("fill", ONES, "hold", units=64)))
+    pods.wait_output(som, "stays", "hold")
+    return som
+
+
+def test_upgrade_leaves_pods_and_their_memory_alone(scene: Cluster) -> None:
+    for target in ("agent", "operator"):
+        image = f"localhost/som-{target}"
+        scene.load(images.retag(f"{image}:test", to=f"{image}:next"))
+    old = agents.name(scene)
+    install(scene, tag="next")
+    agents.wait_ready(scene)
+    assert agents.name(scene) != old
+    agents.wait_tickets(scene)
+    assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
+    assert pods.restarts(scene, "stays") == 0
+    scene.apply(pods.pod("later", pods.container("check", "0", "hold", units=64)))
+    assert pods.wait_output(scene, "later", "hold") == ["check: same", "hold"]
+
+
+def test_uninstall_refuses_while_pods_hold_memory(scene: Cluster) -> None:
+    with pytest.raises(ClusterError):
+        scene.helm("uninstall", "som", f"--namespace={NAMESPACE}", "--timeout=90s")
+    assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
+    scene.kubectl("rollout", "status", "deployment/som-operator", f"--namespace={NAMESPACE}")
+
+
+def test_uninstall_gives_the_memory_back_and_keeps_the_pools(scene: Cluster) -> None:
+    scene.kubectl("delete", "pod", "--all", "--timeout=90s")
+    scene.helm("uninstall", "som", f"--namespace={NAMESPACE}", "--wait", "--timeout=120s")
+    capacity = scene.get("node", "node1")["status"]["capacity"]
+    assert capacity.get("som.io/2Mi", "0") == "0"
+    assert scene.huge_pages_added() == 0
+    assert "examples" in scene.kubectl("get", "sompools")
+    assert scene.get("sompool", "examples")["metadata"].get("finalizers", []) == []
