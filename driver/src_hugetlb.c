@@ -20,6 +20,20 @@ static u64 chunks_in(struct page *page)
 	return 1ULL << (folio_order(page_folio(page)) - SOM_PMD_ORDER);
 }
 
+/* Also keeps the size of what follows in bounds: huge pages are reserved */
+static bool is_hugetlb(u64 start, u64 bytes)
+{
+	struct mm_struct *mm = current->mm;
+	struct vm_area_struct *vma;
+	bool ret;
+
+	mmap_read_lock(mm);
+	vma = vma_lookup(mm, start);
+	ret = vma && is_vm_hugetlb_page(vma) && bytes <= vma->vm_end - start;
+	mmap_read_unlock(mm);
+	return ret;
+}
+
 /* The huge page that starts at this address, pinned */
 static struct page *pin(unsigned long addr)
 {
@@ -43,6 +57,8 @@ static int hugetlb_add(struct som_pool *pool, u64 start, u64 bytes)
 	u64 done = 0;
 	int err = 0;
 
+	if (!is_hugetlb(start, bytes))
+		return -EINVAL;
 	pages = kvmalloc_array(bytes >> CHUNK_SHIFT, sizeof(*pages),
 			       GFP_KERNEL | __GFP_NOWARN);
 	if (!pages)

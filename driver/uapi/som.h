@@ -136,12 +136,12 @@ struct som_pool_create {
  * EXTERNAL: 2 MiB aligned, nothing there but "Reserved" or "Soft Reserved"
  * (or nothing at all) in /proc/iomem, and real memory behind it (ENXIO).
  *
- * HUGETLB: whole huge pages of 2 MiB or 1 GiB, already faulted in or not. The
- * range is then gone from the caller's address space, also if the call fails
- * with EBUSY because somebody else has a page of it mapped. The caller MUST
- * close the file behind it too, and nobody may map that file again: he would
- * see what the pool's users write. The pages stay counted as used, and charged
- * to whoever faulted them, until the pool is destroyed.
+ * HUGETLB: whole huge pages of 2 MiB or 1 GiB in one mapping, faulted in or
+ * not. The range is then gone from the caller's address space, also if the call
+ * fails with EBUSY because somebody else has a page of it mapped. The caller
+ * MUST close the file behind it too, and nobody may map that file again: he
+ * would see what the pool's users write. The pages stay counted as used, and
+ * charged to whoever faulted them, until the pool is destroyed.
  *
  * CARVED: whole GiB, aligned, and whole memory blocks (/sys/devices/system/
  * memory/block_size_bytes may be larger), all on line and of one NUMA node.
