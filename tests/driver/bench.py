@@ -48,6 +48,7 @@ class Bench:
         return kernel, {
             "somtest": build.program(made / "somtest", *sorted(build.GUEST.glob("*.c"))),
             "som.ko": build.module(kernel, build.TREE / "driver", made / "som.ko"),
+            "failalloc.ko": build.module(kernel, build.GUEST / "failalloc", made / "failalloc.ko"),
         }
 
 

@@ -128,7 +128,7 @@ def run(
         "-serial", f"file:{console}", "-serial", f"file:{results}",
         "-kernel", kernel.image, "-initrd", initrd,
         "-append",
-        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=reliable "
+        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=unstable "
         "random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
         f"{machine.append}",
     ]  # fmt: skip

@@ -59,8 +59,8 @@ HUGETLB = """
     only_whole_huge_pages_of_the_caller_are_taken
 """
 CARVED = """
-    carving_takes_whole_gibibytes_and_only_what_can_move
     carving_returns_the_metadata_and_gives_the_memory_back
+    carving_takes_whole_gibibytes_and_only_what_can_move
 """
 TRAPS = """
     trap_huge_faults_are_reached
@@ -68,6 +68,7 @@ TRAPS = """
     trap_an_unprivileged_user_cannot_pin
     trap_mprotect_of_a_gigabyte_entry_takes_effect_at_once
     trap_moving_a_part_of_a_gigabyte_entry_keeps_the_content
+    trap_advice_inside_a_gigabyte_entry_does_not_upset_revocation
     trap_proc_walkers_pass_over_bare_memory
     trap_memory_is_cached_write_back
     trap_entries_stay_inside_the_pool
@@ -109,6 +110,7 @@ def source_boot(source: str, append: str, own_tests: str = "") -> Boot:
         tests=LOAD
         + c_tests(source, own_tests)
         + c_tests(source, EVERY_SOURCE)
+        + c_tests(source, "every_allocation_fails_once_and_nothing_is_lost", limit_s=120)
         + c_tests(source, "random_sequences_agree_with_a_model", limit_s=240, env="SOM_STEPS=2500")
         + UNLOAD,
     )
@@ -136,6 +138,20 @@ BOOTS = (
         machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
         tests=LOAD
         + c_tests("external", "random_ioctls_do_no_harm", limit_s=240, env="SOM_CALLS=110000")
+        + UNLOAD,
+    ),
+    # Without the checks of slabs, which would be counted.
+    Boot(
+        name="overhead",
+        source="external",
+        machine=Machine(memory="7G", append="memmap=2G$4G movablecore=2560M"),
+        tests=LOAD
+        + c_tests(
+            "external",
+            "kernel_memory_per_gibibyte",
+            limit_s=240,
+            env="SOM_CARVED_RANGE=0x180000000,0x40000000",
+        )
         + UNLOAD,
     ),
 )

@@ -76,25 +76,60 @@ int pool_try_add(uint32_t pool, uint64_t start, uint64_t bytes)
 	return ioctl(ctl(), SOM_CTL_POOL_ADD, &add);
 }
 
-static void donate(uint32_t pool, uint64_t bytes, unsigned int page_shift)
+static int try_donate(uint32_t pool, uint64_t bytes, unsigned int page_shift)
 {
-	uint64_t step = EXTENT;
-
-	for (uint64_t done = 0; done < bytes; done += step) {
-		step = bytes - done < EXTENT ? bytes - done : EXTENT;
+	for (uint64_t done = 0; done < bytes; done += EXTENT) {
+		uint64_t step = bytes - done < EXTENT ? bytes - done : EXTENT;
 		void *pages = mmap(NULL, step, RW,
 				   MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB |
 					   (page_shift << MAP_HUGE_SHIFT_),
 				   -1, 0);
+
 		CHECK(pages != MAP_FAILED, "huge pages: %s", strerrorname_np(errno));
-		CHECK_OK(pool_try_add(pool, (uintptr_t)pages, step));
+		if (pool_try_add(pool, (uintptr_t)pages, step)) {
+			munmap(pages, step);
+			return -1;
+		}
 		CHECK(touch_read(pages) == SIGSEGV, "a donated range is gone from its giver");
 	}
+	return 0;
 }
 
 static uint64_t round_up(uint64_t bytes, uint64_t unit)
 {
 	return (bytes + unit - 1) / unit * unit;
+}
+
+uint32_t pool_source(void)
+{
+	const char *source = source_name();
+
+	return !strcmp(source, "external") ? SOM_SOURCE_EXTERNAL :
+	       !strcmp(source, "carved")   ? SOM_SOURCE_CARVED :
+					     SOM_SOURCE_HUGETLB;
+}
+
+int pool_try_fill(uint32_t pool, uint64_t bytes)
+{
+	bool carved = pool_source() == SOM_SOURCE_CARVED;
+	uint64_t start, limit;
+
+	if (!strcmp(source_name(), "hugetlb1g"))
+		return try_donate(pool, round_up(bytes, EXTENT), 30);
+	if (!strcmp(source_name(), "hugetlb2m"))
+		return try_donate(pool, bytes, 21);
+	range_given(&start, &limit);
+	bytes = round_up(bytes, carved ? EXTENT : CHUNK);
+	CHECK(bytes <= limit, "SOM_RANGE is too small");
+	return pool_try_add(pool, start, bytes);
+}
+
+uint32_t pool_make(uint64_t bytes)
+{
+	uint32_t pool = pool_empty(pool_source(), source_name());
+
+	CHECK_OK(pool_try_fill(pool, bytes));
+	return pool;
 }
 
 static uint64_t block_bytes(void)
@@ -103,31 +138,6 @@ static uint64_t block_bytes(void)
 
 	read_file("/sys/devices/system/memory/block_size_bytes", text, sizeof(text));
 	return strtoull(text, NULL, 16);
-}
-
-uint32_t pool_make(uint64_t bytes)
-{
-	const char *source = source_name();
-	uint64_t start, limit;
-	uint32_t pool;
-
-	if (!strcmp(source, "hugetlb2m") || !strcmp(source, "hugetlb1g")) {
-		bool large = !strcmp(source, "hugetlb1g");
-
-		pool = pool_empty(SOM_SOURCE_HUGETLB, source);
-		donate(pool, round_up(bytes, large ? EXTENT : CHUNK), large ? 30 : 21);
-		return pool;
-	}
-	range_given(&start, &limit);
-	if (!strcmp(source, "carved")) {
-		pool = pool_empty(SOM_SOURCE_CARVED, source);
-		bytes = round_up(bytes, EXTENT);
-	} else {
-		pool = pool_empty(SOM_SOURCE_EXTERNAL, source);
-	}
-	CHECK(bytes <= limit, "SOM_RANGE is too small");
-	CHECK_OK(pool_try_add(pool, start, bytes));
-	return pool;
 }
 
 /* Linux 6.1 leaves returned blocks off line; the next test must find them in use. */
@@ -275,23 +285,32 @@ struct setup setup(uint64_t pool_bytes, uint64_t quota)
 	return made;
 }
 
-void remove_everything(void)
+void try_remove_everything(void)
 {
 	struct som_query query = { .size = sizeof(query) };
 
 	for (uint32_t lease = 0; lease < 4096; lease++)
 		lease_try_destroy(lease);
 	CHECK_OK(ioctl(ctl(), SOM_CTL_QUERY, &query));
-	CHECK(query.leases == 0, "%u leases cannot be destroyed", query.leases);
 	/* Pool numbers only grow. */
 	for (uint32_t pool = 0; query.pools && pool < 1000000; pool++) {
 		struct som_pool_destroy destroy = { .size = sizeof(destroy), .pool = pool };
 
-		if (!ioctl(ctl(), SOM_CTL_POOL_DESTROY, &destroy))
+		if (!ioctl(ctl(), SOM_CTL_POOL_DESTROY, &destroy) || errno != ENOENT)
 			query.pools--;
 	}
+	if (!strcmp(source_name(), "carved"))
+		online_returned_blocks();
+}
+
+void remove_everything(void)
+{
+	struct som_query query = { .size = sizeof(query) };
+
+	try_remove_everything();
 	CHECK_OK(ioctl(ctl(), SOM_CTL_QUERY, &query));
-	CHECK(query.pools == 0, "%u pools cannot be destroyed", query.pools);
+	CHECK(query.leases == 0 && query.pools == 0, "%u leases, %u pools cannot be destroyed",
+	      query.leases, query.pools);
 }
 
 void expect_all_free(uint32_t pool)

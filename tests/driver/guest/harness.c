@@ -147,7 +147,8 @@ void read_file(const char *path, char *text, size_t size)
 
 bool try_write_file(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	/* O_TRUNC is what clears a trace. */
+	int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
 	bool written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
 
 	if (fd >= 0)

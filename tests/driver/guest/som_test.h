@@ -76,6 +76,9 @@ uint32_t pool_empty(uint32_t source, const char *name);
 int pool_try_add(uint32_t pool, uint64_t start, uint64_t bytes);
 /* A pool of at least `bytes` from the source in $SOM_SOURCE; one extent is aligned to 1 GiB. */
 uint32_t pool_make(uint64_t bytes);
+/* The parts of it: enum som_source, and the memory. */
+uint32_t pool_source(void);
+int pool_try_fill(uint32_t pool, uint64_t bytes);
 void pool_destroy(uint32_t pool);
 struct som_pool_info pool_info(uint32_t pool);
 int lease_try_create(uint32_t pool, uint64_t quota, uint32_t *lease);
@@ -101,6 +104,7 @@ void teardown(struct setup *setup);
 void expect_all_free(uint32_t pool);
 /* Destroys every lease and pool, also what another test left. */
 void remove_everything(void);
+void try_remove_everything(void);
 char *som_map(int fd, uint64_t bytes);
 uint64_t range_start(void);
 bool source_has_extents(void);

@@ -161,6 +161,32 @@ static void read_through(const char *path)
 	close(fd);
 }
 
+static void revoke_in_child(void *argument)
+{
+	lease_revoke(*(uint32_t *)argument);
+}
+
+/* A VMA split by advice alone leaves a 1 GiB entry behind two VMAs, for a later unmap to trip on. */
+TEST(trap_advice_inside_a_gigabyte_entry_does_not_upset_revocation)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+	char *map = som_map(s.fd, EXTENT);
+
+	CHECK_OK(som_prefault(s.fd, map, EXTENT));
+	for (uint64_t at = 0; at < EXTENT; at += CHUNK)
+		*(uint64_t *)(map + at) = at;
+	CHECK_OK(madvise(map + 2 * CHUNK, 2 * CHUNK, MADV_SEQUENTIAL));
+	for (uint64_t at = 0; at < EXTENT; at += CHUNK)
+		CHECK(*(uint64_t *)(map + at) == at);
+	CHECK_OK(madvise(map + 9 * CHUNK, CHUNK, MADV_RANDOM));
+	CHECK(in_child(revoke_in_child, &s.lease) == 0);
+	CHECK(touch_read(map + 2 * CHUNK) == SIGBUS);
+	munmap(map, EXTENT);
+	close(s.fd);
+	lease_destroy(s.lease);
+	pool_destroy(s.pool);
+}
+
 /* Trap 5: the walkers of /proc must not take a bare entry for a page. */
 TEST(trap_proc_walkers_pass_over_bare_memory)
 {

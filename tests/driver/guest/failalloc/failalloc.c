@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Makes one call of som.ko into the kernel fail: what failslab does, for kernels built without
+ * it, and more. A kprobe on each function below counts the calls that come from som.ko's text;
+ * the one with number `nth` (0: none) fails instead. `calls` and `failed` tell; writing `calls`
+ * resets both.
+ */
+#include <linux/kprobes.h>
+#include <linux/module.h>
+
+static unsigned long nth, som_start, som_size, calls, failed;
+
+module_param(nth, ulong, 0644);
+module_param(calls, ulong, 0644);
+module_param(failed, ulong, 0644);
+module_param(som_start, ulong, 0444);
+module_param(som_size, ulong, 0444);
+
+static noinline long return_null(void)
+{
+	return 0;
+}
+
+static noinline long return_enomem(void)
+{
+	return -ENOMEM;
+}
+
+static const struct {
+	const char *symbol;
+	long (*instead)(void);
+} functions[] = {
+	{ "__kmalloc", return_null },
+	{ "kmalloc_trace", return_null },
+	{ "kmem_cache_alloc", return_null },
+	{ "kvmalloc_node", return_null },
+	{ "__kmalloc_noprof", return_null },
+	{ "__kmalloc_cache_noprof", return_null },
+	{ "kmem_cache_alloc_noprof", return_null },
+	{ "__kvmalloc_node_noprof", return_null },
+	{ "memremap", return_null },
+	{ "alloc_anon_inode", return_enomem },
+	{ "device_create_with_groups", return_enomem },
+	{ "__xa_insert", return_enomem },
+	{ "xa_insert", return_enomem },
+	{ "__xa_alloc_cyclic", return_enomem },
+	{ "pin_user_pages_fast", return_enomem },
+	{ "vm_munmap", return_enomem },
+	{ "offline_and_remove_memory", return_enomem },
+	{ "add_memory", return_enomem },
+};
+
+static struct kprobe probes[ARRAY_SIZE(functions)];
+
+static int before_call(struct kprobe *probe, struct pt_regs *regs)
+{
+	unsigned long caller = *(unsigned long *)regs->sp;
+
+	if (caller - som_start >= som_size || ++calls != READ_ONCE(nth))
+		return 0;
+	failed++;
+	regs->ip = (unsigned long)functions[probe - probes].instead;
+	return 1;
+}
+
+static int __init failalloc_init(void)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(functions); i++) {
+		probes[i].symbol_name = functions[i].symbol;
+		probes[i].pre_handler = before_call;
+		/* Not every kernel has all of them */
+		if (register_kprobe(&probes[i]))
+			probes[i].symbol_name = NULL;
+	}
+	return 0;
+}
+
+static void __exit failalloc_exit(void)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(functions); i++)
+		if (probes[i].symbol_name)
+			unregister_kprobe(&probes[i]);
+}
+
+module_init(failalloc_init);
+module_exit(failalloc_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Fails one call of som.ko into the kernel");
