@@ -1,8 +1,10 @@
 """`som local` as a user meets it: commands, their exit status, and what programs see."""
 
+import contextlib
 import json
 import os
 import pathlib
+import pty
 import re
 import shutil
 import signal
@@ -289,6 +291,25 @@ def test_however_run_is_ended_its_program_ends_and_its_units_are_free(
     assert ended(process) == expected
     machine.wait_until(lambda: local.programs() == [], what="the program is gone")
     assert local.run(owner, "look", units=32).stdout.split() == ["zero"]
+
+
+def test_a_key_of_the_terminal_reaches_the_program_once(local: Local) -> None:
+    local.up()
+    command = 'trap "echo got" INT; echo ready; sleep 2; sleep 0.2; exit 5'
+    run = local.command("run", "--request", "som.io/2Mi=1", "--", "sh", "-c", command)
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(run[0], run)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(terminal, 1024)
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # EIO: the program has closed its side
+        while more := os.read(terminal, 1024):
+            said += more
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 5
+    assert said.count(b"got") == 1
+    os.close(terminal)
 
 
 def test_down_refuses_while_programs_run_and_ends_them_when_forced(

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-SETTLE_S: Final = 0.05
+SETTLE_S: Final = 0.01
 """How long after an Allocate kubelet may still be writing its books."""
 
 ALLOCATE_PATIENCE_S: Final = 1.0

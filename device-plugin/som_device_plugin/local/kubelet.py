@@ -177,17 +177,19 @@ class StandIn(
         try:
             # Cancelled here, the stand-in ends and the program goes on, as with a kubelet.
             await asyncio.wait([start, hung_up], return_when=asyncio.FIRST_COMPLETED)
-            if start.done() and not start.cancelled():
-                await hung_up
+            if start.done() and not start.cancelled() and not start.exception():
+                await asyncio.wait([hung_up])
+            ended_by_itself = hung_up.done()
         finally:
-            for task in (start, hung_up):
-                task.cancel()
-            await asyncio.wait([start, hung_up])
+            start.cancel()
+            hung_up.cancel()
+            await asyncio.gather(start, hung_up, return_exceptions=True)
             del self._starts[pod.uid]
         await self._end(pod)
-        if not hung_up.cancelled():
-            return
-        raise books.Refused(f"{pod.name} was ended by `som local down --force`")
+        if start.cancelled() and not ended_by_itself:
+            raise books.Refused(f"{pod.name} was ended by `som local down --force`")
+        if not ended_by_itself:
+            start.result()
 
     async def _admit(self, pod: books.LocalPod) -> _Admitted:
         """Count, choose a ticket, Allocate: one program at a time, as kubelet admits pods."""
