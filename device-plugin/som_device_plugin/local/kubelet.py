@@ -237,17 +237,9 @@ class StandIn(
         """PreStartContainer until it succeeds, then tell the program's `run` to go."""
         pod, begun = admitted.pod, time.monotonic()
         _tell(writer, event="admitted", pod=pod.name, allocate_s=admitted.allocate_s)
-        request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=[pod.ticket])
-        while True:
-            try:
-                if self._plugin is None:
-                    raise books.Refused("the agent has not registered again yet")
-                await self._plugin.calls.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S)
-                break
-            except (grpc.aio.AioRpcError, books.Refused) as error:
-                text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                _tell(writer, event="waiting", message=text)
-                await asyncio.sleep(PRE_START_RETRY_S)
+        while refusal := await self._pre_start(pod):
+            _tell(writer, event="waiting", message=refusal)
+            await asyncio.sleep(PRE_START_RETRY_S)
         _tell(
             writer,
             event="ready",
@@ -264,6 +256,23 @@ class StandIn(
             },
         )
         await writer.drain()
+
+    async def _pre_start(self, pod: books.LocalPod) -> str:
+        """One try of PreStartContainer: "" when the container may start, else why not yet."""
+        if self._plugin is None:
+            return "the agent has not registered again yet"
+        request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=[pod.ticket])
+        try:
+            await self._plugin.calls.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            return error.details() or str(error.code())
+        except asyncio.CancelledError:
+            # A call whose channel is closed ends like this, though nobody cancelled this task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return "the agent has gone; waiting for it to register again"
+        return ""
 
     async def _end(self, pod: books.LocalPod) -> None:
         """End what the program left running; only then is the pod gone."""
