@@ -14,7 +14,8 @@ class BuildWithStubs(build_py):
     """Generates the stubs beside their .proto before the packages are collected."""
 
     def run(self) -> None:
-        arguments = [f"--{kind}={PROTO_ROOT}" for kind in ("python_out", "grpc_python_out", "pyi_out")]
+        kinds = ("python_out", "grpc_python_out", "pyi_out")
+        arguments = [f"--{kind}={PROTO_ROOT}" for kind in kinds]
         for proto in PROTOS:
             if protoc.main(["protoc", f"-I{PROTO_ROOT}", *arguments, str(proto)]) != 0:
                 raise SystemExit(f"protoc could not compile {proto}")

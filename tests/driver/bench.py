@@ -45,10 +45,19 @@ class Bench:
     def _build(self, name: str) -> tuple[debian.Kernel, dict[str, Path]]:
         kernel = debian.kernel(name)
         made = self.work / name
+        shim = build.program(
+            made / "shim.so", build.GUEST / "programs/shim.c", flags=("-shared", "-fPIC")
+        )
+        mimalloc = debian.library("libmimalloc2.0", "usr/lib/*/libmimalloc.so.2.0")
+        sort = Path("/usr/bin/sort")
         return kernel, {
             "somtest": build.program(made / "somtest", *sorted(build.GUEST.glob("*.c"))),
             "som.ko": build.module(kernel, build.TREE / "driver", made / "som.ko"),
             "failalloc.ko": build.module(kernel, build.GUEST / "failalloc", made / "failalloc.ko"),
+            "programs/shim.so": shim,
+            "programs/libmimalloc.so": mimalloc,
+            "programs/sort": sort,
+            **build.closure(sort, mimalloc),
         }
 
 

@@ -51,6 +51,16 @@ def program(output: Path, *sources: Path, flags: tuple[str, ...] = ("-static",))
     return output
 
 
+def closure(*programs: Path) -> dict[str, Path]:
+    """The shared libraries that these need: where the loader looks for each, and where it is."""
+    found = {}
+    for program in programs:
+        for line in _run(["ldd", program]).splitlines():
+            if path := re.search(r"(/\S+) \(0x", line):
+                found[path[1].removeprefix("/")] = Path(path[1])
+    return found
+
+
 def _run(command: list[str | Path]) -> str:
     done = subprocess.run(
         ["nice", "-n", "10", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -95,6 +95,20 @@ def kernel(name: str) -> Kernel:
     return found
 
 
+def library(package: str, pattern: str) -> Path:
+    """The one file of a bookworm package that matches, unpacked into the cache."""
+    series = SERIES["6.1"]
+    unpacked = CACHE / "packages" / package
+    if not any(unpacked.glob(pattern)):
+        update(series)
+        archives = world(series) / "archives"
+        apt(series, "apt-get", "-qq", "download", package, cwd=archives)
+        (newest,) = sorted(archives.glob(f"{package}_*.deb"))[-1:]
+        unpacked.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["dpkg-deb", "-x", newest, unpacked], check=True)
+    return next(unpacked.glob(pattern)).resolve()
+
+
 def newest_release(series: Series) -> str:
     """Release of the newest cloud kernel of a series, from Debian's meta package."""
     update(series)
@@ -198,9 +212,10 @@ def update(series: Series) -> None:
     stamp.touch()
 
 
-def apt(series: Series, *command: str) -> str:
+def apt(series: Series, *command: str, cwd: Path | None = None) -> str:
     done = subprocess.run(
         command,
+        cwd=cwd,
         env={**os.environ, "APT_CONFIG": str(world(series) / "apt.conf"), "LC_ALL": "C"},
         capture_output=True,
         text=True,

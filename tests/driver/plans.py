@@ -129,6 +129,7 @@ BOOTS = (
         + c_tests("external", TRAPS)
         + c_tests("external", SEMANTICS)
         + c_tests("external", LEASES)
+        + c_tests("external", "an_unmodified_program_runs_on_an_unmodified_allocator")
         + c_tests("external", LIFETIME)
         + UNLOAD,
     ),

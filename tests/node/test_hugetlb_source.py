@@ -1,6 +1,5 @@
 """Pools of huge pages beside others who have huge pages, take them, and rewrite the counters."""
 
-import contextlib
 import mmap
 import pathlib
 from collections.abc import Iterator
@@ -149,18 +148,20 @@ async def test_growing_stops_at_the_guard_and_says_so(
 ) -> None:
     keep = hugepages.memory().available_bytes - 7 * GIB // 2
     node = nodes.Node(state_dir, guard=plan.Guard(percent=0, minimum_bytes=keep))
-    with contextlib.ExitStack() as eaten:
+    eaten: list[mmap.mmap] = []
 
-        def on_progress(_bytes: int) -> None:
-            # Another program of the node grows at the same time.
-            memory = mmap.mmap(-1, 2 * GIB, flags=mmap.MAP_PRIVATE | 0x20 | MAP_POPULATE)
-            eaten.enter_context(contextlib.closing(memory))
+    def on_progress(_bytes: int) -> None:
+        # Another program of the node grows at the same time.
+        if not eaten:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE
+            eaten.append(mmap.mmap(-1, 2 * GIB, flags=flags))
 
-        reserved = await node.source.apply(
-            nodes.node_pool(2 * GIB, pool="databases", page="2Mi"),
-            held_bytes=0,
-            on_progress=on_progress,
-        )
+    reserved = await node.source.apply(
+        nodes.node_pool(2 * GIB, pool="databases", page="2Mi"),
+        held_bytes=0,
+        on_progress=on_progress,
+    )
+    eaten.pop().close()
 
     assert GIB <= reserved.capacity_bytes < 2 * GIB
     assert reserved.shortfall.endswith(

@@ -60,6 +60,26 @@ def pod_spec(*containers: Manifest, grace_s: int = 1, **spec: Any) -> Manifest:
     }
 
 
+def stateful_set(name: str, *containers: Manifest) -> Manifest:
+    """A StatefulSet of one pod, NAME-0."""
+    labels = {"app": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name},
+        "spec": {
+            "serviceName": name,
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod_spec(*containers)},
+        },
+    }
+
+
+def uid(cluster: Cluster, name: str) -> str:
+    return str(cluster.get("pod", name)["metadata"]["uid"])
+
+
 def wait_ready(
     cluster: Cluster, *names: str, namespace: str = "default", limit_s: int = 90
 ) -> None:
@@ -98,14 +118,13 @@ def restarts(cluster: Cluster, name: str) -> int:
 
 def kill(cluster: Cluster, name: str) -> None:
     """SIGKILL the programs of a pod, so that kubelet starts its containers again."""
-    uid = cluster.get("pod", name)["metadata"]["uid"]
     script = """
     for process in $(grep -ls "$1" /proc/[0-9]*/cgroup); do
         process=${process%/cgroup}
         [ "$(readlink $process/exe)" != /workload ] || kill -KILL ${process#/proc/}
     done
     """
-    cluster.namespaces.run(["sh", "-c", script, "kill", uid])
+    cluster.namespaces.run(["sh", "-c", script, "kill", uid(cluster, name)])
 
 
 def delete(cluster: Cluster, *names: str, wait: bool = True) -> None:

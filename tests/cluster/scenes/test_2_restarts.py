@@ -94,32 +94,31 @@ def test_pod_deleted_by_force_is_not_freed_while_its_container_runs(scene: Clust
     pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
 
 
+def test_container_that_restarts_before_the_agent_is_back_gets_no_other_pods_bytes(
+    scene: Cluster,
+) -> None:
+    steps = ("check", ZEROED, "fill", ONES, "hold")
+    scene.apply(pods.pod("early", pods.container(*steps, units=8)))
+    pods.wait_output(scene, "early", "hold")
+    agents.remove(scene)
+    scene.restart_kubelet()
+    pods.kill(scene, "early")
+    scene.wait_for("a restart", lambda: pods.restarts(scene, "early") == 1)
+    own_or_zeroed = {f"check: offset 0 holds {ONES}", "check: same"}
+    assert pods.wait_output(scene, "early", "hold")[0] in own_or_zeroed
+    agents.bring_back(scene)
+    pods.delete(scene, "early")
+    pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
+
+
 def test_stateful_pod_recreated_under_its_name_gets_zeroes_and_its_own_amount(
     scene: Cluster,
 ) -> None:
-    def apply(units: int) -> None:
-        labels = {"app": "stateful"}
-        template = pods.pod_spec(
-            pods.container("size", "check", ZEROED, "fill", TWOS, "hold", units=units)
-        )
-        scene.apply(
-            {
-                "apiVersion": "apps/v1",
-                "kind": "StatefulSet",
-                "metadata": {"name": "stateful"},
-                "spec": {
-                    "serviceName": "stateful",
-                    "replicas": 1,
-                    "selector": {"matchLabels": labels},
-                    "template": {"metadata": {"labels": labels}, "spec": template},
-                },
-            }
-        )
-
-    apply(4)
+    steps = ("size", "check", ZEROED, "fill", TWOS, "hold")
+    scene.apply(pods.stateful_set("stateful", pods.container(*steps, units=4)))
     pods.wait_output(scene, "stateful-0", "hold")
-    old = scene.get("pod", "stateful-0")["metadata"]["uid"]
-    apply(6)
-    scene.wait_for("the new pod", lambda: scene.get("pod", "stateful-0")["metadata"]["uid"] != old)
+    old = pods.uid(scene, "stateful-0")
+    scene.apply(pods.stateful_set("stateful", pods.container(*steps, units=6)))
+    scene.wait_for("the new pod", lambda: pods.uid(scene, "stateful-0") != old)
     lines = pods.wait_output(scene, "stateful-0", "hold")
     assert lines[:2] == [f"size: {6 * pods.UNIT_BYTES}", "check: same"]

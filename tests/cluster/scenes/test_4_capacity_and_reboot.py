@@ -44,7 +44,7 @@ def test_pool_changes_its_size_under_a_running_pod(
     set_capacity(scene, capacity)
     wait_units(scene, units)
     assert pods.pool_status(scene, "examples")["capacity"] == capacity
-    assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
+    assert pods.ask(scene, "stays-0", "check", ONES) == ["check: same"]
 
 
 def test_capacity_below_what_pods_use_kills_none_at_a_kubelet_restart(scene: Cluster) -> None:
@@ -55,8 +55,8 @@ def test_capacity_below_what_pods_use_kills_none_at_a_kubelet_restart(scene: Clu
     )
     scene.restart_kubelet()
     agents.wait_tickets(scene)
-    assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
-    assert pods.restarts(scene, "stays") == 0
+    assert pods.ask(scene, "stays-0", "check", ONES) == ["check: same"]
+    assert pods.restarts(scene, "stays-0") == 0
     assert scene.get("node", "node1")["status"]["capacity"]["som.io/2Mi"] == "32"
     set_capacity(scene, "256Mi")
     wait_units(scene, 128)
@@ -66,14 +66,17 @@ def test_after_a_reboot_pods_start_when_the_pool_is_back_with_zeroed_memory(
     scene: Cluster,
 ) -> None:
     old_boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
+    agents.remove(scene)
     scene.reboot_node()
-    scene.wait_for(
-        "another boot",
-        lambda: scene.get("node", "node1")["status"]["nodeInfo"]["bootID"] != old_boot,
-        deadline_s=90,
-    )
-    scene.wait_for("a restart", lambda: pods.restarts(scene, "stays") == 1, deadline_s=120)
-    lines = pods.wait_output(scene, "stays", "hold")
+
+    def another_boot() -> bool:
+        return bool(scene.get("node", "node1")["status"]["nodeInfo"]["bootID"] != old_boot)
+
+    scene.wait_for("another boot", another_boot, deadline_s=90)
+    scene.kubectl("wait", "--for=condition=Ready=false", "pod/stays-0", "--timeout=90s")
+    assert scene.namespaces.run(["pgrep", "--exact", "workload"], check=False).stdout == ""
+    agents.bring_back(scene)
+    lines = pods.wait_output(scene, "stays-0", "hold")
     assert lines == ["check: same", f"fill: {ONES}", "hold"]
     boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
     assert scene.get("somnode", "node1")["status"]["bootID"] == boot

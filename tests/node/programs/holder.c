@@ -1,7 +1,7 @@
 /* Holds a lease's memory in one way, as a container could: holder DEVICE HOW BYTES
  *
  * Says "ready" when it holds. Then answers one line to each on its standard input:
- *   touch  writes to its memory: "ok" or "SIGBUS"
+ *   touch  writes to its memory (romap: reads it): "ok" or "SIGBUS"
  *   read   reads through what it holds: the first byte as a number, "EOF" or "SIGBUS"
  * and lets go when its standard input ends.
  */
@@ -70,7 +70,8 @@ static void receive_fd(void)
 static void register_buffer(void)
 {
 	struct io_uring_params parameters = { 0 };
-	struct iovec buffer = { memory, bytes };
+	/* One huge page: what a program may lock without privileges is little. */
+	struct iovec buffer = { memory, 2UL << 20 };
 	int ring = syscall(__NR_io_uring_setup, 4, &parameters);
 
 	if (ring < 0 || syscall(__NR_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1))
@@ -138,7 +139,10 @@ static void answer(const char *question, const char *how)
 		if (!memory)
 			memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 				      MAP_SHARED | MAP_NORESERVE, fd, 0);
-		*(volatile char *)memory = 'O';
+		if (!strcmp(how, "romap"))
+			byte = *(volatile unsigned char *)memory;
+		else
+			*(volatile char *)memory = 'O';
 		puts("ok");
 	} else if (fd >= 0 && pread(fd, &byte, 1, 0) == 0) {
 		puts("EOF");

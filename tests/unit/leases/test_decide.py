@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from som_device_plugin import seams
 from som_device_plugin.leases import decide, state
 
@@ -127,7 +128,8 @@ STARTS = {
     "unmounted by somebody": (S.DELIVERED, kernel_view(attached=False), OUT.MOUNT_LOST),
     "truncated by its container": (S.DELIVERED, kernel_view(usage=PINNED), OUT.DAMAGED),
     "released, pinned": (S.RELEASING, kernel_view(attached=False, usage=PINNED), OUT.HELD),
-    "released, still mounted": (S.RELEASING, kernel_view(usage=EMPTY), OUT.HELD),
+    "agent killed before taking away": (S.RELEASING, kernel_view(), OUT.STILL_MOUNTED),
+    "agent killed before unmounting": (S.RELEASING, kernel_view(usage=EMPTY), OUT.STILL_MOUNTED),
     "released, free": (S.RELEASING, kernel_view(attached=False, usage=EMPTY), OUT.FREED),
     "released while its worker ends": (
         S.RELEASING,

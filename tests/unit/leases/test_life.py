@@ -1,19 +1,51 @@
 """The lease core through random lives of pods, with crashes of the agent, on a fake node."""
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 
 import hypothesis
 import pytest
-from fakes import node
 from hypothesis import strategies
 
+from fakes import node
 from som_device_plugin import seams
 from som_device_plugin.leases import database, manager, reconciler, starts, state, store
 
 CAPACITY = 32 * node.PAGE
 TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
+
+
+class Killed(Exception):
+    """SIGKILL has hit the agent: nothing of it does anything any more."""
+
+
+class Mortal:
+    """A part of an agent, which may die before and after each of its calls."""
+
+    def __init__(self, part, world):
+        self._part, self._world = part, world
+
+    def __getattr__(self, name):
+        method = getattr(self._part, name)
+        if not callable(method):
+            return method
+
+        def call(*arguments, **named):
+            self._world.may_die()
+            result = method(*arguments, **named)
+            if asyncio.iscoroutine(result):
+                return self._awaited(result)
+            self._world.may_die()
+            return result
+
+        return call
+
+    async def _awaited(self, result):
+        value = await result
+        self._world.may_die()
+        return value
 
 
 class World:
@@ -28,9 +60,21 @@ class World:
         self.boot_id = "boot-1"
         self.start_agent()
 
+    def may_die(self):
+        """SIGKILL after so many more calls of store and driver as `calls_left` says."""
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left < 0:
+                raise Killed
+
+    @property
+    def killed(self):
+        return self.calls_left is not None and self.calls_left < 0
+
     def start_agent(self):
-        self.store = store.LeaseStore(database.open_database(self.path))
-        self.driver = node.FakeDriver(self.kernel)
+        self.calls_left = None
+        self.store = Mortal(store.LeaseStore(database.open_database(self.path)), self)
+        self.driver = Mortal(node.FakeDriver(self.kernel), self)
         pools = node.FakePools(self.kernel)
 
         async def on_event(event):
@@ -63,6 +107,9 @@ class World:
         """SIGKILL: builds stop where they are, nothing is tidied up but by the kernel."""
         for key in self.starts.building:
             task = self.starts._builds[key].task
+            task.cancel()
+            await asyncio.wait([task])
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
             await asyncio.wait([task])
         self.start_agent()
@@ -107,6 +154,11 @@ class World:
         pod.delivered, pod.container_runs = block, True
         return True
 
+    def unused_names(self):
+        """The API server knows each name once."""
+        used = {p.pod.name for p in self.cluster.running if p.known_to_api}
+        return sorted({f"pod-{number}" for number in range(len(TICKETS) + 1)} - used)
+
     def owner_of(self, block):
         lease = self.store.lease(block.start.lease_id)
         return lease.owner.uid if lease and lease.owner else None
@@ -137,6 +189,8 @@ STEPS = [
     "pin",
     "let go",
     "crash",
+    "killed soon",
+    "killed soon",
     "kubelet silent",
     "kubelet answers",
     "source lost",
@@ -146,41 +200,51 @@ STEPS = [
 ]
 
 
+async def one_step(world, step, choose):
+    pods = world.cluster.running
+    pod = choose.choice(pods) if pods else None
+    match step:
+        case "admit" if len(pods) < len(TICKETS):
+            await world.admit(choose.choice(world.unused_names()), choose.randint(1, 16))
+        case "start" if pod and pod.known_to_api and not pod.container_runs:
+            await world.start_container(pod)
+        case "restart" if pod and pod.known_to_api and pod.container_runs:
+            pod.container_runs = False
+            await world.start_container(pod)
+        case "delete" if pod:
+            pods.remove(pod)
+        case "delete by force" if pod:
+            pod.known_to_api = False
+        case "container ends" if pod and not pod.known_to_api:
+            pods.remove(pod)
+        case "pin" if pod and pod.delivered:
+            pod.delivered.pinned_bytes = node.PAGE
+        case "let go":
+            for block in world.kernel.superblocks:
+                block.pinned_bytes = 0
+        case "crash":
+            await world.crash()
+        case "killed soon":
+            world.calls_left = choose.randint(0, 20)
+        case "kubelet silent" | "kubelet answers":
+            world.cluster.kubelet_answers = step == "kubelet answers"
+        case "source lost" | "source synced":
+            world.cluster.synced = step == "source synced"
+        case "recreate" if pod and pod.container_runs:
+            pods.remove(pod)
+            await world.admit(pod.pod.name, choose.randint(1, 16))
+        case _:
+            await world.reconciler.reconcile()
+
+
 async def live(world, chosen, choose):
     for step in chosen:
-        pods = world.cluster.running
-        pod = choose.choice(pods) if pods else None
-        match step:
-            case "admit" if len(pods) < len(TICKETS):
-                await world.admit(f"pod-{choose.randrange(3)}", choose.randint(1, 16))
-            case "start" if pod and pod.known_to_api and not pod.container_runs:
-                await world.start_container(pod)
-            case "restart" if pod and pod.known_to_api and pod.container_runs:
-                pod.container_runs = False
-                await world.start_container(pod)
-            case "delete" if pod:
-                pods.remove(pod)
-            case "delete by force" if pod:
-                pod.known_to_api = False
-            case "container ends" if pod and not pod.known_to_api:
-                pods.remove(pod)
-            case "pin" if pod and pod.delivered:
-                pod.delivered.pinned_bytes = node.PAGE
-            case "let go":
-                for block in world.kernel.superblocks:
-                    block.pinned_bytes = 0
-            case "crash":
-                await world.crash()
-            case "kubelet silent" | "kubelet answers":
-                world.cluster.kubelet_answers = step == "kubelet answers"
-            case "source lost" | "source synced":
-                world.cluster.synced = step == "source synced"
-            case "recreate" if pod and pod.container_runs:
-                pods.remove(pod)
-                await world.admit(pod.pod.name, choose.randint(1, 16))
-            case _:
-                await world.reconciler.reconcile()
+        with contextlib.suppress(Killed):
+            await one_step(world, step, choose)
+        if world.killed:
+            await world.crash()
         world.check()
+    world.calls_left = None
     world.cluster.running.clear()
     world.cluster.synced = world.cluster.kubelet_answers = True
     for block in world.kernel.superblocks:
@@ -224,17 +288,17 @@ async def test_a_warm_restart_gets_its_content_back(world):
 
 async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world):
     pod = await world.admit("db", 4)
-    gate = asyncio.Event()
+    gate, building = asyncio.Event(), asyncio.Event()
     build = world.driver.build
 
     async def slow(start, *, on_progress):
+        building.set()
         await gate.wait()
         return await build(start, on_progress=on_progress)
 
     world.driver.build = slow
     first = asyncio.create_task(world.manager.pre_start([pod.ticket]))
-    while not world.starts.building:
-        await asyncio.sleep(0)
+    await building.wait()
     first.cancel()
     await asyncio.wait([first])
     second = asyncio.create_task(world.manager.pre_start([pod.ticket]))
@@ -245,15 +309,15 @@ async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world
 
 async def test_a_pod_deleted_while_it_warms_frees_its_memory(world):
     pod = await world.admit("db", 4)
-    gate = asyncio.Event()
+    building = asyncio.Event()
 
     async def stuck(start, *, on_progress):
-        await gate.wait()
+        building.set()
+        await asyncio.Event().wait()
 
     world.driver.build = stuck
     waiting = asyncio.create_task(world.manager.pre_start([pod.ticket]))
-    while not world.starts.building:
-        await asyncio.sleep(0)
+    await building.wait()
     world.cluster.running.clear()
     await world.reconciler.reconcile()
     with pytest.raises(seams.StartRefused, match="its pod is gone"):
@@ -327,3 +391,16 @@ def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world):
     world.manager._pools.ready = False
     healthy = [device.ticket for device in world.manager.devices() if device.healthy]
     assert healthy == [world.cluster.running[0].ticket]
+
+
+@pytest.mark.parametrize("calls", range(24))
+async def test_an_agent_killed_while_a_lease_ends_takes_all_of_it_when_it_is_back(world, calls):
+    await world.start_container(await world.admit("db", 4))
+    world.cluster.running.clear()
+    world.calls_left = calls
+    with contextlib.suppress(Killed):
+        await world.reconciler.reconcile()
+    await world.crash()
+    await world.reconciler.reconcile()
+    assert world.kernel.used_bytes() == 0
+    assert world.store.leases() == []
