@@ -19,9 +19,9 @@ from prometheus_client import core, registry
 from som_api import v1alpha1
 from som_device_plugin import SomError, endpoint, metrics, pools, seams, status
 from som_device_plugin.drivers import hugetlbfs
-from som_device_plugin.kubelet import plugin, podresources, registration, turns
+from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
 from som_device_plugin.leases import database, manager, reconciler, starts, state, store
-from som_device_plugin.linux import hugepages
+from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources import hugetlb, plan
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,9 @@ class Agent:
             source=source,
             connection=connection,
             promised_bytes=self._promised_bytes,
+            read_setup=lambda: setup.read(
+                kubelet_dir=settings.kubelet_dir, hierarchy=cgroups.find(mountinfo.read())
+            ),
             on_event=outside.reporter.event,
             on_change=self._on_change,
         )
@@ -206,6 +209,11 @@ class Agent:
                     active=own_pools.pools(),
                     leases=leases.leases(),
                     findings=own_reconciler.findings,
+                    found_setup=own_pools.setup,
+                    pod_names={
+                        pod.uid: f"{pod.namespace}/{pod.name}" for pod in self._outside.pods.pods()
+                    },
+                    huge_pages=hugepages.total_bytes(),
                 )
             )
             await asyncio.sleep(REPORT_COALESCE_S)

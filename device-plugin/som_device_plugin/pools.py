@@ -15,6 +15,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import SomError, seams
+from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import database
 from som_device_plugin.sources import hugetlb
 
@@ -36,6 +37,8 @@ class ActivePool:
     settled: bool = False
     leaving: bool = False
     refusal: str = ""
+    blocked: bool = False
+    """kubelet's memory manager is Static: what is ordered would keep kubelet from starting."""
 
     @property
     def name(self) -> str:
@@ -68,12 +71,14 @@ class Pools:
         source: hugetlb.HugeTLBSource,
         connection: sqlite3.Connection,
         promised_bytes: Callable[[v1alpha1.Unit], int],
+        read_setup: Callable[[], setup.Setup],
         on_event: Callable[[seams.Event], Awaitable[None]],
         on_change: Callable[[], None],
     ) -> None:
         self._source = source
         self._db = connection
         self._promised_bytes = promised_bytes
+        self._read_setup = read_setup
         self._on_event = on_event
         self._on_change = on_change
         self._wake = asyncio.Event()
@@ -81,6 +86,7 @@ class Pools:
         self._failures = 0
         self._pools: dict[str, ActivePool] = {}
         self.generation: int | None = None
+        self.setup = setup.Setup()
         self._load_orders()
 
     # Reading
@@ -163,7 +169,7 @@ class Pools:
             if not converging.cancelled():
                 converging.result()
             wait_s = None
-            if any(not pool.full for pool in self._pools.values()):
+            if any(pool.leaving or not pool.full for pool in self._pools.values()):
                 wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
                 self._failures += 1
             with contextlib.suppress(TimeoutError):
@@ -185,22 +191,30 @@ class Pools:
 
         refusal = ""
         try:
+            if await self._blocked():
+                has = self._source.reserved(pool.name)
+                blocked = has.capacity_bytes != pool.order.capacity
+                self._update(pool.name, reserved=has, settled=True, refusal="", blocked=blocked)
+                return
             await self._source.apply(
                 pool.order,
                 held_bytes=self._promised_bytes(pool.order.unit),
                 on_progress=progress,
             )
-        except hugetlb.SourceError as error:
+        except SomError as error:
             refusal = str(error)
             log.warning("pool refused", extra={"pool": pool.name, "error": refusal})
         reserved = self._source.reserved(pool.name)
-        self._update(pool.name, reserved=reserved, settled=True, refusal=refusal)
+        self._update(pool.name, reserved=reserved, settled=True, refusal=refusal, blocked=False)
 
     async def _let_go(self, pool: ActivePool) -> None:
         try:
+            if pool.capacity_bytes and await self._blocked():
+                self._update(pool.name, refusal="", blocked=True)
+                return
             await self._source.release(pool.name)
-        except hugetlb.Refused as error:
-            self._update(pool.name, refusal=str(error))
+        except SomError as error:
+            self._update(pool.name, refusal=str(error), blocked=False)
             return
         del self._pools[pool.name]
         log.info("pool released", extra={"pool": pool.name})
@@ -210,6 +224,8 @@ class Pools:
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
             try:
+                if await self._blocked():
+                    continue
                 events, reserved = await self._source.check()
             except SomError as error:
                 log.warning("check failed", extra={"error": str(error)})
@@ -218,9 +234,29 @@ class Pools:
                 await self._on_event(event)
             for name, pool in reserved.items():
                 self._update(name, reserved=pool)
+            # Pages that others added or took are reported, too.
+            self._on_change()
             lost = any(pool.settled and not pool.full for pool in self._pools.values())
             if lost and not self._failures:
                 self.touch()
+
+    async def _blocked(self) -> bool:
+        """Whether kubelet would not start again if the number of huge pages changed.
+
+        A step under way when that changes is ended, and orders are looked at again.
+
+        Raises:
+            SomError: that cannot be told.
+        """
+        found = await asyncio.to_thread(self._read_setup)
+        if found != self.setup:
+            known, self.setup = self.setup, found
+            self._on_change()
+            if found.static != known.static:
+                log.info("memory manager of kubelet", extra={"static": found.static})
+                self._ordered_anew.set()
+                self.touch()
+        return found.static
 
     async def refill(self) -> None:
         """Put what starts have freed back into the holds."""

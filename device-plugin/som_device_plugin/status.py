@@ -1,12 +1,13 @@
 """What the agent reports about its node, computed from pools and leases. No I/O."""
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 import som_device_plugin
 from som_api import v1alpha1
 from som_device_plugin import pools
+from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
 
 _MESSAGE_LIMIT: Final = 1024
@@ -19,6 +20,18 @@ _TROUBLE: Final = {
 }
 """Findings that an admin should know of, as reasons of the condition Degraded."""
 
+_STATIC: Final = (
+    "kubelet's memoryManagerPolicy is Static: kubelet would not start again once the number of "
+    "huge pages has changed, so no page is reserved or given back. Drain the node, stop kubelet, "
+    "set memoryManagerPolicy: None, delete memory_manager_state in kubelet's directory and start "
+    "kubelet: som goes on by itself"
+)
+_UNLIMITED_CURE: Final = (
+    "mount the hugetlb controller before container runtime and kubelet start, restart both, and "
+    "recreate these pods"
+)
+_NAMED_PODS: Final = 3
+
 
 def node_status(
     *,
@@ -27,8 +40,14 @@ def node_status(
     active: Mapping[str, pools.ActivePool],
     leases: Sequence[state.Lease],
     findings: Iterable[decide.Finding],
+    found_setup: setup.Setup,
+    pod_names: Mapping[str, str],
+    huge_pages: Mapping[int, int],
 ) -> v1alpha1.SomNodeStatus:
-    """The SomNode's status; the reporter adds transition times."""
+    """The SomNode's status; the reporter adds transition times.
+
+    `pod_names` is by UID; `huge_pages` are the node's bytes by page size, whoever has them.
+    """
     statuses = tuple(_pool_status(active[name], leases) for name in sorted(active))
     return v1alpha1.SomNodeStatus(
         observed_generation=generation,
@@ -36,7 +55,13 @@ def node_status(
         kernel_version=platform.release(),
         agent_version=som_device_plugin.__version__,
         pools=statuses,
-        conditions=(_ready(active, generation), _degraded(findings, generation)),
+        huge_pages=tuple(_huge_pages(active.values(), huge_pages)),
+        conditions=(
+            _ready(active, generation),
+            _degraded(findings, generation),
+            _blocked(found_setup, generation),
+            _pods_unlimited(found_setup, pod_names, generation),
+        ),
     )
 
 
@@ -77,6 +102,8 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
 
 
 def _pool_reason(pool: pools.ActivePool) -> tuple[str, str]:
+    if pool.blocked:
+        return "MemoryManagerStatic", _STATIC
     if pool.leaving:
         return "Releasing", (pool.refusal or "its memory goes back to the node")[:_MESSAGE_LIMIT]
     if not pool.settled:
@@ -114,3 +141,52 @@ def _degraded(findings: Iterable[decide.Finding], generation: int | None) -> v1a
         message=message[:_MESSAGE_LIMIT],
         observed_generation=generation,
     )
+
+
+def _blocked(found: setup.Setup, generation: int | None) -> v1alpha1.Condition:
+    return v1alpha1.Condition(
+        type="Blocked",
+        status="True" if found.static else "False",
+        reason="MemoryManagerStatic" if found.static else "AsExpected",
+        message=_STATIC if found.static else "",
+        observed_generation=generation,
+    )
+
+
+def _pods_unlimited(
+    found: setup.Setup, pod_names: Mapping[str, str], generation: int | None
+) -> v1alpha1.Condition:
+    """No reason to refuse: what is reserved for a pool is out of these pods' reach already."""
+    uids = found.unlimited
+    named = ", ".join(pod_names.get(uid, f"UID {uid}") for uid in uids[:_NAMED_PODS])
+    more = f" and {len(uids) - _NAMED_PODS} more" if len(uids) > _NAMED_PODS else ""
+    return v1alpha1.Condition(
+        type="PodsUnlimited",
+        status="True" if uids else "False",
+        reason="HugetlbLimitMissing" if uids else "AsExpected",
+        message=(
+            f"pods without a hugetlb limit, which can take huge pages that they did not request "
+            f"before a pool has reserved them: {named}{more}; {_UNLIMITED_CURE}"
+        )[:_MESSAGE_LIMIT]
+        if uids
+        else "",
+        observed_generation=generation,
+    )
+
+
+def _huge_pages(
+    active: Iterable[pools.ActivePool], by_size: Mapping[int, int]
+) -> Iterator[v1alpha1.HugePages]:
+    """The sizes that pools have pages of."""
+    ours: dict[int, int] = {}
+    for pool in active:
+        size_bytes = sum(pool.reserved.node_bytes.values())
+        ours[pool.page_bytes] = ours.get(pool.page_bytes, 0) + size_bytes
+    for page_size, page_bytes in v1alpha1.UNIT_BYTES.items():
+        if ours.get(page_bytes):
+            yield v1alpha1.HugePages(
+                page_size=page_size,
+                # Read a moment apart: the pools' are part of the total whatever was read.
+                total=max(by_size.get(page_bytes, 0), ours[page_bytes]),
+                pools=ours[page_bytes],
+            )

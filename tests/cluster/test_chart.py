@@ -149,8 +149,7 @@ def test_agent_sees_of_the_node_only_what_it_needs(helm_binary: str) -> None:
     pod = _pods(_objects(helm_binary))["som-agent"]
     assert {volume["hostPath"]["path"] for volume in pod["volumes"]} == {
         "/var/lib/som",
-        "/var/lib/kubelet/device-plugins",
-        "/var/lib/kubelet/pod-resources",
+        "/var/lib/kubelet",
         "/sys/fs/cgroup",
     }
     propagation = {
@@ -158,7 +157,9 @@ def test_agent_sees_of_the_node_only_what_it_needs(helm_binary: str) -> None:
         for mount in pod["containers"][0]["volumeMounts"]
     }
     assert propagation["/var/lib/som"] == "Bidirectional"
-    assert set(propagation.values()) == {"Bidirectional", None}
+    # What kubelet unmounts for other pods must not stay mounted here.
+    assert propagation["/var/lib/kubelet"] == "HostToContainer"
+    assert propagation["/sys/fs/cgroup"] is None
 
 
 @pytest.mark.parametrize("name", ["som-operator", "som-uninstall", "som-test"])

@@ -9,6 +9,7 @@ from som_api.v1alpha1.meta import API_VERSION, GROUP, VERSION, Condition, Object
 from som_api.v1alpha1.quantities import Bytes, format_bytes, parse_bytes
 from som_api.v1alpha1.selectors import LabelSelector, LabelSelectorRequirement
 from som_api.v1alpha1.somnode import (
+    HugePages,
     NodePool,
     NumaShare,
     PoolStatus,
@@ -39,6 +40,7 @@ __all__ = [
     "Bytes",
     "Condition",
     "Fault",
+    "HugePages",
     "HugeTLB",
     "InvalidManifest",
     "LabelSelector",

@@ -76,6 +76,16 @@ class PoolStatus(meta.ApiModel):
     conditions: meta.Conditions = ()
 
 
+class HugePages(meta.ApiModel):
+    """Huge pages of one size on the node, as the kernel counts them."""
+
+    page_size: Annotated[
+        Literal["2Mi", "1Gi"], pydantic.Field(description="Size of the huge pages")
+    ]
+    total: Annotated[quantities.Bytes, pydantic.Field(description="All of them, whoever has them")]
+    pools: Annotated[quantities.Bytes, pydantic.Field(description="Those of som's pools")]
+
+
 class SomNodeStatus(meta.ApiModel):
     """The agent's report."""
 
@@ -95,6 +105,17 @@ class SomNodeStatus(meta.ApiModel):
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["name"],
                 "maxItems": 16,
+            },
+        ),
+    ] = ()
+    huge_pages: Annotated[
+        tuple[HugePages, ...],
+        pydantic.Field(
+            description="The sizes of huge pages that pools have",
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["pageSize"],
+                "maxItems": 2,
             },
         ),
     ] = ()

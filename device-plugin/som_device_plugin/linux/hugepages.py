@@ -83,6 +83,14 @@ def node_counts(page_bytes: int, node: int) -> NodeCounts:
     )
 
 
+def total_bytes() -> dict[int, int]:
+    """Page size -> bytes of huge pages of this size on the machine, surplus pages included."""
+    return {
+        page_bytes: sum(node_counts(page_bytes, node).total for node in nodes()) * page_bytes
+        for page_bytes in page_sizes()
+    }
+
+
 def machine_counts(page_bytes: int) -> MachineCounts:
     """The counters of huge pages of `page_bytes` that exist only for the whole machine."""
     directory = _MACHINE / f"hugepages-{page_bytes // 1024}kB"

@@ -1,0 +1,130 @@
+"""What of kubelet's set-up forbids or endangers a reservation."""
+
+import json
+import pathlib
+
+import pytest
+
+from som_device_plugin import SomError
+from som_device_plugin.kubelet import setup
+from som_device_plugin.linux import cgroups
+
+UID = "0e6c1cd3-4c8f-4b0b-8b0f-2f6f0c1f9c51"
+STATIC_POD = "d41d8cd98f00b204e9800998ecf8427e"
+MIB2 = 2 << 20
+GIB = 1 << 30
+NO_LIMIT = {1: "9223372036852678656", 2: "max"}
+QOS_LIMIT = str(1 << 62)
+FILE = {1: "rsvd.limit_in_bytes", 2: "rsvd.max"}
+
+
+def write_policy(folder: pathlib.Path, policy: str) -> None:
+    state = {"policyName": policy, "machineState": {}, "checksum": 1}
+    (folder / setup.STATE_FILE).write_text(json.dumps(state))
+
+
+class Groups:
+    """Cgroups with the controller in one of the two hierarchies."""
+
+    def __init__(self, root: pathlib.Path, version: int) -> None:
+        self.root, self.version = root, version
+
+    def put(self, path: str, *, limit: str | None, size: str = "2MB") -> None:
+        group = self.root / path
+        group.mkdir(parents=True, exist_ok=True)
+        if limit is not None:
+            (group / f"hugetlb.{size}.{FILE[self.version]}").write_text(limit + "\n")
+
+    def unlimited(self, *page_sizes: int) -> tuple[str, ...]:
+        hierarchy = cgroups.Hierarchy(root=self.root, version=self.version, others=())
+        return setup.unlimited_pods(hierarchy, page_sizes=page_sizes or (MIB2,))
+
+
+@pytest.fixture(params=[1, 2], ids=["v1", "v2"])
+def groups(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Groups:
+    return Groups(tmp_path, request.param)
+
+
+PODS = pytest.mark.parametrize(
+    ("path", "uid"),
+    [
+        (f"kubepods/burstable/pod{UID}", UID),
+        (f"kubepods/pod{UID}", UID),
+        (f"som-test/kubepods/besteffort/pod{UID}", UID),
+        (f"kubepods/burstable/pod{STATIC_POD}", STATIC_POD),
+        (
+            f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}"
+            ".slice",
+            UID,
+        ),
+        (f"kubepods.slice/kubepods-pod{UID.replace('-', '_')}.slice", UID),
+        (
+            "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/"
+            f"kubelet-kubepods-besteffort-pod{UID.replace('-', '_')}.slice",
+            UID,
+        ),
+    ],
+)
+
+
+@PODS
+def test_a_pod_without_a_limit_is_found_under_every_name(
+    groups: Groups, path: str, uid: str
+) -> None:
+    groups.put(path, limit=NO_LIMIT[groups.version])
+    groups.put(f"{path}/cri-containerd-{'a' * 64}.scope", limit=NO_LIMIT[groups.version])
+    assert groups.unlimited() == (uid,)
+
+
+@PODS
+def test_the_limit_of_an_ordinary_pod_is_no_trouble(groups: Groups, path: str, uid: str) -> None:
+    groups.put(path, limit="0")
+    assert groups.unlimited() == ()
+
+
+def test_kubelets_limit_for_a_qos_class_is_none(groups: Groups) -> None:
+    groups.put("kubepods/burstable", limit=QOS_LIMIT)
+    groups.put(f"kubepods/burstable/pod{UID}", limit=QOS_LIMIT)
+    assert groups.unlimited() == (UID,)
+
+
+def test_a_limit_above_the_pod_counts(groups: Groups) -> None:
+    groups.put("kubepods", limit="0")
+    groups.put(f"kubepods/burstable/pod{UID}", limit=NO_LIMIT[groups.version])
+    assert groups.unlimited() == ()
+
+
+def test_a_group_without_the_controller_has_no_limit(groups: Groups) -> None:
+    groups.put(f"kubepods/pod{UID}", limit=None)
+    assert groups.unlimited() == (UID,)
+
+
+def test_one_size_without_a_limit_is_enough(groups: Groups) -> None:
+    groups.put(f"kubepods/pod{UID}", limit="0")
+    groups.put(f"kubepods/pod{UID}", limit=NO_LIMIT[groups.version], size="1GB")
+    assert groups.unlimited(MIB2) == ()
+    assert groups.unlimited(MIB2, GIB) == (UID,)
+
+
+def test_a_node_without_pods_and_groups_of_others_are_no_trouble(groups: Groups) -> None:
+    assert groups.unlimited() == ()
+    for path in (f"pod{UID}", "system.slice/kubelet.service", "som/pool-a/hold", "kubepods/other"):
+        groups.put(path, limit=NO_LIMIT[groups.version])
+    assert groups.unlimited() == ()
+
+
+def test_a_node_without_kubelets_file_has_the_policy_none(tmp_path: pathlib.Path) -> None:
+    assert setup.memory_manager_policy(tmp_path) == "None"
+
+
+@pytest.mark.parametrize("policy", ["None", "Static", "BestEffort"])
+def test_the_policy_is_kubelets_own_word(tmp_path: pathlib.Path, policy: str) -> None:
+    write_policy(tmp_path, policy)
+    assert setup.memory_manager_policy(tmp_path) == policy
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])
+def test_a_policy_that_cannot_be_read_is_not_guessed(tmp_path: pathlib.Path, text: str) -> None:
+    (tmp_path / setup.STATE_FILE).write_text(text)
+    with pytest.raises(SomError, match="nothing is until the file can be read"):
+        setup.memory_manager_policy(tmp_path)

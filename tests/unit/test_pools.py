@@ -1,0 +1,216 @@
+"""Pools follow their orders, except where kubelet would not start again."""
+
+import asyncio
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from som_api import v1alpha1
+from som_device_plugin import SomError, pools, seams, status
+from som_device_plugin.kubelet import setup
+from som_device_plugin.leases import database
+from som_device_plugin.sources import hugetlb
+from unit.kube.watching import until
+
+GIB = 1 << 30
+SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
+
+
+def order(capacity_bytes: int) -> v1alpha1.NodePool:
+    return v1alpha1.NodePool(
+        name="a", generation=1, unit="2Mi", capacity=capacity_bytes, source=SOURCE
+    )
+
+
+class FakeSource:
+    """Has whatever is asked for; `calls` are what would have changed the node."""
+
+    def __init__(self) -> None:
+        self.has: dict[str, int] = {}
+        self.calls: list[str] = []
+
+    def reserved(self, pool: str) -> hugetlb.PoolReserved:
+        size_bytes = self.has.get(pool, 0)
+        return hugetlb.PoolReserved(pool, size_bytes, size_bytes, {0: size_bytes}, "")
+
+    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
+        self.calls.append("apply")
+        self.has[pool.name] = pool.capacity
+        return self.reserved(pool.name)
+
+    async def release(self, pool: str) -> None:
+        self.calls.append("release")
+        self.has.pop(pool, None)
+
+    async def check(self) -> tuple[list[seams.Event], dict[str, hugetlb.PoolReserved]]:
+        self.calls.append("check")
+        return [], {name: self.reserved(name) for name in self.has}
+
+
+class Node:
+    """Pools under orders; `setup` is what is found of kubelet's set-up, or why it is not."""
+
+    def __init__(self, state_dir: pathlib.Path) -> None:
+        self.source = FakeSource()
+        self.setup: setup.Setup | SomError = setup.Setup()
+        self._database = state_dir / "som.db"
+        self._orders: asyncio.Queue[tuple[int, v1alpha1.SomNodeSpec]] = asyncio.Queue()
+        self._generation = 0
+
+    def order(self, *ordered: v1alpha1.NodePool) -> None:
+        self._generation += 1
+        self._orders.put_nowait((self._generation, v1alpha1.SomNodeSpec(pools=ordered)))
+
+    async def specs(self) -> AsyncIterator[tuple[int, v1alpha1.SomNodeSpec]]:
+        while True:
+            yield await self._orders.get()
+
+    def _read_setup(self) -> setup.Setup:
+        if isinstance(self.setup, SomError):
+            raise self.setup
+        return self.setup
+
+    @contextlib.asynccontextmanager
+    async def agent(self) -> AsyncIterator[Callable[[str], tuple[str, str, str]]]:
+        """An agent's pools; gives the conditions as reported: "Ready" is the pool's own."""
+
+        async def no_event(event: seams.Event) -> None:
+            raise AssertionError(event)
+
+        own = pools.Pools(
+            source=self.source,  # type: ignore[arg-type]
+            connection=database.open_database(self._database),
+            promised_bytes=lambda unit: 0,
+            read_setup=self._read_setup,
+            on_event=no_event,
+            on_change=lambda: None,
+        )
+
+        def condition(kind: str) -> tuple[str, str, str]:
+            report = reported(own)
+            found = report.pools[0].conditions if kind == "Ready" else report.conditions
+            return next((c.status, c.reason, c.message) for c in found if c.type == kind)
+
+        running = asyncio.create_task(own.run(self))
+        try:
+            await until(lambda: self._orders.empty())
+            yield condition
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
+def reported(own: pools.Pools, **fields: Any) -> v1alpha1.SomNodeStatus:
+    facts: dict[str, Any] = {
+        "generation": own.generation,
+        "boot_id": "b",
+        "active": own.pools(),
+        "leases": (),
+        "findings": (),
+        "found_setup": own.setup,
+        "pod_names": {},
+        "huge_pages": {},
+    }
+    return status.node_status(**(facts | fields))
+
+
+@pytest.fixture
+def node(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(pools, "CHECK_EVERY_S", 0.01)
+    return Node(tmp_path)
+
+
+STATIC = setup.Setup(static=True)
+
+
+async def test_with_a_static_memory_manager_nothing_is_reserved_until_it_is_none(
+    node: Node,
+) -> None:
+    node.setup = STATIC
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[:2] == ("False", "MemoryManagerStatic"))
+        assert condition("Blocked")[:2] == ("True", "MemoryManagerStatic")
+        assert "set memoryManagerPolicy: None" in condition("Blocked")[2]
+        assert node.source.calls == []
+        node.setup = setup.Setup()
+        await until(lambda: condition("Ready")[:2] == ("True", "Reserved"))
+        assert condition("Blocked") == ("False", "AsExpected", "")
+        assert node.source.has == {"a": GIB}
+
+
+async def test_memory_that_a_static_memory_manager_knows_stays_as_it_is(node: Node) -> None:
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+    node.setup = STATIC
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        await until(lambda: condition("Blocked")[0] == "True")
+        node.source.calls.clear()
+        node.order(order(2 * GIB))
+        await until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
+        node.order(order(GIB))
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        node.order()
+        await until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
+        assert node.source.calls == []
+        assert node.source.has == {"a": GIB}
+        node.setup = setup.Setup()
+        await until(lambda: node.source.has == {})
+
+
+async def test_a_pool_without_memory_leaves_also_a_blocked_node(node: Node) -> None:
+    node.setup = STATIC
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
+        node.order()
+        await until(lambda: node.source.calls == ["release"])
+
+
+async def test_a_policy_that_cannot_be_read_refuses_the_pool(node: Node) -> None:
+    node.setup = SomError("reading kubelet's memoryManagerPolicy: no")
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Refused")
+        assert condition("Ready")[2] == "reading kubelet's memoryManagerPolicy: no"
+        assert node.source.calls == []
+
+
+async def test_pods_without_a_limit_are_named_and_refuse_nothing(node: Node) -> None:
+    node.setup = setup.Setup(unlimited=("u1", "u2"))
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        assert condition("PodsUnlimited")[:2] == ("True", "HugetlbLimitMissing")
+        assert "UID u1, UID u2; mount the hugetlb controller" in condition("PodsUnlimited")[2]
+        node.setup = setup.Setup()
+        await until(lambda: condition("PodsUnlimited") == ("False", "AsExpected", ""))
+
+
+def test_the_report_has_names_and_huge_pages(tmp_path: pathlib.Path) -> None:
+    own = pools.Pools(
+        source=FakeSource(),  # type: ignore[arg-type]
+        connection=database.open_database(tmp_path / "som.db"),
+        promised_bytes=lambda unit: 0,
+        read_setup=setup.Setup,
+        on_event=None,  # type: ignore[arg-type]
+        on_change=lambda: None,
+    )
+    had = hugetlb.PoolReserved("a", GIB, GIB, {0: GIB // 2, 1: GIB // 2}, "")
+    found = dataclasses.replace(setup.Setup(), unlimited=("1", "2", "3", "4"))
+    report = reported(
+        own,
+        active={"a": pools.ActivePool(order=order(GIB), reserved=had, settled=True)},
+        found_setup=found,
+        pod_names={"1": "shop/db"},
+        huge_pages={2 << 20: 3 * GIB, GIB: GIB},
+    )
+    assert report.huge_pages == (v1alpha1.HugePages(page_size="2Mi", total=3 * GIB, pools=GIB),)
+    message = next(c.message for c in report.conditions if c.type == "PodsUnlimited")
+    assert "shop/db, UID 2, UID 3 and 1 more;" in message
