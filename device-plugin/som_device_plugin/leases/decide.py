@@ -28,6 +28,7 @@ class Outcome(enum.Enum):
     BUILDER_LOST = "its builder is gone: built anew at the next start"
     MOUNT_LOST = "its mount is gone"
     DAMAGED = "its own container truncated it"
+    STILL_MOUNTED = "to be taken away, and nobody has done it yet: done now"
     FREED = "nobody holds its pages any more"
     HELD = "released, and somebody still holds its pages: not offered"
     STRAY = "a mount of som that no record names: kept, and reported"
@@ -117,8 +118,9 @@ def about_start(
             if kernel.usage[key].current_bytes < record.start.size_bytes:
                 return Outcome.DAMAGED
         case state.State.RELEASING if key not in kernel.building:
-            gone = attached is None and kernel.usage[key].free
-            return Outcome.FREED if gone else Outcome.HELD
+            if attached is not None:
+                return Outcome.STILL_MOUNTED
+            return Outcome.FREED if kernel.usage[key].free else Outcome.HELD
     return None
 
 
@@ -138,6 +140,7 @@ EVENT_OF: Mapping[Outcome, state.Event] = {
     Outcome.BUILD_COMPLETED: state.Event.BUILT,
     Outcome.BUILDER_LOST: state.Event.BUILDER_LOST,
     Outcome.MOUNT_LOST: state.Event.MOUNT_LOST,
+    Outcome.STILL_MOUNTED: state.Event.STILL_MOUNTED,
     Outcome.FREED: state.Event.FREED,
 }
 """What an outcome does to a start; the other outcomes change nothing."""

@@ -40,6 +40,7 @@ class Event(enum.Enum):
     OWNER_GONE = "both proofs say that the owner is gone"
     BUILDER_LOST = "the agent that built it is gone, and it is not attached"
     MOUNT_LOST = "it is not attached any more"
+    STILL_MOUNTED = "it is attached, though it was to be taken away"
     FREED = "the kernel shows that nobody holds its pages"
     OTHER_BOOT = "the node was booted since: its memory is gone"
 
@@ -82,7 +83,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], Step]] = {
     # The worker ended after all: what it attached meanwhile goes the same way.
     (State.RELEASING, Event.BUILT): _TAKE_AWAY,
     (State.RELEASING, Event.BUILD_FAILED): Step(State.RELEASING),
-    (State.RELEASING, Event.BUILDER_LOST): _TAKE_AWAY,
+    (State.RELEASING, Event.STILL_MOUNTED): _TAKE_AWAY,
     (State.RELEASING, Event.FREED): Step(State.RELEASING, (Action.FORGET,)),
     (State.RELEASING, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
 }
