@@ -8,7 +8,6 @@ input or machine, 3 partly reserved. Interrupted anywhere, it leaves the machine
 import contextlib
 import json
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -120,7 +119,10 @@ def main() -> int:
     except KeyboardInterrupt as signalled:
         return 128 + int(signalled.args[0])
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        # `down` has removed its own directory; where it failed, its logs stay.
+        (directory / "tour").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            directory.rmdir()
     return 0
 
 
