@@ -101,6 +101,15 @@ def test_every_event_of_an_agent_is_explained() -> None:
     assert _first_column(_section("Events on Nodes")) == {r for r in reasons if r.isidentifier()}
 
 
+def test_every_condition_of_a_somnode_is_explained() -> None:
+    source = (ROOT / "device-plugin/som_device_plugin/status.py").read_text()
+    section = _section("A node is not Ready")
+    assert _first_column(section) == set(re.findall(r'\btype="(\w+)"', source))
+    troubles = source.partition("_TROUBLE: Final = {")[2].partition("}")[0]
+    for reason in re.findall(r'"(\w+)"', troubles):
+        assert f"`{reason}`" in section
+
+
 @pytest.mark.parametrize(
     ("section", "source"),
     [
