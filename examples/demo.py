@@ -17,10 +17,15 @@ from collections.abc import Iterator
 HERE = pathlib.Path(__file__).resolve().parent
 SOM = pathlib.Path(sys.executable).parent / "som"
 UNITS = 512
+WRONG = 2
 
 
 class Failed(Exception):
     """A step failed with this exit code; it has said why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 def som(state_dir: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,16 +61,25 @@ def machine(state_dir: pathlib.Path) -> dict[str, int]:
 def pool(state_dir: pathlib.Path) -> Iterator[dict[str, object]]:
     """The pool inside the block; given back after it, whatever happened."""
     before = machine(state_dir)
+    taken = True
     try:
         up = som(state_dir, "up", "-f", str(HERE / "sompool.yaml"), "--output", "json")
         yield json.loads(up.stdout)
+    except Failed as failure:
+        taken = failure.exit_code != WRONG
+        raise
     finally:
-        som(state_dir, "down", "--force")
-        after = machine(state_dir)
-        changes = ", ".join(f"{what} {n} -> {after[what]}" for what, n in before.items())
-        said("given back", f"before and after: {changes}")
-        if before != after:
-            raise Failed(1)
+        if taken:
+            give_back(state_dir, before)
+
+
+def give_back(state_dir: pathlib.Path, before: dict[str, int]) -> None:
+    som(state_dir, "down", "--force")
+    after = machine(state_dir)
+    changes = ", ".join(f"{what} {n} -> {after[what]}" for what, n in before.items())
+    said("given back", f"before and after: {changes}")
+    if before != after:
+        raise Failed(1)
 
 
 def tour(state_dir: pathlib.Path, program: pathlib.Path, label: str) -> float:
@@ -115,14 +129,15 @@ def main() -> int:
     try:
         demo(directory)
     except Failed as failure:
-        return int(failure.args[0])
+        return failure.exit_code
     except KeyboardInterrupt as signalled:
         return 128 + int(signalled.args[0])
     finally:
         # `down` has removed its own directory; where it failed, its logs stay.
         (directory / "tour").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            directory.rmdir()
+        for path in (directory / "som", directory):
+            with contextlib.suppress(OSError):
+                path.rmdir()
     return 0
 
 
