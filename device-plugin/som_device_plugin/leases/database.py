@@ -20,6 +20,7 @@ CREATE TABLE leases (
     namespace TEXT, pod TEXT, container TEXT, uid TEXT,
     unit TEXT, size_bytes INTEGER,
     keep_on_restart INTEGER NOT NULL DEFAULT 0,
+    last_number INTEGER NOT NULL DEFAULT 0,
     ended INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE starts (
@@ -60,7 +61,7 @@ _VERSION: Final = 1
 
 
 class DatabaseError(SomError):
-    """The store cannot be opened."""
+    """The store cannot be opened or written."""
 
 
 def open_database(path: pathlib.Path) -> sqlite3.Connection:
@@ -95,11 +96,22 @@ def open_database(path: pathlib.Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, durable when the block has ended."""
-    connection.execute("BEGIN IMMEDIATE")
+    """All or nothing, durable when the block has ended.
+
+    Raises:
+        DatabaseError: nothing was written, for the disk is full or read-only for instance.
+    """
     try:
+        connection.execute("BEGIN IMMEDIATE")
         yield
-    except BaseException:
-        connection.execute("ROLLBACK")
+        connection.execute("COMMIT")
+    except BaseException as error:
+        # SQLite itself has rolled back what did not fit on the disk (sqlite.org/lang_transaction).
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise DatabaseError(
+                f"writing the agent's store: {error}; see that its disk has free space and is "
+                "writable"
+            ) from error
         raise
-    connection.execute("COMMIT")

@@ -160,7 +160,7 @@ class LeaseManager:
         return self._starts.begin(
             seams.Start(
                 lease_id=lease.lease_id,
-                number=lease.next_number,
+                number=lease.last_number + 1,
                 pool=pool.name,
                 slot=self._driver.free_slot(pool=pool.name, named=self._named_slots(pool.name)),
                 size_bytes=size_bytes,

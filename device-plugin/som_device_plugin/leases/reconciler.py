@@ -46,6 +46,7 @@ class Reconciler:
         self._on_event = on_event
         self._on_change = on_change
         self._one_at_a_time = asyncio.Lock()
+        self._begun = self._completed = 0
         self._held_since: dict[starts.Key, float] = {}
         self._held_reported: set[starts.Key] = set()
         self.findings: tuple[decide.Finding, ...] = ()
@@ -64,8 +65,11 @@ class Reconciler:
             due = time.monotonic() - last >= RECONCILE_EVERY_S
             if wake.is_set() or due or self._in_doubt():
                 wake.clear()
-                await self.reconcile()
                 last = time.monotonic()
+                try:
+                    await self.reconcile()
+                except SomError as error:
+                    log.error("reconciling failed, retrying", extra={"error": str(error)})
 
     def _in_doubt(self) -> bool:
         """Whether a pod has gone whose lease stands, or memory waits to become free."""
@@ -77,25 +81,48 @@ class Reconciler:
         )
 
     async def reconcile(self) -> None:
-        """One pass over all leases. Safe beside PreStartContainer: a start that moved on is left
-        alone, for `Starts.apply` looks again."""
+        """One pass over all leases, begun after this call; those who wait for one share it.
+
+        Safe beside PreStartContainer: a start that moved on is left alone, for `Starts.apply`
+        looks again.
+
+        Raises:
+            SomError: the kernel or the store refused; whatever was done until then stands.
+        """
+        begun_before = self._begun
         async with self._one_at_a_time:
-            leases = self._store.leases()
-            kernel = await asyncio.to_thread(self._kernel_view, leases, self._starts.building)
-            pods = await self._pod_view(leases)
-            findings = decide.strays(leases, kernel)
-            for lease in leases:
+            if self._completed > begun_before:
+                return
+            self._begun += 1
+            number = self._begun
+            await self._pass()
+            self._completed = number
+
+    async def _pass(self) -> None:
+        leases = self._store.leases()
+        kernel = await asyncio.to_thread(self._kernel_view, leases, self._starts.building)
+        # A start that was begun meanwhile is no stray.
+        findings = decide.strays([*leases, *self._store.leases()], kernel)
+        pods = await self._pod_view(leases)
+        for lease in leases:
+            try:
                 findings += await self._reconcile_lease(lease, leases, kernel, pods)
-            if tuple(findings) != self.findings:
-                self.findings = tuple(findings)
-                self._on_change()
-            listed = None
-            if pods.resources is not None and self._own_pod in pods.resources.pods:
-                listed = frozenset(holder.ticket for holder in pods.resources.holders)
-            for lease_id in self._store.forget_ended(listed=listed):
-                self._driver.remove_path(lease_id)
-            await self._pools.refill()
-            await self._report_held()
+            except SomError as error:
+                log.error("lease left", extra={"lease": lease.lease_id, "error": str(error)})
+        if tuple(findings) != self.findings:
+            self.findings = tuple(findings)
+            self._on_change()
+        listed = None
+        if pods.resources is not None and self._own_pod in pods.resources.pods:
+            listed = frozenset(holder.ticket for holder in pods.resources.holders)
+        for lease_id in self._store.over(listed=listed):
+            try:
+                await asyncio.to_thread(self._driver.remove_path, lease_id)
+                self._store.forget_ended(lease_id)
+            except SomError as error:
+                log.error("lease left", extra={"lease": lease_id, "error": str(error)})
+        await self._pools.refill()
+        await self._report_held()
 
     async def _reconcile_lease(
         self,
@@ -113,7 +140,7 @@ class Reconciler:
             if outcome is decide.Outcome.OWNER_GONE and record.boot_id == self._boot_id:
                 await self._starts.apply(record, state.Event.OWNER_GONE)
             about = decide.about_start(lease, record, kernel)
-            if about is None:
+            if about is None or self._starts.record(starts.key_of(record.start)) != record:
                 continue
             findings.append(decide.Finding(about, lease.lease_id, record.start.number))
             if about in decide.EVENT_OF:

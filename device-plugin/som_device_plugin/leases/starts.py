@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from som_api import v1alpha1
-from som_device_plugin import seams
+from som_device_plugin import SomError, seams
 from som_device_plugin.leases import state, store
 
 log = logging.getLogger(__name__)
@@ -55,32 +55,38 @@ class Starts:
     def begin(self, start: seams.Start) -> state.StartRecord:
         """Record the intention, then build `start` in the background."""
         self._store.add_start(start, boot_id=self._boot_id)
-        self._builds[_key(start)] = _Build(asyncio.create_task(self._build(start)))
+        self._builds[key_of(start)] = _Build(asyncio.create_task(self._build(start)))
         self._on_change()
         return state.StartRecord(start=start, state=state.State.BUILDING, boot_id=self._boot_id)
 
     async def _build(self, start: seams.Start) -> None:
         """Build and record the outcome; a failure is kept for whoever waits for this start."""
-        build = self._builds[_key(start)]
+        build = self._builds[key_of(start)]
 
         def progress(ready_bytes: int) -> None:
             build.ready_bytes = ready_bytes
 
         event = state.Event.BUILT
         try:
-            placed = await self._driver.build(start, on_progress=progress)
-            await self._report_placement(start, placed)
-        except asyncio.CancelledError:
-            event, build.error = state.Event.BUILD_FAILED, "its pod is gone"
-        except seams.DriverError as error:
-            event, build.error = state.Event.BUILD_FAILED, str(error)
-            log.warning("build failed", extra={"lease": start.lease_id, "error": str(error)})
-        record = self.record(_key(start))
-        if record is not None:
-            await self.apply(record, event)
-        # Only now: a start that is not being built must have its outcome in the store.
-        del self._builds[_key(start)]
-        self.wake.set()
+            try:
+                placed = await self._driver.build(start, on_progress=progress)
+                await self._report_placement(start, placed)
+            except asyncio.CancelledError:
+                event, build.error = state.Event.BUILD_FAILED, "its pod is gone"
+            except (SomError, OSError) as error:
+                event, build.error = state.Event.BUILD_FAILED, f"{error}; retrying"
+                log.warning("build failed", extra={"lease": start.lease_id, "error": str(error)})
+            record = self.record(key_of(start))
+            if record is not None:
+                await self.apply(record, event)
+        except SomError as error:
+            build.error = f"{error}; retrying"
+            log.error("start left", extra={"lease": start.lease_id, "error": str(error)})
+        finally:
+            # Only now: reconciliation takes a start that nobody builds for one of a lost agent,
+            # and so finishes one whose outcome could not be stored.
+            del self._builds[key_of(start)]
+            self.wake.set()
 
     async def _report_placement(self, start: seams.Start, placed: Mapping[int, int]) -> None:
         elsewhere = {node: size for node, size in placed.items() if node != start.preferred_node}
@@ -100,7 +106,7 @@ class Starts:
             seams.StartRefused: it could not be built, or not before `deadline` (monotonic); then
                 the build goes on.
         """
-        build = self._builds.get(_key(start))
+        build = self._builds.get(key_of(start))
         if build is None:
             return
         await asyncio.wait([build.task], timeout=max(0.0, deadline - time.monotonic()))
@@ -113,12 +119,13 @@ class Starts:
 
     def intact(self, record: state.StartRecord) -> bool:
         """Whether a delivered start still stands, so that its content can be given back."""
-        return record.boot_id == self._boot_id and _key(record.start) in self._driver.attached()
+        size_bytes = self._driver.attached().get(key_of(record.start))
+        return record.boot_id == self._boot_id and size_bytes == record.start.size_bytes
 
     async def apply(self, seen: state.StartRecord, event: state.Event) -> bool:
         """Store the next state, then act. False: the start has moved on since it was seen."""
         start = seen.start
-        record = self.record(_key(start))
+        record = self.record(key_of(start))
         if record is None or record.state is not seen.state:
             return False
         step = state.step(record.state, event)
@@ -128,7 +135,7 @@ class Starts:
         for action in step.actions:
             match action:
                 case state.Action.END_BUILD:
-                    if build := self._builds.get(_key(start)):
+                    if build := self._builds.get(key_of(start)):
                         build.task.cancel()
                 case state.Action.REVOKE:
                     await asyncio.to_thread(self._driver.revoke, start)
@@ -140,7 +147,7 @@ class Starts:
 
     async def _forget_if_free(self, start: seams.Start) -> None:
         usage = await asyncio.to_thread(self._driver.usage, start)
-        if usage.free and _key(start) not in self._builds:
+        if usage.free and key_of(start) not in self._builds:
             self._store.forget_start(start)
             self._on_change()
         self.wake.set()
@@ -160,5 +167,5 @@ class Starts:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _key(start: seams.Start) -> Key:
+def key_of(start: seams.Start) -> Key:
     return start.lease_id, start.number

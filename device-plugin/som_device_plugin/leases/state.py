@@ -110,6 +110,7 @@ class Lease:
     `named_order` grows with every Allocate: of two leases of a ticket, the newer is the larger.
     `ended`: both proofs were seen; it is forgotten with its last start.
     `keep_on_restart`: a restarted container finds its content again (warm restart).
+    `last_number` is that of its newest start, forgotten ones included: no two have the same.
     """
 
     lease_id: seams.LeaseId
@@ -119,6 +120,7 @@ class Lease:
     request: seams.ContainerRequest | None = None
     ended: bool = False
     keep_on_restart: bool = False
+    last_number: int = 0
     starts: tuple[StartRecord, ...] = ()
 
     @property
@@ -128,8 +130,3 @@ class Lease:
             if record.state is not State.RELEASING:
                 return record
         return None
-
-    @property
-    def next_number(self) -> int:
-        """Number for the next start."""
-        return 1 + max((record.start.number for record in self.starts), default=0)

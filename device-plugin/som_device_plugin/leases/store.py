@@ -1,7 +1,7 @@
 """Leases and their starts in the agent's store: each method a durable transaction or a read."""
 
 import sqlite3
-from typing import Any
+from typing import Any, LiteralString
 
 from som_api import v1alpha1
 from som_device_plugin import seams
@@ -16,10 +16,18 @@ class LeaseStore:
 
     def leases(self) -> list[state.Lease]:
         """All leases with their starts, oldest first."""
+        return self._read("", ())
+
+    def lease(self, lease_id: seams.LeaseId) -> state.Lease | None:
+        """The lease of this id, or None."""
+        return next(iter(self._read("WHERE lease_id = ?", (lease_id,))), None)
+
+    def _read(self, which: LiteralString, parameters: tuple[str, ...]) -> list[state.Lease]:
         starts: dict[str, list[state.StartRecord]] = {}
         for row in self._db.execute(
             "SELECT lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,"
-            " state, boot_id FROM starts ORDER BY lease_id, number"
+            f" state, boot_id FROM starts {which} ORDER BY lease_id, number",
+            parameters,
         ):
             start = seams.Start(*row[:7])
             starts.setdefault(row[0], []).append(
@@ -29,13 +37,11 @@ class LeaseStore:
             _lease(row, tuple(starts.get(row[0], ())))
             for row in self._db.execute(
                 "SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit,"
-                " size_bytes, ended, keep_on_restart FROM leases ORDER BY named_order"
+                " size_bytes, ended, keep_on_restart, last_number"
+                f" FROM leases {which} ORDER BY named_order",
+                parameters,
             )
         ]
-
-    def lease(self, lease_id: seams.LeaseId) -> state.Lease | None:
-        """The lease of this id, or None."""
-        return next((lease for lease in self.leases() if lease.lease_id == lease_id), None)
 
     def name(self, *, lease_id: seams.LeaseId, ticket: seams.Ticket) -> None:
         """Record a new lease for `ticket`; those of it without a start hold nothing and end."""
@@ -88,6 +94,10 @@ class LeaseStore:
                     boot_id,
                 ),
             )
+            self._db.execute(
+                "UPDATE leases SET last_number = ? WHERE lease_id = ?",
+                (start.number, start.lease_id),
+            )
 
     def set_state(self, start: seams.Start, new: state.State) -> None:
         """Record where `start` is."""
@@ -110,28 +120,33 @@ class LeaseStore:
                 (start.lease_id, start.number),
             )
 
-    def forget_ended(self, *, listed: frozenset[seams.Ticket] | None) -> list[seams.LeaseId]:
-        """Remove ended leases that have no start left; returns their ids.
+    def over(self, *, listed: frozenset[seams.Ticket] | None) -> list[seams.LeaseId]:
+        """Ended leases that have no start left.
 
         A lease that was replaced before anybody was bound to it stays while kubelet lists its
         ticket (`listed`; None: unknown), for a container may still be about to mount its path.
         """
-        forgotten = [
+        return [
             lease.lease_id
             for lease in self.leases()
             if lease.ended
             and not lease.starts
             and (lease.owner is not None or (listed is not None and lease.ticket not in listed))
         ]
+
+    def forget_ended(self, lease_id: seams.LeaseId) -> None:
+        """Remove a lease that is over, unless it has a start after all."""
         with database.transaction(self._db):
-            self._db.executemany(
-                "DELETE FROM leases WHERE lease_id = ?", [(lease_id,) for lease_id in forgotten]
+            self._db.execute(
+                "DELETE FROM leases WHERE lease_id = ?"
+                " AND lease_id NOT IN (SELECT lease_id FROM starts)",
+                (lease_id,),
             )
-        return forgotten
 
 
 def _lease(row: tuple[Any, ...], starts: tuple[state.StartRecord, ...]) -> state.Lease:
-    lease_id, ticket, order, namespace, pod, container, uid, unit, size_bytes, ended, keep = row
+    lease_id, ticket, order, namespace, pod, container, uid, *rest = row
+    unit, size_bytes, ended, keep, last_number = rest
     owner = request = None
     if uid is not None:
         owner = seams.Owner(namespace, pod, container, seams.PodUid(uid))
@@ -145,5 +160,6 @@ def _lease(row: tuple[Any, ...], starts: tuple[state.StartRecord, ...]) -> state
         request=request,
         ended=bool(ended),
         keep_on_restart=bool(keep),
+        last_number=last_number,
         starts=starts,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import random
 
 import hypothesis
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import strategies
 
 from fakes import node
-from som_device_plugin import seams
-from som_device_plugin.leases import database, manager, reconciler, starts, state, store
+from som_device_plugin import SomError, seams
+from som_device_plugin.leases import database, decide, manager, reconciler, starts, state, store
 
 CAPACITY = 32 * node.PAGE
 TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
@@ -67,13 +68,18 @@ class World:
             if self.calls_left < 0:
                 raise Killed
 
+    def disk(self, *, full):
+        """Whether the store can be written."""
+        self.connection.execute(f"PRAGMA query_only = {int(full)}")
+
     @property
     def killed(self):
         return self.calls_left is not None and self.calls_left < 0
 
     def start_agent(self):
         self.calls_left = None
-        self.store = Mortal(store.LeaseStore(database.open_database(self.path)), self)
+        self.connection = database.open_database(self.path)
+        self.store = Mortal(store.LeaseStore(self.connection), self)
         self.driver = Mortal(node.FakeDriver(self.kernel), self)
         pools = node.FakePools(self.kernel)
 
@@ -140,7 +146,7 @@ class World:
         """PreStartContainer, then the container runs and writes to its memory."""
         try:
             await self.manager.pre_start([pod.ticket])
-        except seams.StartRefused:
+        except SomError:
             return False
         (block,) = [
             b
@@ -191,6 +197,8 @@ STEPS = [
     "crash",
     "killed soon",
     "killed soon",
+    "disk full",
+    "disk has room",
     "kubelet silent",
     "kubelet answers",
     "source lost",
@@ -226,6 +234,8 @@ async def one_step(world, step, choose):
             await world.crash()
         case "killed soon":
             world.calls_left = choose.randint(0, 20)
+        case "disk full" | "disk has room":
+            world.disk(full=step == "disk full")
         case "kubelet silent" | "kubelet answers":
             world.cluster.kubelet_answers = step == "kubelet answers"
         case "source lost" | "source synced":
@@ -239,12 +249,13 @@ async def one_step(world, step, choose):
 
 async def live(world, chosen, choose):
     for step in chosen:
-        with contextlib.suppress(Killed):
+        with contextlib.suppress(Killed, database.DatabaseError):
             await one_step(world, step, choose)
         if world.killed:
             await world.crash()
         world.check()
     world.calls_left = None
+    world.disk(full=False)
     world.cluster.running.clear()
     world.cluster.synced = world.cluster.kubelet_answers = True
     for block in world.kernel.superblocks:
@@ -404,3 +415,115 @@ async def test_an_agent_killed_while_a_lease_ends_takes_all_of_it_when_it_is_bac
     await world.reconciler.reconcile()
     assert world.kernel.used_bytes() == 0
     assert world.store.leases() == []
+
+
+async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_disk_has_room(world):
+    pod = await world.admit("db", 4)
+    build = world.driver.build
+
+    async def built_as_the_disk_fills_up(start, *, on_progress):
+        world.disk(full=True)
+        return await build(start, on_progress=on_progress)
+
+    world.driver.build = built_as_the_disk_fills_up
+    with pytest.raises(SomError, match=r"writing the agent's store.*free space"):
+        await world.manager.pre_start([pod.ticket])
+    with pytest.raises(SomError, match="writing the agent's store"):
+        await world.manager.allocate([TICKETS[3]])
+    await world.reconciler.reconcile()
+    world.disk(full=False)
+    await world.reconciler.reconcile()
+    assert await world.start_container(pod)
+    assert len(world.kernel.superblocks) == 1
+
+
+async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world):
+    pod = await world.admit("db", 4)
+    build = world.driver.build
+
+    async def refused(start, *, on_progress):
+        raise OSError(errno.EAGAIN, "fork: no more processes")
+
+    world.driver.build = refused
+    with pytest.raises(seams.StartRefused, match="no more processes; retrying"):
+        await world.manager.pre_start([pod.ticket])
+    world.driver.build = build
+    assert await world.start_container(pod)
+
+
+async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
+    for name in ("first", "second"):
+        await world.start_container(await world.admit(name, 4))
+    world.cluster.running.clear()
+    first = world.store.leases()[0].lease_id
+    revoke = world.driver.revoke
+
+    def refused(start):
+        if start.lease_id == first:
+            raise seams.DriverError("covered")
+        revoke(start)
+
+    world.driver.revoke = refused
+    for _ in range(2):
+        await world.reconciler.reconcile()
+    assert [lease.lease_id for lease in world.store.leases()] == [first]
+    world.driver.revoke = revoke
+    for _ in range(2):
+        await world.reconciler.reconcile()
+    assert world.store.leases() == []
+
+
+async def test_those_who_wait_for_a_reconciliation_share_one(world):
+    passes = 0
+    attached = world.driver.attached
+
+    def counted():
+        nonlocal passes
+        passes += 1
+        return attached()
+
+    world.driver.attached = counted
+    await asyncio.gather(*(world.reconciler.reconcile() for _ in range(20)))
+    assert passes == 2
+
+
+async def test_a_start_that_is_built_during_a_pass_is_no_stray(world):
+    pod = await world.admit("db", 4)
+    attached = world.driver.attached
+    loop = asyncio.get_running_loop()
+
+    def late():
+        asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
+        return attached()
+
+    world.driver.attached = late
+    await world.reconciler.reconcile()
+    outcomes = {finding.outcome for finding in world.reconciler.findings}
+    assert decide.Outcome.STRAY not in outcomes
+
+
+async def test_a_restart_during_a_pass_is_no_lost_mount(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    usage = world.driver.usage
+    loop = asyncio.get_running_loop()
+    world.driver.attached = lambda: {}
+
+    def late(start):
+        world.driver.usage = usage
+        asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
+        return usage(start)
+
+    world.driver.usage = late
+    await world.reconciler.reconcile()
+    outcomes = {finding.outcome for finding in world.reconciler.findings}
+    assert outcomes == {decide.Outcome.IN_USE}
+
+
+async def test_a_warm_restart_does_not_give_back_what_its_container_has_cut_off(world):
+    pod = await world.admit("db", 4, keep=True)
+    await world.start_container(pod)
+    first = pod.delivered
+    world.driver.attached = lambda: {(first.start.lease_id, first.start.number): 0}
+    await world.start_container(pod)
+    assert pod.delivered is not first
