@@ -94,6 +94,19 @@ LEASES = """
     a_pool_with_leases_is_not_destroyed
     strangers_reach_neither_control_nor_lease
 """
+INTERFACE = """
+    structures_follow_the_rules_of_extensible_structs
+    unknown_flags_fields_and_commands_are_refused
+    statistics_in_sysfs_agree_with_the_ioctls
+    faults_and_leases_are_traced
+"""
+RACES = """
+    processes_share_a_quota_but_no_memory
+    threads_that_touch_together_get_one_chunk
+    a_process_killed_in_a_fault_leaves_nothing
+    leases_come_and_go_under_processes_that_come_and_go
+    mappings_without_end_are_refused
+"""
 LIFETIME = """
     unloading_is_refused_while_anything_is_in_use
     unloading_when_idle_leaves_no_trace
@@ -128,6 +141,7 @@ BOOTS = (
         tests=LOAD
         + c_tests("external", TRAPS)
         + c_tests("external", SEMANTICS)
+        + c_tests("external", INTERFACE)
         + c_tests("external", LEASES)
         + c_tests("external", "an_unmodified_program_runs_on_an_unmodified_allocator")
         + c_tests("external", LIFETIME)
@@ -138,7 +152,8 @@ BOOTS = (
         source="external",
         machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
         tests=LOAD
-        + c_tests("external", "random_ioctls_do_no_harm", limit_s=240, env="SOM_CALLS=110000")
+        + c_tests("external", RACES)
+        + c_tests("external", "random_ioctls_do_no_harm", limit_s=240, env="SOM_CALLS=300000")
         + UNLOAD,
     ),
     # Without the checks of slabs, which would be counted.

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Processes and administrators at cross purposes. */
+#include <pthread.h>
+
+#include "som_test.h"
+
+struct share {
+	int fd;
+	int index;
+};
+
+static void use_a_share(void *argument)
+{
+	struct share *share = argument;
+	char *map = som_map(share->fd, 4 * CHUNK);
+
+	for (int round = 0; round < 20; round++) {
+		CHECK(round || first_nonzero(map, 4 * CHUNK) == NOTHING_WRONG);
+		fill(map, 4 * CHUNK, share->index);
+		sched_yield();
+		CHECK(first_wrong(map, 4 * CHUNK, share->index) == NOTHING_WRONG);
+	}
+}
+
+TEST(processes_share_a_quota_but_no_memory)
+{
+	struct setup s = setup(64 * MIB, 64 * MIB);
+	pid_t child[4];
+	int status;
+
+	for (int i = 0; i < 4; i++) {
+		child[i] = fork();
+		if (!child[i]) {
+			use_a_share(&(struct share){ s.fd, i });
+			_exit(0);
+		}
+	}
+	for (int i = 0; i < 4; i++) {
+		CHECK(waitpid(child[i], &status, 0) == child[i]);
+		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	}
+	teardown(&s);
+}
+
+struct crowd {
+	char *map;
+	pthread_barrier_t barrier;
+};
+
+static void *touch_all(void *argument)
+{
+	struct crowd *crowd = argument;
+
+	for (int i = 0; i < 16; i++) {
+		pthread_barrier_wait(&crowd->barrier);
+		__atomic_fetch_add((long *)(crowd->map + i * CHUNK), 1, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+/* All threads fault on the same chunk at once: it is one chunk, and no touch is lost. */
+TEST(threads_that_touch_together_get_one_chunk)
+{
+	struct setup s = setup(32 * MIB, 32 * MIB);
+	struct crowd crowd;
+	pthread_t thread[8];
+
+	pthread_barrier_init(&crowd.barrier, NULL, 8);
+	for (int round = 0; round < 5; round++) {
+		crowd.map = som_map(s.fd, 16 * CHUNK);
+		for (int i = 0; i < 8; i++)
+			pthread_create(&thread[i], NULL, touch_all, &crowd);
+		for (int i = 0; i < 8; i++)
+			pthread_join(thread[i], NULL);
+		for (int i = 0; i < 16; i++)
+			CHECK(*(long *)(crowd.map + i * CHUNK) == 8);
+		CHECK(lease_info(s.lease).used_bytes == 16 * CHUNK);
+		munmap(crowd.map, 16 * CHUNK);
+	}
+	teardown(&s);
+}
+
+static void prefault_for_ever(int fd)
+{
+	for (;;) {
+		char *map = mmap(NULL, EXTENT, RW, MAP_SHARED, fd, 0);
+
+		som_prefault(fd, map, EXTENT);
+		munmap(map, EXTENT);
+	}
+}
+
+static bool nobody_holds(void *argument)
+{
+	return lease_info(*(uint32_t *)argument).holders == 1;
+}
+
+TEST(a_process_killed_in_a_fault_leaves_nothing)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+
+	for (int round = 0; round < 10; round++) {
+		pid_t child = fork();
+
+		if (!child)
+			prefault_for_ever(s.fd);
+		usleep(3000 + 4000 * round);
+		kill(child, SIGKILL);
+		CHECK(waitpid(child, NULL, 0) == child);
+		wait_until(nobody_holds, &s.lease, 10, "the killed process still holds the lease");
+		CHECK(lease_info(s.lease).used_bytes == 0);
+	}
+	teardown(&s);
+}
+
+/* Opens, maps, touches and leaves whatever lease there is, until told to stop. */
+static void come_and_go(volatile uint32_t *lease, volatile bool *stop)
+{
+	while (!*stop) {
+		int fd = lease_try_open(*lease);
+		char *map;
+
+		if (fd < 0)
+			continue;
+		map = mmap(NULL, 4 * CHUNK, RW, MAP_SHARED, fd, 0);
+		close(fd);
+		if (map == MAP_FAILED)
+			continue;
+		for (int i = 0; i < 4; i++)
+			if (touch_write(map + i * CHUNK + 64, 1) == 0 && *(uint64_t *)map &&
+			    *(uint64_t *)map != 1)
+				_exit(5);
+		mprotect(map + CHUNK, CHUNK, PROT_READ);
+		munmap(map + 2 * CHUNK, CHUNK);
+		if (getpid() % 2)
+			munmap(map, 4 * CHUNK);
+		else
+			break;
+	}
+}
+
+TEST(leases_come_and_go_under_processes_that_come_and_go)
+{
+	enum { CHILDREN = 4 };
+	uint32_t pool = pool_make(128 * MIB);
+	struct {
+		uint32_t lease;
+		bool stop;
+	} volatile *shared = mmap(NULL, 4096, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t child[CHILDREN] = { 0 };
+	double end = now_s() + 8;
+	int rounds = 0, status;
+
+	while (now_s() < end) {
+		uint32_t lease = lease_create(pool, 64 * MIB);
+
+		shared->lease = lease;
+		for (int i = 0; i < CHILDREN; i++) {
+			if (child[i] && waitpid(child[i], &status, WNOHANG) != child[i])
+				continue;
+			CHECK(!child[i] || (WIFEXITED(status) && WEXITSTATUS(status) == 0),
+			      "status %#x", status);
+			child[i] = fork();
+			if (!child[i]) {
+				come_and_go(&shared->lease, &shared->stop);
+				_exit(0);
+			}
+		}
+		usleep(rounds * 37 % 5000);
+		if (rounds % 3)
+			lease_revoke(lease);
+		while (lease_try_destroy(lease)) {
+			CHECK(errno == EBUSY);
+			lease_revoke(lease);
+		}
+		rounds++;
+	}
+	shared->stop = true;
+	for (int i = 0; i < CHILDREN; i++)
+		waitpid(child[i], NULL, 0);
+	expect_all_free(pool);
+	pool_destroy(pool);
+	test_note("%d leases", rounds);
+}
+
+TEST(mappings_without_end_are_refused)
+{
+	struct setup s = setup(16 * MIB, CHUNK);
+	uint64_t mapped = 0;
+
+	/* The tables behind a mapping cost memory; a small lease cannot buy without limit. */
+	for (int i = 0; i < 64; i++) {
+		if (mmap(NULL, EXTENT, RW, MAP_SHARED | MAP_NORESERVE, s.fd, 0) == MAP_FAILED) {
+			CHECK(errno == ENOMEM);
+			break;
+		}
+		mapped += EXTENT;
+	}
+	CHECK(mapped <= 2048 * CHUNK, "%llu GiB", mapped / EXTENT);
+	CHECK(mmap(NULL, 1ULL << 45, RW, MAP_SHARED | MAP_NORESERVE, s.fd, 0) == MAP_FAILED);
+	_exit(0);
+}
