@@ -44,7 +44,7 @@ class Controllers:
             time=time,
         )
         self._nodes = NodeController(
-            client, self.fleet, self.shares, recorder, pool_changed=self._pool_changed
+            client, self.fleet, self.shares, recorder, pool_changed=self._pool_changed, time=time
         )
         self._pools = PoolController(
             client, self.fleet, self.shares, recorder, survey=self._survey, time=time
@@ -61,8 +61,9 @@ class Controllers:
 
     def _survey(self) -> None:
         """Plan all nodes at once: a pool's status is about all of them or about none."""
-        for node in self.fleet.nodes:
-            self._nodes.survey(node)
+        for name, node in self.fleet.nodes.items():
+            if self.fleet.is_readable(name):
+                self._nodes.survey(node)
 
     def _pool_changed(self, name: str) -> None:
         self._pool_queue.add_after(name, STATUS_DELAY_S)

@@ -5,8 +5,9 @@ Every change makes the keys due that it can concern: `node_due(name)` for what a
 """
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import NoReturn
 
 import pydantic
@@ -15,6 +16,11 @@ from som_api import kube, v1alpha1
 from som_operator import observed, pools
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A SomNode that an agent or operator of another version wrote. It may hold any pool."""
 
 
 class Fleet:
@@ -37,7 +43,7 @@ class Fleet:
         self._pools = kube.Reflector[v1alpha1.SomPool | None](
             client, kube.SOMPOOLS, decode=_decode_pool, on_change=self._pool_changed, time=time
         )
-        self._somnodes = kube.Reflector[v1alpha1.SomNode | None](
+        self._somnodes = kube.Reflector[v1alpha1.SomNode | Unreadable](
             client, kube.SOMNODES, decode=_decode_somnode, on_change=self._node_changed, time=time
         )
         self._nodes = kube.Reflector[observed.Node](
@@ -86,31 +92,32 @@ class Fleet:
         return self._pools.cache.get(kube.Key("", name))
 
     @property
-    def nodes(self) -> Collection[observed.Node]:
-        return self._nodes.cache.values()
+    def nodes(self) -> Mapping[str, observed.Node]:
+        return {key.name: node for key, node in self._nodes.cache.items()}
 
     def node(self, name: str) -> observed.Node | None:
         return self._nodes.cache.get(kube.Key("", name))
 
     def somnode(self, name: str) -> v1alpha1.SomNode | None:
-        return self._somnodes.cache.get(kube.Key("", name))
+        found = self._somnodes.cache.get(kube.Key("", name))
+        return None if isinstance(found, Unreadable) else found
+
+    def is_readable(self, node: str) -> bool:
+        """Whether the node has a SomNode that can be read, or none: else it stays as it is."""
+        return not isinstance(self._somnodes.cache.get(kube.Key("", node)), Unreadable)
 
     def bound(self, node: str) -> observed.Bound:
         """What the Pods of a node say together."""
         return observed.bound(self._pods_of.get(node, {}).values())
 
     @property
-    def node_names(self) -> Set[str]:
-        return {key.name for key in self._nodes.cache}
-
-    @property
     def pool_names(self) -> Set[str]:
         return {key.name for key in self._pools.cache}
 
     @property
-    def somnodes(self) -> Mapping[str, v1alpha1.SomNode]:
-        found = self._somnodes.cache.items()
-        return {key.name: somnode for key, somnode in found if somnode is not None}
+    def somnodes(self) -> Mapping[str, v1alpha1.SomNode | None]:
+        """All SomNodes, None for one that cannot be read."""
+        return {key.name: self.somnode(key.name) for key in self._somnodes.cache}
 
     def is_gone(self, pool: str) -> None:
         """Note that the API server, asked for this pool by name, said that there is none."""
@@ -154,18 +161,26 @@ def _without_status(pool: v1alpha1.SomPool) -> object:
 
 
 def _decode_pool(item: kube.Json) -> v1alpha1.SomPool | None:
-    """The pool, or None: what cannot be read is like what is not known, and changes nothing."""
+    """The pool, or None: what cannot be read is not known, and what is not known is frozen.
+
+    One that was known leaves the cache by that, too: its last orders are no longer the admin's.
+    """
     try:
         return v1alpha1.SomPool.model_validate(item)
     except pydantic.ValidationError as error:
-        _log.error("SomPool %s cannot be read: %s", item["metadata"]["name"], error)
+        _log.error(
+            "SomPool cannot be read; its nodes stay as they are",
+            extra={"pool": item["metadata"]["name"], "error": str(error)},
+        )
         return None
 
 
-def _decode_somnode(item: kube.Json) -> v1alpha1.SomNode | None:
-    """The SomNode, or None: what cannot be read is like a node that does not report."""
+def _decode_somnode(item: kube.Json) -> v1alpha1.SomNode | Unreadable:
     try:
         return v1alpha1.SomNode.from_manifest(item)
     except pydantic.ValidationError as error:
-        _log.error("SomNode %s cannot be read: %s", item["metadata"]["name"], error)
-        return None
+        _log.error(
+            "SomNode cannot be read; its node stays as it is",
+            extra={"node": item["metadata"]["name"], "error": str(error)},
+        )
+        return Unreadable()

@@ -1,10 +1,13 @@
-"""Carries one node's plan out: its SomNode's spec, the som capacity in its status, its Events."""
+"""Carries one node's plan out: its SomNode's spec, the som capacity in its status, its Events.
+
+What kubelet's books lack is said in a condition of the SomNode, beside the agent's.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
 
 from som_api import kube, v1alpha1
-from som_operator import observed, plan
+from som_operator import books, observed, plan, statuses
 from som_operator.fleet import Fleet
 from som_operator.shares import Shares
 
@@ -22,24 +25,30 @@ class NodeController:
         recorder: kube.Recorder,
         *,
         pool_changed: Callable[[str], None],
+        time: kube.Clock,
     ) -> None:
         self._client = client
         self._fleet = fleet
         self._shares = shares
         self._recorder = recorder
         self._pool_changed = pool_changed
+        self._statuses = statuses.Statuses[v1alpha1.SomNodeStatus](client, recorder, time=time)
 
     async def reconcile(self, name: str) -> None:
         """Make the node what its plan says. Raises KubeError."""
         node = self._fleet.node(name)
         if node is None:
+            self._statuses.forget(name)
             for pool in self._shares.forget(name):
                 self._pool_changed(pool)
+            return
+        if not self._fleet.is_readable(name):
             return
         planned = self.survey(node)
         # A node stops to advertise before it stops to have.
         await self._advertise(node, planned.units)
         await self._order(node, planned.entries)
+        await self._tell_books(node)
 
     def survey(self, node: observed.Node) -> plan.NodePlan:
         """Plan the node and note how every pool stands there, without a write."""
@@ -96,6 +105,19 @@ class NodeController:
             ],
         )
         _log.info("node ordered", extra={"node": node.name, "pools": _in_words(entries)})
+
+    async def _tell_books(self, node: observed.Node) -> None:
+        somnode = self._fleet.somnode(node.name)
+        condition = books.condition(node, somnode)
+        if somnode is None or condition is None or somnode.metadata.deletion_timestamp:
+            return
+        await self._statuses.publish(
+            kube.ObjectRef(kube.SOMNODES, node.name),
+            version=somnode.metadata.resource_version,
+            current=somnode.status,
+            wanted=v1alpha1.SomNodeStatus(conditions=(condition,)),
+            about=kube.node_ref(node.name),
+        )
 
     async def _create(self, name: str, owners: list[kube.Json], spec: kube.Json) -> None:
         somnode = {

@@ -7,11 +7,12 @@ kept, and of Pods only those that hold som memory or run the agent.
 import dataclasses
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from som_api import v1alpha1
 
 UNITS: Final[tuple[v1alpha1.Unit, ...]] = tuple(v1alpha1.UNIT_BYTES)
+PAGE_SIZES: Final[tuple[v1alpha1.PageSize, ...]] = get_args(v1alpha1.PageSize)
 AGENT_LABELS: Final = {
     "app.kubernetes.io/name": "som",
     "app.kubernetes.io/component": "agent",
@@ -23,7 +24,10 @@ Units = Mapping[v1alpha1.Unit, int]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """A Node: `ready` is kubelet's own condition, `units` the som capacity in node status."""
+    """A Node: `ready` is kubelet's own condition, `units` the som capacity in node status.
+
+    `huge_pages` are the bytes that kubelet counts, by page size.
+    """
 
     name: str
     uid: str
@@ -31,6 +35,7 @@ class Node:
     boot_id: str
     ready: bool
     units: Units
+    huge_pages: Mapping[v1alpha1.PageSize, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ def decode_node(item: Mapping[str, Any]) -> Node:
     """The Node of an object of the API server."""
     metadata, status = item["metadata"], item.get("status", {})
     conditions = status.get("conditions", ())
+    capacity = status.get("capacity", {})
     return Node(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -63,7 +69,8 @@ def decode_node(item: Mapping[str, Any]) -> Node:
         },
         boot_id=status.get("nodeInfo", {}).get("bootID", ""),
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
-        units=_units(status.get("capacity", {})),
+        units=_units(capacity),
+        huge_pages={size: _count(capacity.get(f"hugepages-{size}", 0)) for size in PAGE_SIZES},
     )
 
 

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from typing import Final
 
 from som_api import kube, v1alpha1
-from som_operator import pool_status, pools
+from som_operator import pool_status, pools, statuses
 from som_operator.fleet import Fleet
 from som_operator.shares import Shares
 
 _log = logging.getLogger(__name__)
 
-FIELD_MANAGER: Final = "som-operator"
 RELEASE_CHECK_S: Final = 5.0
 
 
@@ -33,9 +32,8 @@ class PoolController:
         self._shares = shares
         self._recorder = recorder
         self._survey = survey
-        self._time = time
+        self._statuses = statuses.Statuses[v1alpha1.SomPoolStatus](client, recorder, time=time)
         self._surveyed: pools.Orders | None = None
-        self._written: dict[str, tuple[str, v1alpha1.SomPoolStatus]] = {}
 
     async def reconcile(self, name: str) -> float | None:
         """Make finalizer and status of the pool what they should be. Raises KubeError.
@@ -49,7 +47,7 @@ class PoolController:
             self._survey()
         pool, order = self._fleet.pool(name), self._fleet.orders.by_name.get(name)
         if pool is None or order is None:
-            self._written.pop(name, None)
+            self._statuses.forget(name)
             await self._ask_whether_gone(name)
         elif not pool.metadata.deletion_timestamp and not _is_held(pool):
             await self._set_finalizers(pool, [*pool.metadata.finalizers, pools.FINALIZER])
@@ -64,29 +62,15 @@ class PoolController:
         return None
 
     async def _publish(self, pool: v1alpha1.SomPool, order: pools.Order) -> None:
-        name, version = pool.metadata.name, pool.metadata.resource_version
-        wanted = pool_status.pool_status(order, self._shares.of_pool(name))
-        # While the cache has not seen our last write yet, that is what stands.
-        seen, written = self._written.get(name, ("", pool.status))
-        current = written if seen == version else pool.status
-        now = self._time.now()
-        if await kube.publish(
-            self._client,
-            self._recorder,
+        await self._statuses.publish(
             _reference(pool),
-            current=current,
-            wanted=wanted,
-            field_manager=FIELD_MANAGER,
-            now=now,
-        ):
-            merged = kube.merge(current.conditions, wanted.conditions, now=now)
-            written = wanted.model_copy(update={"conditions": merged})
-            self._written[name] = (version, written)
+            version=pool.metadata.resource_version,
+            current=pool.status,
+            wanted=pool_status.pool_status(order, self._shares.of_pool(pool.metadata.name)),
+        )
 
     def _is_free(self, name: str) -> bool:
-        return not pool_status.holders(
-            name, nodes=self._fleet.node_names, somnodes=self._fleet.somnodes
-        )
+        return not pool_status.holders(name, nodes=self._fleet.nodes, somnodes=self._fleet.somnodes)
 
     async def _ask_whether_gone(self, name: str) -> None:
         """A pool that is in no list, but on nodes, leaves them only if it is certain to be gone."""

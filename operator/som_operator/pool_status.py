@@ -5,10 +5,11 @@ has it. It is Unknown while no kubelet of a match is ready: silence is no inform
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from som_api import v1alpha1
+from som_operator import observed, reports
 from som_operator.pools import Order, Standing
 from som_operator.reports import Share, State
 
@@ -183,21 +184,25 @@ def _have(count: int) -> str:
 def holders(
     pool: str,
     *,
-    nodes: Collection[str],
-    somnodes: Mapping[str, v1alpha1.SomNode],
+    nodes: Mapping[str, observed.Node],
+    somnodes: Mapping[str, v1alpha1.SomNode | None],
 ) -> list[str]:
     """Nodes whose SomNode shows the pool, in spec or status: its finalizer stays until none does.
 
     The memory of a deleted Node counts as released. While no Node at all is known, that is no
-    information about any of them.
+    information about any of them. A SomNode that cannot be read, None, may show any pool.
     """
     return [
         name
-        for name, somnode in sorted(somnodes.items())
+        for name, somnode in somnodes.items()
         if (name in nodes or not nodes)
-        and pool
-        in {
-            *(entry.name for entry in somnode.spec.pools),
-            *(held.name for held in somnode.status.pools),
-        }
+        and (somnode is None or _holds(pool, nodes.get(name), somnode))
     ]
+
+
+def _holds(pool: str, node: observed.Node | None, somnode: v1alpha1.SomNode) -> bool:
+    """An order is taken back also from a node that is skipped: its agent may return."""
+    if any(entry.name == pool for entry in somnode.spec.pools):
+        return True
+    has = any(held.name == pool for held in somnode.status.pools)
+    return has and not reports.is_skipped(node, somnode)

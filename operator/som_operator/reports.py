@@ -11,6 +11,10 @@ from typing import Final
 from som_api import v1alpha1
 from som_operator import observed
 
+SKIP_RELEASE: Final = f"{v1alpha1.GROUP}/skip-release"
+"""Annotation of a SomNode: "true" lets a pool be deleted while the node, whose kubelet is not
+ready, has its memory still. The agent gives it back when the node returns."""
+
 _STILL_AT_IT: Final = ("Reserving", "Releasing")
 
 
@@ -39,11 +43,18 @@ class Share:
     rivals: tuple[str, ...] = ()
 
 
+def is_skipped(node: observed.Node | None, somnode: v1alpha1.SomNode) -> bool:
+    """Whether an admin does not want to wait for the node, from which nothing can be heard."""
+    wanted = somnode.metadata.annotations.get(SKIP_RELEASE) == "true"
+    return node is not None and not node.ready and wanted
+
+
 class Report:
     """One node's report; `somnode` is None, or without a status, where nothing was reported."""
 
     def __init__(self, node: observed.Node, somnode: v1alpha1.SomNode | None) -> None:
         self._node = node
+        self._is_skipped = somnode is not None and is_skipped(node, somnode)
         self._status = somnode.status if somnode else v1alpha1.SomNodeStatus()
         self._of_this_boot = self._status.boot_id == node.boot_id != ""
         self._is_fresh = (
@@ -107,8 +118,13 @@ class Report:
     def leaving(self, name: str) -> Share:
         """How the pool `name` stands that shall have nothing here any more."""
         pool = self.pools.get(name)
-        if not self._node.ready:
-            detail = "kubelet is not ready"
+        if self._is_skipped:
+            detail = f"kubelet is not ready; skipped, for {SKIP_RELEASE} is true"
+        elif not self._node.ready:
+            detail = (
+                "kubelet is not ready; not to wait for the node: "
+                f"kubectl annotate somnode {self._node.name} {SKIP_RELEASE}=true"
+            )
         elif pool and pool.allocated:
             detail = f"containers hold {v1alpha1.format_bytes(pool.allocated)}"
         else:

@@ -79,9 +79,7 @@ class PoolStatus(meta.ApiModel):
 class HugePages(meta.ApiModel):
     """Huge pages of one size on the node, as the kernel counts them."""
 
-    page_size: Annotated[
-        Literal["2Mi", "1Gi"], pydantic.Field(description="Size of the huge pages")
-    ]
+    page_size: Annotated[sompool.PageSize, pydantic.Field(description="Size of the huge pages")]
     total: Annotated[quantities.Bytes, pydantic.Field(description="All of them, whoever has them")]
     pools: Annotated[quantities.Bytes, pydantic.Field(description="Those of som's pools")]
 

@@ -8,6 +8,7 @@ from som_api.v1alpha1 import faults, meta, quantities, selectors
 
 Unit = Literal["2Mi", "1Gi"]
 UNIT_BYTES: Final[dict[Unit, int]] = {"2Mi": 2 * 2**20, "1Gi": 2**30}
+PageSize = Literal["2Mi", "1Gi"]
 TICKET_RESOURCE: Final = f"{meta.GROUP}/ticket"
 
 
@@ -20,7 +21,7 @@ class HugeTLB(meta.ApiModel):
     """Huge pages of the kernel's HugeTLB, added on top of the node's own."""
 
     page_size: Annotated[
-        Literal["2Mi", "1Gi"],
+        PageSize,
         pydantic.Field(
             description="Size of the huge pages. 1Gi pages need unit 1Gi, and are best reserved "
             "at boot: at run time the kernel seldom finds that much contiguous memory"

@@ -77,10 +77,16 @@ class Cluster:
         pool["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
         self.server.put(SOM, "sompools", pool)
 
-    def node(self, name: str = "n", *, labels: dict[str, str] = BIG, boot_id: str = "b1") -> None:
+    def node(
+        self,
+        name: str = "n",
+        *,
+        labels: dict[str, str] = BIG,
+        boot_id: str = "b1",
+    ) -> None:
         """A Node registers itself."""
         status = {
-            "capacity": {"cpu": "2"},
+            "capacity": {"cpu": "2", "hugepages-2Mi": "0"},
             "nodeInfo": {"bootID": boot_id},
             "conditions": [{"type": "Ready", "status": "True"}],
         }
@@ -119,8 +125,23 @@ class Cluster:
             "observedGeneration": somnode["metadata"]["generation"],
             "bootID": node["status"]["nodeInfo"]["bootID"],
             "pools": kept,
+            "hugePages": [{"pageSize": "2Mi", "total": "1Gi", "pools": "1Gi"}] if kept else [],
+            "conditions": somnode.get("status", {}).get("conditions", []),
         }
         self.server.put(SOM, "somnodes", somnode)
+
+    def count_huge_pages(self, quantity: str, *, node: str = "n") -> None:
+        """kubelet was started again and counts the huge pages that there are."""
+        item = self.expect("v1", "nodes", node)
+        item["status"]["capacity"]["hugepages-2Mi"] = quantity
+        self.server.put("v1", "nodes", item)
+
+    def books(self, node: str = "n") -> tuple[str, str]:
+        """Status and reason of a SomNode's condition BooksPending."""
+        somnode = self.get(SOM, "somnodes", node) or {}
+        conditions = somnode.get("status", {}).get("conditions", ())
+        found = ((c["status"], c["reason"]) for c in conditions if c["type"] == "BooksPending")
+        return next(found, ("", ""))
 
     def get(self, api_version: str, plural: str, name: str) -> kube.Json | None:
         return self.server.store.get(Place(api_version, plural, "", name))

@@ -76,13 +76,19 @@ def test_a_node_is_kept_with_its_boot_and_its_som_capacity():
     item = {
         "metadata": {"name": "n", "uid": "u", "labels": {"size": "big"}},
         "status": {
-            "capacity": {"cpu": "2", "som.io/2Mi": "512"},
+            "capacity": {"cpu": "2", "som.io/2Mi": "512", "hugepages-2Mi": "2Gi"},
             "nodeInfo": {"bootID": "b"},
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }
     assert observed.decode_node(item) == observed.Node(
-        name="n", uid="u", labels={"size": "big"}, boot_id="b", ready=True, units={"2Mi": 512}
+        name="n",
+        uid="u",
+        labels={"size": "big"},
+        boot_id="b",
+        ready=True,
+        units={"2Mi": 512},
+        huge_pages={"2Mi": 2 << 30, "1Gi": 0},
     )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from som_operator import observed
+from som_operator import observed, pool_status, reports
 from som_operator.reports import State
 from unit.operator.world import GIB, World, entries, node, pool
 
@@ -214,8 +214,41 @@ def test_a_node_out_of_reach_is_named_while_a_pool_is_released():
     assert world.condition("Progressing") == (
         "True",
         "Releasing",
-        "1 node still has its memory: n: kubelet is not ready",
+        "1 node still has its memory: n: kubelet is not ready; not to wait for the node: "
+        "kubectl annotate somnode n som.io/skip-release=true",
     )
+
+
+def test_a_node_out_of_reach_is_skipped_where_an_admin_says_so():
+    world = World.of(pool(), node())
+    world.settle()
+    world.put(dataclasses.replace(world.nodes["n"], ready=False))
+    world.put(pool(deleted=True))
+    world.annotate("n", reports.SKIP_RELEASE, "true")
+    assert world.holders() == ["n"], "the order is not taken back yet"
+    world.operate()
+    assert world.plan().entries == ()
+    assert world.holders() == []
+    assert world.condition("Progressing")[2] == (
+        "1 node still has its memory: n: kubelet is not ready; skipped, "
+        "for som.io/skip-release is true"
+    )
+
+
+@pytest.mark.parametrize(("ready", "value"), [(True, "true"), (False, "false"), (False, "yes")])
+def test_a_node_that_can_answer_or_is_not_annotated_is_waited_for(ready: bool, value: str):
+    world = World.of(pool(), node())
+    world.settle()
+    world.put(dataclasses.replace(world.nodes["n"], ready=ready))
+    world.put(pool(deleted=True))
+    world.annotate("n", reports.SKIP_RELEASE, value)
+    world.operate()
+    assert world.holders() == ["n"]
+
+
+def test_a_somnode_that_cannot_be_read_may_hold_any_pool():
+    world = World.of(pool(), node())
+    assert pool_status.holders("a", nodes=world.nodes, somnodes={"n": None}) == ["n"]
 
 
 @pytest.mark.parametrize("count", [0, 40])

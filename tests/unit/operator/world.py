@@ -53,6 +53,7 @@ def node(name: str = "n", **fields: Any) -> observed.Node:
         "boot_id": BOOT,
         "ready": True,
         "units": {},
+        "huge_pages": {},
     }
     return observed.Node(name=name, **(facts | fields))
 
@@ -148,6 +149,12 @@ class World:
         )
         self.somnodes[name] = somnode.model_copy(update={"status": status})
 
+    def annotate(self, name: str, key: str, value: str) -> None:
+        """An admin annotates a SomNode."""
+        somnode = self.somnodes[name]
+        metadata = somnode.metadata.model_copy(update={"annotations": {key: value}})
+        self.somnodes[name] = somnode.model_copy(update={"metadata": metadata})
+
     def obey(self, name: str = "n", *, allocated_bytes: int = 0) -> None:
         """The agent does all that is ordered, and says so."""
         entries = self.somnodes[name].spec.pools
@@ -177,7 +184,7 @@ class World:
         raise AssertionError(f"no condition {kind}")
 
     def holders(self, name: str = "a") -> list[str]:
-        return pool_status.holders(name, nodes=self.nodes.keys(), somnodes=self.somnodes)
+        return pool_status.holders(name, nodes=self.nodes, somnodes=self.somnodes)
 
 
 def entries(world: World, name: str = "n") -> list[str]:

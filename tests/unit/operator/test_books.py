@@ -1,0 +1,79 @@
+"""What kubelet's books do not know of a node's huge pages."""
+
+import pytest
+
+from som_api import v1alpha1
+from som_operator import books
+from unit.operator.world import BOOT, GIB, node
+
+
+def somnode(*pages: v1alpha1.HugePages, boot_id: str = BOOT) -> v1alpha1.SomNode:
+    return v1alpha1.SomNode(
+        metadata={"name": "n"},
+        status=v1alpha1.SomNodeStatus(boot_id=boot_id, huge_pages=pages),
+    )
+
+
+def pages(size: v1alpha1.PageSize = "2Mi", *, pools: int, others: int = 0) -> v1alpha1.HugePages:
+    return v1alpha1.HugePages(page_size=size, total=(pools + others) * GIB, pools=pools * GIB)
+
+
+def told(counted: int, *reported: v1alpha1.HugePages) -> tuple[str, str, str]:
+    """Status, reason and message where kubelet counts so many GiB of 2Mi pages."""
+    found = books.condition(node(huge_pages={"2Mi": counted * GIB}), somnode(*reported))
+    assert found is not None and found.type == "BooksPending"
+    return found.status, found.reason, found.message
+
+
+def test_pages_reserved_after_kubelet_started_are_not_counted() -> None:
+    status, reason, message = told(0, pages(pools=2))
+    assert (status, reason) == ("True", "NotCounted")
+    assert message == (
+        "kubelet does not count 2Gi of the pools' huge pages, for they were reserved after it had "
+        "started: 2Gi of ordinary memory can be promised to pods and not be there. Restart kubelet "
+        "once the pods of the node request 2Gi less than it can allocate."
+    )
+
+
+def test_pages_that_kubelet_counts_are_offered_twice() -> None:
+    status, reason, message = told(2, pages(pools=2))
+    assert (status, reason) == ("True", "OfferedTwice")
+    assert message == (
+        "kubelet offers huge pages of the pools a second time, 2Gi as hugepages-2Mi: a pod that "
+        "requests them finds none. Keep pods that request hugepages-2Mi away from the node, by a "
+        "taint or by a ResourceQuota."
+    )
+
+
+def test_a_pool_that_grew_since_kubelet_started_is_both() -> None:
+    status, reason, message = told(2, pages(pools=5))
+    assert (status, reason) == ("True", "NotCounted")
+    assert "does not count 3Gi" in message and "2Gi as hugepages-2Mi" in message
+
+
+def test_the_nodes_own_pages_are_not_the_pools() -> None:
+    assert told(4, pages(pools=2, others=4))[1:2] == ("NotCounted",)
+    assert "does not count 2Gi" in told(4, pages(pools=2, others=4))[2]
+    assert "2Gi as hugepages-2Mi" in told(6, pages(pools=2, others=4))[2]
+
+
+def test_pages_that_others_added_late_are_not_soms_to_tell() -> None:
+    assert "does not count 2Gi" in told(0, pages(pools=2, others=4))[2]
+
+
+@pytest.mark.parametrize("counted", [0, 4])
+def test_books_agree_where_no_pool_has_pages(counted: int) -> None:
+    assert told(counted) == ("False", "BooksAgree", "")
+
+
+def test_both_sizes_are_told_in_one_condition() -> None:
+    message = told(1, pages(pools=1), pages("1Gi", pools=3))[2]
+    assert "does not count 3Gi" in message
+    assert "1Gi as hugepages-2Mi" in message
+
+
+@pytest.mark.parametrize("boot_id", ["boot-0", ""])
+def test_a_report_of_another_boot_tells_nothing(boot_id: str) -> None:
+    assert books.condition(node(), somnode(pages(pools=2), boot_id=boot_id)) is None
+    assert books.condition(node(boot_id=""), somnode(pages(pools=2), boot_id="")) is None
+    assert books.condition(node(), None) is None
