@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import pathlib
+import sys
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
@@ -166,7 +167,9 @@ class Agent:
             self._manager.announce()
 
     def _promised_bytes(self, unit: v1alpha1.Unit) -> int:
-        """What pods bound to this node have requested, started or not."""
+        """What pods bound to this node have requested, started or not; all, before it is known."""
+        if not self._outside.pods.synced:
+            return sys.maxsize
         return sum(
             request.size_bytes
             for pod in self._outside.pods.pods()

@@ -46,7 +46,8 @@ class ActivePool:
 
     @property
     def page_bytes(self) -> int:
-        return self.order.source.page_bytes
+        """Of the pages that it has; an order cannot change them."""
+        return self.reserved.page_bytes or self.order.source.page_bytes
 
     @property
     def capacity_bytes(self) -> int:
@@ -59,7 +60,7 @@ class ActivePool:
     @property
     def full(self) -> bool:
         """Whether everything that was ordered is there."""
-        return self.settled and self.capacity_bytes == self.order.capacity
+        return self.settled and not self.refusal and self.capacity_bytes == self.order.capacity
 
 
 class Pools:
@@ -110,9 +111,11 @@ class Pools:
     # Orders
 
     def _load_orders(self) -> None:
-        row = self._db.execute("SELECT generation, spec FROM orders").fetchone()
+        row = self._db.execute("SELECT generation, leaving, spec FROM orders").fetchone()
         if row is not None:
-            self._take_orders(row[0], v1alpha1.SomNodeSpec.model_validate_json(row[1]))
+            generation, *specs = row
+            for spec in specs:
+                self._take_orders(generation, v1alpha1.SomNodeSpec.model_validate_json(spec))
 
     def _take_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
         self.generation = generation
@@ -133,22 +136,34 @@ class Pools:
 
     async def _follow(self, specs: seams.SpecSource) -> None:
         async for generation, spec in specs.specs():
-            with database.transaction(self._db):
-                # A pool that leaves stays in the store until its memory went back.
-                leaving = [p.order for p in self._pools.values() if p.leaving]
-                names = {order.name for order in spec.pools}
-                kept = spec.model_copy(
-                    update={"pools": (*spec.pools, *(o for o in leaving if o.name not in names))}
-                )
-                self._db.execute(
-                    "INSERT OR REPLACE INTO orders (id, generation, spec) VALUES (1, ?, ?)",
-                    (generation, kept.model_dump_json()),
-                )
+            await self._store_orders(generation, spec)
             self._take_orders(generation, spec)
-            log.info("orders taken", extra={"generation": generation, "pools": list(names)})
+            names = [order.name for order in spec.pools]
+            log.info("orders taken", extra={"generation": generation, "pools": names})
             self._ordered_anew.set()
             self._failures = 0
             self.touch()
+
+    async def _store_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
+        """Before anything is done about them; waits for a store that cannot be written."""
+        names = {order.name for order in spec.pools}
+        # An agent that restarts must neither forget their memory nor reserve it anew.
+        leaving = v1alpha1.SomNodeSpec(
+            pools=tuple(pool.order for pool in self._pools.values() if pool.name not in names)
+        )
+        while True:
+            try:
+                with database.transaction(self._db):
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO orders (id, generation, spec, leaving)"
+                        " VALUES (1, ?, ?, ?)",
+                        (generation, spec.model_dump_json(), leaving.model_dump_json()),
+                    )
+            except database.DatabaseError as error:
+                log.error("orders not taken, retrying", extra={"error": str(error)})
+                await asyncio.sleep(RETRY_S[0])
+            else:
+                return
 
     def touch(self) -> None:
         """Something was freed or ordered: look again now."""
@@ -172,6 +187,8 @@ class Pools:
             if any(pool.leaving or not pool.full for pool in self._pools.values()):
                 wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
                 self._failures += 1
+            else:
+                self._failures = 0
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait_s)
 

@@ -33,7 +33,8 @@ def foreign() -> Iterator[int]:
 async def test_a_pool_comes_on_top_of_what_others_have(foreign: int, node: nodes.Node) -> None:
     reserved = await node.apply(64 * PAGE)
 
-    assert reserved == hugetlb.PoolReserved("databases", 64 * PAGE, 64 * PAGE, {0: 64 * PAGE}, "")
+    size = 64 * PAGE
+    assert reserved == hugetlb.PoolReserved("databases", size, size, {0: size}, "", PAGE)
     assert persistent() == foreign + 64
     assert hugepages.machine_counts(PAGE).available == 5
     with pytest.raises(OSError, match="Cannot allocate memory"):
@@ -136,8 +137,12 @@ async def test_pages_taken_by_a_stranger_are_missed_and_come_back(node: nodes.No
 async def test_a_pool_beyond_the_guard_is_refused_before_anything_is_taken(
     own_machine: machine.Snapshot, node: nodes.Node
 ) -> None:
-    with pytest.raises(hugetlb.Refused, match="the largest capacity now is"):
+    node = nodes.Node(node.state_dir, guard=plan.Guard(percent=25))
+    stays = plan.human_bytes(hugepages.memory().total_bytes // 4)
+    with pytest.raises(hugetlb.Refused, match="the largest capacity now is") as refused:
         await node.apply(4096 * GIB)
+
+    assert f"of which {stays} stays for everybody else (--guard-percent 25)" in str(refused.value)
 
     assert own_machine.difference() == ""
     assert (await node.source.refill("databases")).capacity_bytes == 0

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from som_api import v1alpha1
-from som_device_plugin import SomError, pools, seams, status
+from som_device_plugin import SomError, agent, pools, seams, status
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import database
-from som_device_plugin.sources import hugetlb
+from som_device_plugin.sources import hugetlb, plan
 from unit.kube.watching import until
 
 GIB = 1 << 30
@@ -27,10 +27,12 @@ def order(capacity_bytes: int) -> v1alpha1.NodePool:
 
 
 class FakeSource:
-    """Has whatever is asked for; `calls` are what would have changed the node."""
+    """Has what is asked for, up to `most_bytes`; `calls` are what would have changed the node."""
 
     def __init__(self) -> None:
         self.has: dict[str, int] = {}
+        self.most_bytes = 1 << 60
+        self.held = False
         self.calls: list[str] = []
 
     def reserved(self, pool: str) -> hugetlb.PoolReserved:
@@ -39,11 +41,13 @@ class FakeSource:
 
     async def apply(self, pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
         self.calls.append("apply")
-        self.has[pool.name] = pool.capacity
+        self.has[pool.name] = min(pool.capacity, self.most_bytes)
         return self.reserved(pool.name)
 
     async def release(self, pool: str) -> None:
         self.calls.append("release")
+        if self.held:
+            raise hugetlb.Refused("held by containers")
         self.has.pop(pool, None)
 
     async def check(self) -> tuple[list[seams.Event], dict[str, hugetlb.PoolReserved]]:
@@ -57,7 +61,7 @@ class Node:
     def __init__(self, state_dir: pathlib.Path) -> None:
         self.source = FakeSource()
         self.setup: setup.Setup | SomError = setup.Setup()
-        self._database = state_dir / "som.db"
+        self.connection = database.open_database(state_dir / "som.db")
         self._orders: asyncio.Queue[tuple[int, v1alpha1.SomNodeSpec]] = asyncio.Queue()
         self._generation = 0
 
@@ -83,7 +87,7 @@ class Node:
 
         own = pools.Pools(
             source=self.source,  # type: ignore[arg-type]
-            connection=database.open_database(self._database),
+            connection=self.connection,
             promised_bytes=lambda unit: 0,
             read_setup=self._read_setup,
             on_event=no_event,
@@ -121,6 +125,7 @@ def reported(own: pools.Pools, **fields: Any) -> v1alpha1.SomNodeStatus:
 @pytest.fixture
 def node(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(pools, "CHECK_EVERY_S", 0.01)
+    monkeypatch.setattr(pools, "RETRY_S", (0.01, 0.01, 0.02))
     return Node(tmp_path)
 
 
@@ -214,3 +219,75 @@ def test_the_report_has_names_and_huge_pages(tmp_path: pathlib.Path) -> None:
     assert report.huge_pages == (v1alpha1.HugePages(page_size="2Mi", total=3 * GIB, pools=GIB),)
     message = next(c.message for c in report.conditions if c.type == "PodsUnlimited")
     assert "shop/db, UID 2, UID 3 and 1 more;" in message
+
+
+async def test_a_pool_ordered_away_leaves_also_when_the_agent_restarts_without_an_api_server(
+    node: Node,
+) -> None:
+    node.order(order(GIB))
+    node.source.held = True
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        node.order()
+        await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+    node.source.calls.clear()
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+        node.source.held = False
+        await until(lambda: node.source.has == {})
+    assert "apply" not in node.source.calls
+
+
+async def test_pages_that_are_lost_are_sought_again_however_long_the_first_ones_took(
+    node: Node,
+) -> None:
+    node.order(order(2 * GIB))
+    node.source.most_bytes = GIB
+    async with node.agent() as condition:
+        await until(lambda: node.source.calls.count("apply") > 3)
+        node.source.most_bytes = 2 * GIB
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        node.source.has["a"] = GIB
+        await until(lambda: node.source.has["a"] == 2 * GIB)
+
+
+async def test_orders_that_cannot_be_stored_are_carried_out_when_they_are(node: Node) -> None:
+    node.connection.execute("PRAGMA query_only = 1")
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await asyncio.sleep(0)
+        assert node.source.has == {}
+        node.connection.execute("PRAGMA query_only = 0")
+        await until(lambda: node.source.has == {"a": GIB})
+        await until(lambda: condition("Ready")[1] == "Reserved")
+
+
+def test_a_pool_keeps_the_pages_it_has_and_is_not_full_while_its_order_is_refused() -> None:
+    had = hugetlb.PoolReserved("a", GIB, GIB, {0: GIB}, "", page_bytes=GIB)
+    pool = pools.ActivePool(order=order(GIB), reserved=had, settled=True, refusal="page size")
+    assert pool.page_bytes == GIB
+    assert not pool.full
+
+
+class Pods:
+    """A pod source that has not heard of the API server yet."""
+
+    synced = False
+
+    def pods(self) -> list[seams.Pod]:
+        return []
+
+    def get(self, *, namespace: str, name: str) -> None:
+        return None
+
+
+def test_before_the_pods_are_known_everything_is_promised(tmp_path: pathlib.Path) -> None:
+    settings = agent.Settings(
+        state_dir=tmp_path, kubelet_dir=tmp_path, endpoint="", own_pod="", guard=plan.Guard()
+    )
+    outside = agent.Outside(specs=None, pods=Pods(), reporter=None)  # type: ignore[arg-type]
+    promised_pages = agent.Agent(settings, outside)._promised_bytes("2Mi") // (2 << 20)
+    nothing = plan.next_shrink(
+        target=promised_pages, ours={0: 512}, free={0: 512}, hold=512, most=512
+    )
+    assert nothing is None

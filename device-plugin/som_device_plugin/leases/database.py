@@ -54,7 +54,8 @@ CREATE TABLE pool_pages (
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     generation INTEGER NOT NULL,
-    spec TEXT NOT NULL
+    spec TEXT NOT NULL,
+    leaving TEXT NOT NULL
 ) STRICT;
 """
 _VERSION: Final = 1

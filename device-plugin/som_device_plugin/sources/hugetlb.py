@@ -37,6 +37,7 @@ class PoolReserved:
     `capacity_bytes` is what leases can ever hold: the hold's `free_bytes` and what starts hold
     now. `node_bytes` is the pool's share per NUMA node. `shortfall` says why the capacity is less
     than what was last applied, as `37.5Gi of 64Gi: no contiguous memory on NUMA node 1`, or "".
+    `page_bytes` is 0 for a pool that has nothing.
     """
 
     pool: str
@@ -44,6 +45,7 @@ class PoolReserved:
     free_bytes: int
     node_bytes: Mapping[int, int]
     shortfall: str
+    page_bytes: int = 0
 
 
 @dataclasses.dataclass
@@ -93,6 +95,7 @@ class HugeTLBSource:
         self._state_dir = state_dir.resolve()
         self._hierarchy = cgroups.find(mountinfo.read())
         self._records = records.PageRecords(connection, boot_id=boot_id)
+        self._guard = guard
         self._counters = counters.Counters(self._records, guard=guard)
         self._orders: dict[str, _Order] = {}
         self._untold: list[seams.Event] = []
@@ -156,7 +159,7 @@ class HugeTLBSource:
                     self._fill(pool)
             return self.reserved(pool)
 
-        return await asyncio.to_thread(fill)
+        return await _in_thread(fill)
 
     def reserved(self, pool: str) -> PoolReserved:
         """What `pool` has now; writes nothing. All zero for a pool that is not known."""
@@ -185,6 +188,7 @@ class HugeTLBSource:
             free_bytes=free_bytes,
             node_bytes={node: count * page_bytes for node, count in pages.items()},
             shortfall=shortfall,
+            page_bytes=page_bytes,
         )
 
     def _begin(self, order: _Order) -> None:
@@ -212,12 +216,14 @@ class HugeTLBSource:
                 order.short = {-1: "more would leave too little memory for the rest of the node"}
                 self._orders[order.pool] = order
                 memory = hugepages.memory()
+                keep_bytes = self._guard.keep_bytes(total_bytes=memory.total_bytes)
                 largest = (order.target_bytes // page_bytes - growth + room) * page_bytes
                 raise Refused(
                     f"pool {order.pool} of {plan.human_bytes(order.target_bytes)}: the node has "
                     f"{plan.human_bytes(memory.available_bytes)} available of "
-                    f"{plan.human_bytes(memory.total_bytes)}, and a tenth of it, 1Gi at least, "
-                    "stays for everybody else; the largest capacity now is "
+                    f"{plan.human_bytes(memory.total_bytes)}, of which "
+                    f"{plan.human_bytes(keep_bytes)} stays for everybody else (--guard-percent "
+                    f"{self._guard.percent}); the largest capacity now is "
                     f"{plan.human_bytes(largest - largest % plan.GIB or largest)}"
                 )
             self._records.add(order.pool, page_bytes, hugepages.nodes())
@@ -372,7 +378,7 @@ class HugeTLBSource:
 async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:
     try:
         return await asyncio.to_thread(call, *arguments)
-    except (cgroups.CgroupError, hold.HoldError, hugepages.HugePagesError) as error:
+    except (cgroups.CgroupError, hold.HoldError, hugepages.HugePagesError, OSError) as error:
         raise SourceError(str(error)) from error
 
 
