@@ -21,8 +21,8 @@ def at(
     assert shutil.which("strace"), "strace is needed: apt-get install strace"
     signal = {"before": "SIGKILL", "after": "SIGTERM"}[when]
     only = ["-P", str(path)] if path else []
-    inject = f"inject={call}:signal={signal}:when={nth}"
-    return ["strace", "-f", "-qq", "-o", "/dev/null", *only, "-e", inject]
+    traced = ["-e", f"trace={call}", "-e", f"inject={call}:signal={signal}:when={nth}"]
+    return ["strace", "-f", "-qq", "-o", "/dev/null", *only, *traced]
 
 
 def agent(prefix: list[str], state_dir: pathlib.Path, *order: str) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import pathlib
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -39,6 +40,8 @@ class HugeTLBFS:
         self._state_dir = state_dir.resolve()
         self._hierarchy = hierarchy or cgroups.find(mountinfo.read())
         self._revoked_devices: dict[str, str] = {}
+        # Between a look at the mounts and the steps that follow from it, no other thread may act.
+        self._revoking = threading.Lock()
 
     def self_check(self) -> None:
         """Builds and drops an empty superblock, and makes som's cgroup."""
@@ -57,10 +60,15 @@ class HugeTLBFS:
         """See `seams.Driver`."""
         directory = self._directory(lease_id)
         path = directory / worker.FILE_NAME
-        directory.mkdir(parents=True, exist_ok=True)
-        if not self._mounted(directory):
-            with contextlib.suppress(FileExistsError):
-                path.symlink_to(_NEVER_THERE)
+        try:
+            if not directory.exists() or not self._mounted(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    path.symlink_to(_NEVER_THERE)
+        except OSError as error:
+            raise seams.DriverError(
+                f"making {path}: {error.strerror}; see that the disk has free space and is writable"
+            ) from error
         return str(path)
 
     def remove_path(self, lease_id: seams.LeaseId) -> None:
@@ -86,7 +94,13 @@ class HugeTLBFS:
     ) -> Mapping[int, int]:
         """See `seams.Driver`."""
         group = self._group(start)
-        if (start.lease_id, start.number) not in self.attached():
+        mounted = await asyncio.to_thread(self._mounted, self._directory(start.lease_id))
+        if all(mount.source != start.mount_source for mount in mounted):
+            if mounted:
+                raise seams.DriverError(
+                    f"building {start.mount_source}: {mounted[-1].source} is still mounted in its "
+                    "place, and is taken away first"
+                )
             self._hierarchy.create(group)
             usage = self.usage(start)
             if not usage.free:
@@ -94,7 +108,7 @@ class HugeTLBFS:
                     f"building {start.mount_source}: {usage.held_bytes} bytes are still held in "
                     f"its slot {group}; another slot is needed"
                 )
-            self.prepare_path(start.lease_id)
+            await asyncio.to_thread(self.prepare_path, start.lease_id)
             await self._run_worker(start, on_progress)
         return self._hierarchy.node_bytes(group, start.page_bytes)
 
@@ -140,7 +154,13 @@ class HugeTLBFS:
 
     def revoke(self, start: seams.Start) -> None:
         """See `seams.Driver`."""
-        directory = self._directory(start.lease_id)
+        try:
+            with self._revoking:
+                self._revoke(start, self._directory(start.lease_id))
+        except OSError as error:
+            raise seams.DriverError(f"revoking {start.mount_source}: {error}") from error
+
+    def _revoke(self, start: seams.Start, directory: pathlib.Path) -> None:
         while mounted := self._mounted(directory):
             if mounted[-1].source != start.mount_source:
                 if all(mount.source != start.mount_source for mount in mounted):
@@ -164,7 +184,7 @@ class HugeTLBFS:
     def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
         """See `seams.Driver`."""
         found: dict[tuple[seams.LeaseId, int], int] = {}
-        for mount in mountinfo.read():
+        for mount in mountinfo.read(fstype="hugetlbfs"):
             if mount.mountpoint.parent != self._leases or not mount.source.startswith("som:"):
                 continue
             lease_id, _, number = mount.source.removeprefix("som:").rpartition(".")
@@ -198,4 +218,5 @@ class HugeTLBFS:
         return self._hierarchy.pool(self._state_dir, start.pool) / str(start.slot)
 
     def _mounted(self, directory: pathlib.Path) -> list[mountinfo.Mount]:
-        return [mount for mount in mountinfo.read() if mount.mountpoint == directory]
+        mounts_of_som = mountinfo.read(fstype="hugetlbfs")
+        return [mount for mount in mounts_of_som if mount.mountpoint == directory]

@@ -59,6 +59,8 @@ class Hierarchy:
 
     def create(self, group: pathlib.Path) -> None:
         """Make `group` (below the root) with the controller in it. Idempotent."""
+        if group.is_dir():
+            return
         path = self.root
         try:
             for part in group.relative_to(self.root).parts:
@@ -94,6 +96,11 @@ class Hierarchy:
                 raise CgroupError(
                     f"the cgroup {group} has no {prefix}{reserved}: Linux 5.7 or newer with huge "
                     f"pages of {size_name(page_bytes)} is needed"
+                ) from None
+            if not (self.root / "cgroup.procs").exists():
+                raise CgroupError(
+                    f"the cgroup hierarchy at {self.root} is gone, and only it can tell who holds "
+                    "huge pages; mount it again"
                 ) from None
             return Charge(current_bytes=0, reserved_bytes=0)
 

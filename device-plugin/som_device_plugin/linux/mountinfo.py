@@ -17,9 +17,12 @@ class Mount:
     super_options: frozenset[str]
 
 
-def read(path: pathlib.Path = pathlib.Path("/proc/self/mountinfo")) -> list[Mount]:
-    """All mounts, each mountpoint's topmost last."""
-    return [parse(line) for line in path.read_text(errors="surrogateescape").splitlines()]
+def read(
+    path: pathlib.Path = pathlib.Path("/proc/self/mountinfo"), *, fstype: str = ""
+) -> list[Mount]:
+    """All mounts, or those of `fstype` (the cheaper way), each mountpoint's topmost last."""
+    lines = path.read_text(errors="surrogateescape").splitlines()
+    return [parse(line) for line in lines if not fstype or f" - {fstype} " in line]
 
 
 def parse(line: str) -> Mount:
