@@ -65,12 +65,13 @@ class Fleet:
     def ordered(self, node: str) -> str:
         return str(self.get("somnode", node, ".spec.pools[*].capacity"))
 
-    def report(self, node: str, *pools: dict[str, Any]) -> None:
+    def report(self, node: str, *pools: dict[str, Any], **fields: Any) -> None:
         """The node's agent reports, about what it has been ordered."""
         status = {
             "observedGeneration": int(self.get("somnode", node, ".metadata.generation")),
             "bootID": self.get("node", node, ".status.nodeInfo.bootID"),
             "pools": list(pools),
+            **fields,
         }
         self._patch_status("somnode", node, status)
 
@@ -96,6 +97,16 @@ class Fleet:
         """Wait for the order, and play an agent that obeys."""
         self.until("the order", lambda: self.ordered(node) == capacity)
         self.report(node, self.pool(capacity))
+
+    def count_huge_pages(self, node: str, quantity: str) -> None:
+        """The node's kubelet has started again, and counts so much."""
+        self._patch_status("node", node, {"capacity": {"hugepages-2Mi": quantity}})
+
+    def books(self, node: str) -> str:
+        """Status and reason of a SomNode's condition BooksPending."""
+        found = self.get("somnode", node, '.status.conditions[?(@.type=="BooksPending")]')
+        condition = json.loads(found) if found else {"status": "", "reason": ""}
+        return f"{condition['status']} {condition['reason']}"
 
     def _patch_status(self, kind: str, name: str, status: dict[str, Any]) -> None:
         patch = json.dumps({"status": status})
@@ -141,6 +152,21 @@ def test_a_pool_is_ordered_reserved_advertised_and_ready(fleet: Fleet) -> None:
     events = fleet.kubectl("describe", "sompool", fleet.name)
     assert re.search(r"Normal +Reserved .* som-operator +full capacity on 1 of 1 node\n", events)
     fleet.until("the node's event", lambda: "64Gi reserved" in fleet.kubectl("describe", "node"))
+
+
+def test_what_kubelets_books_lack_is_told_in_the_somnode(fleet: Fleet) -> None:
+    fleet.join("books-1")
+    fleet.apply("2Gi")
+    fleet.until("the order", lambda: fleet.ordered("books-1") == "2Gi")
+    pages = {"pageSize": "2Mi", "total": "2Gi", "pools": "2Gi"}
+    fleet.report("books-1", fleet.pool("2Gi"), hugePages=[pages])
+    fleet.until("NotCounted", lambda: fleet.books("books-1") == "True NotCounted")
+    fleet.until(
+        "the node's event",
+        lambda: "does not count 2Gi" in fleet.kubectl("describe", "node", "books-1"),
+    )
+    fleet.count_huge_pages("books-1", "2Gi")
+    fleet.until("OfferedTwice", lambda: fleet.books("books-1") == "True OfferedTwice")
 
 
 def test_kubectl_get_sompools_is_the_golden_table(api_server: ApiServer) -> None:

@@ -111,6 +111,34 @@ async def test_agent_reports_on_its_own_node(session: aiohttp.ClientSession) -> 
 
 
 @pytest.mark.usefixtures("node")
+async def test_the_operators_condition_stands_beside_the_agents(
+    session: aiohttp.ClientSession,
+) -> None:
+    def conditions(kind: str) -> dict[str, Any]:
+        found = {"type": kind, "status": "True", "reason": "R", "message": ""}
+        return {
+            "apiVersion": "som.io/v1alpha1",
+            "kind": "SomNode",
+            "metadata": {"name": "n1"},
+            "status": {"conditions": [found]},
+        }
+
+    path = f"{SOMNODES}/n1/status?force=true&fieldManager="
+    for user, kind in (
+        ("som-agent", "Ready"),
+        ("som-operator", "BooksPending"),
+        ("som-agent", "Degraded"),
+    ):
+        sending = send(
+            session, "PATCH", path + user, conditions(kind), user=user, node="n1", content=APPLY
+        )
+        await _must(sending)
+    answer = await _must(send(session, "GET", f"{SOMNODES}/n1"))
+    # An agent's own condition that it no longer applies goes, and no other does.
+    assert {c["type"] for c in answer["status"]["conditions"]} == {"BooksPending", "Degraded"}
+
+
+@pytest.mark.usefixtures("node")
 @pytest.mark.parametrize(("token_of", "shown"), [("n2", "n2"), ("", "(none)")])
 async def test_agent_may_not_report_on_another_node(
     session: aiohttp.ClientSession, token_of: str, shown: str
