@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from som_api import kube, v1alpha1
-from som_operator import OperatorError, __version__, observed, pools
+from som_operator import OperatorError, __version__, observed, pools, reports
 
 DEPLOYMENT: Final = kube.Resource("apps/v1", "Deployment", "deployments")
 OPERATOR: Final = "som-operator"
@@ -24,6 +24,9 @@ _OPERATOR_PODS: Final = "app.kubernetes.io/name=som,app.kubernetes.io/component=
 _PAGE: Final = 500
 _POLL_S: Final = 0.5
 _SHOWN: Final = 20
+_CURES: Final = (
+    f"mend it, delete the Node, or annotate the SomNode with {reports.SKIP_RELEASE}=true"
+)
 
 
 class Refused(OperatorError):
@@ -120,9 +123,9 @@ class Uninstall:
             if name not in nodes or status.observed_generation is None:
                 continue
             acted = status.observed_generation == somnode.metadata.generation
-            if status.pools or not acted:
-                is_ready = observed.decode_node(nodes[name]).ready
-                cure = "" if is_ready else " (kubelet is not ready: mend it, or delete the Node)"
+            node = observed.decode_node(nodes[name])
+            if (status.pools or not acted) and not reports.is_skipped(node, somnode):
+                cure = "" if node.ready else f" (kubelet is not ready: {_CURES})"
                 waiting.append(f"{name}{cure}")
         return waiting
 

@@ -162,3 +162,11 @@ async def test_node_that_does_not_answer_is_named_with_the_cure(server: FakeApiS
 async def test_node_that_is_gone_has_released_its_memory(server: FakeApiServer) -> None:
     server.remove("v1", "nodes", "n")
     assert "all som memory is given back" in await _run(server)
+
+
+async def test_node_that_does_not_answer_can_be_skipped(server: FakeApiServer) -> None:
+    server.put("v1", "nodes", _node(ready="Unknown"))
+    somnode = _get(server, SOMNODE)
+    somnode["metadata"]["annotations"] = {"som.io/skip-release": "true"}
+    server.put(SOMNODE.api_version, SOMNODE.plural, somnode)
+    assert "all som memory is given back" in await _run(server)
