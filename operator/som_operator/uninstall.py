@@ -24,9 +24,7 @@ _OPERATOR_PODS: Final = "app.kubernetes.io/name=som,app.kubernetes.io/component=
 _PAGE: Final = 500
 _POLL_S: Final = 0.5
 _SHOWN: Final = 20
-_CURES: Final = (
-    f"mend it, delete the Node, or annotate the SomNode with {reports.SKIP_RELEASE}=true"
-)
+_CURES: Final = f"mend it, delete the Node, or set {reports.SKIP_RELEASE}=true on the SomNode"
 
 
 class Refused(OperatorError):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from som_api import v1alpha1
+from som_operator import books
 
 ROOT = pathlib.Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -104,7 +105,8 @@ def test_every_event_of_an_agent_is_explained() -> None:
 def test_every_condition_of_a_somnode_is_explained() -> None:
     source = (ROOT / "device-plugin/som_device_plugin/status.py").read_text()
     section = _section("A node is not Ready")
-    assert _first_column(section) == set(re.findall(r'\btype="(\w+)"', source))
+    agents = set(re.findall(r'\btype="(\w+)"', source))
+    assert _first_column(section) == agents | {books.CONDITION}
     troubles = source.partition("_TROUBLE: Final = {")[2].partition("}")[0]
     for reason in re.findall(r'"(\w+)"', troubles):
         assert f"`{reason}`" in section
