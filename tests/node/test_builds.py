@@ -100,11 +100,25 @@ async def test_a_restarted_container_gets_zeroes_at_the_same_path(node: nodes.No
     assert node.read(second) == b"\0"
 
 
+async def test_a_start_waits_until_its_predecessor_is_taken_away(node: nodes.Node) -> None:
+    await node.apply(8 * PAGE)
+    first = await node.built(4 * PAGE)
+    second = node.start(4 * PAGE, lease_id=first.lease_id, number=2, others=frozenset({first.slot}))
+
+    with pytest.raises(seams.DriverError, match=r"som:\w+\.1 is still mounted in its place"):
+        await node.driver.build(second, on_progress=lambda _bytes: None)
+    assert node.driver.usage(second).free
+    node.driver.revoke(first)
+    await node.driver.build(second, on_progress=lambda _bytes: None)
+    node.driver.revoke(first)
+    assert node.read(second) == b"\0"
+
+
 async def test_a_start_larger_than_the_hold_takes_nothing(node: nodes.Node) -> None:
     await node.apply(8 * PAGE)
     start = node.start(9 * PAGE)
 
-    with pytest.raises(seams.NotEnoughMemory, match="has 16777216 bytes free of 18874368"):
+    with pytest.raises(seams.NotEnoughMemory, match="has 16Mi free of 18Mi"):
         await node.driver.build(start, on_progress=lambda _bytes: None)
 
     assert node.driver.usage(start).free

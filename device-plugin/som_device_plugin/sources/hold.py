@@ -114,5 +114,5 @@ class Hold:
     def _mounted(self) -> bool:
         return any(
             mount.mountpoint == self._file.parent and mount.source == self._source
-            for mount in mountinfo.read()
+            for mount in mountinfo.read(fstype="hugetlbfs")
         )

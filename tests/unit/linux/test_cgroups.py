@@ -93,3 +93,16 @@ def test_numa_statistics_leave_out_empty_nodes(
 @pytest.mark.parametrize(("page_bytes", "name"), [(2**21, "2MB"), (2**30, "1GB"), (2**16, "64KB")])
 def test_page_sizes_have_the_kernels_names(page_bytes: int, name: str) -> None:
     assert cgroups.size_name(page_bytes) == name
+
+
+def test_a_hierarchy_that_is_gone_says_nothing_about_who_holds_memory(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    nobody = cgroups.Charge(current_bytes=0, reserved_bytes=0)
+    found = cgroups.Hierarchy(root=tmp_path, version=2, others=())
+    assert found.charge(tmp_path / "som" / "pool-a" / "0", 2 << 20) == nobody
+
+    (tmp_path / "cgroup.procs").unlink()
+    with pytest.raises(cgroups.CgroupError, match="is gone"):
+        found.charge(tmp_path / "som" / "pool-a" / "0", 2 << 20)
