@@ -125,7 +125,8 @@ class Pools:
         for name, order in ordered.items():
             known = self._pools.get(name)
             if known is None or known.order != order or known.leaving:
-                self._pools[name] = ActivePool(order=order, reserved=self._source.reserved(name))
+                reserved = known.reserved if known else self._source.reserved(name)
+                self._pools[name] = ActivePool(order=order, reserved=reserved)
 
     async def run(self, specs: seams.SpecSource) -> None:
         """Follow the orders and keep the counters right; runs until cancelled."""
@@ -200,29 +201,25 @@ class Pools:
                 await self._apply(pool)
 
     async def _apply(self, pool: ActivePool) -> None:
-        if pool.full and pool.capacity_bytes == self._source.reserved(pool.name).capacity_bytes:
+        has = await asyncio.to_thread(self._source.reserved, pool.name)
+        if pool.full and pool.capacity_bytes == has.capacity_bytes:
             return
-
-        def progress(_: int) -> None:
-            self._update(pool.name, reserved=self._source.reserved(pool.name))
-
         refusal = ""
         try:
             if await self._blocked():
-                has = self._source.reserved(pool.name)
                 blocked = has.capacity_bytes != pool.order.capacity
                 self._update(pool.name, reserved=has, settled=True, refusal="", blocked=blocked)
                 return
-            await self._source.apply(
+            has = await self._source.apply(
                 pool.order,
                 held_bytes=self._promised_bytes(pool.order.unit),
-                on_progress=progress,
+                on_progress=lambda reserved: self._update(pool.name, reserved=reserved),
             )
         except SomError as error:
             refusal = str(error)
             log.warning("pool refused", extra={"pool": pool.name, "error": refusal})
-        reserved = self._source.reserved(pool.name)
-        self._update(pool.name, reserved=reserved, settled=True, refusal=refusal, blocked=False)
+            has = await asyncio.to_thread(self._source.reserved, pool.name)
+        self._update(pool.name, reserved=has, settled=True, refusal=refusal, blocked=False)
 
     async def _let_go(self, pool: ActivePool) -> None:
         try:

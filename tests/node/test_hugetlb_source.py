@@ -155,7 +155,7 @@ async def test_growing_stops_at_the_guard_and_says_so(
     node = nodes.Node(state_dir, guard=plan.Guard(percent=0, minimum_bytes=keep))
     eaten: list[mmap.mmap] = []
 
-    def on_progress(_bytes: int) -> None:
+    def on_progress(_reserved: hugetlb.PoolReserved) -> None:
         # Another program of the node grows at the same time.
         if not eaten:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE

@@ -95,8 +95,12 @@ class FileReporter:
         """Replace the file if `status` says something new."""
         text = status.model_dump_json(indent=2)
         if text != self._written:
-            layout.write_atomically(self._path, text)
-            self._written = text
+            try:
+                layout.write_atomically(self._path, text)
+            except OSError as error:
+                _log.error("writing %s: %s; written with the next report", self._path, error)
+            else:
+                self._written = text
 
     async def event(self, event: seams.Event) -> None:
         """Log the event."""

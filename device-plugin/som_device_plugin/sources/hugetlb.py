@@ -106,12 +106,12 @@ class HugeTLBSource:
         pool: v1alpha1.NodePool,
         *,
         held_bytes: int,
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[PoolReserved], None],
     ) -> PoolReserved:
         """Grow or shrink `pool` towards its capacity, evenly over the NUMA nodes.
 
         Never shrinks below `held_bytes` (what is promised to pods) or what starts hold. Falls
-        short with a message, not an error. Calls `on_progress(capacity bytes)` after each step.
+        short with a message, not an error. Calls `on_progress` after each step.
         Cancelling keeps what was had until then.
 
         Raises:
@@ -127,7 +127,7 @@ class HugeTLBSource:
         )
         await _in_thread(self._begin, order)
         while await _in_thread(self._step, order):
-            on_progress((await _in_thread(self.reserved, pool.name)).capacity_bytes)
+            on_progress(await _in_thread(self.reserved, pool.name))
         return await _in_thread(self.reserved, pool.name)
 
     async def release(self, pool: str) -> None:
@@ -162,7 +162,10 @@ class HugeTLBSource:
         return await _in_thread(fill)
 
     def reserved(self, pool: str) -> PoolReserved:
-        """What `pool` has now; writes nothing. All zero for a pool that is not known."""
+        """What `pool` has now; writes nothing, but may wait for a step under way.
+
+        All zero for a pool that is not known.
+        """
         page_bytes = self._records.pools().get(pool)
         if page_bytes is None:
             return PoolReserved(pool, 0, 0, {}, "")

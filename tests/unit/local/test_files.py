@@ -79,3 +79,13 @@ async def test_a_report_that_says_nothing_new_leaves_the_file(tmp_path: pathlib.
     assert state_dir.status.stat().st_ino == inode
     assert books.read_status(state_dir) == status
     assert json.loads(state_dir.status.read_text())["observedGeneration"] == 3
+
+
+async def test_a_report_for_which_the_disk_has_no_room_is_written_later(tmp_path):
+    path = tmp_path / "not there yet" / "status.json"
+    reporter = files.FileReporter(path)
+    status = v1alpha1.SomNodeStatus(observed_generation=3)
+    await reporter.report(status)
+    path.parent.mkdir()
+    await reporter.report(status)
+    assert json.loads(path.read_text())["observedGeneration"] == 3
