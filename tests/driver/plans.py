@@ -153,6 +153,12 @@ BOOTS = (
         machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
         tests=LOAD
         + c_tests("external", RACES)
+        + c_tests(
+            "external",
+            "random_sequences_with_gigabyte_entries_agree_with_a_model",
+            limit_s=240,
+            env="SOM_STEPS=200",
+        )
         + c_tests("external", "random_ioctls_do_no_harm", limit_s=240, env="SOM_CALLS=300000")
         + UNLOAD,
     ),

@@ -89,7 +89,7 @@ struct hammer {
 	char *map;
 	uint64_t bytes;
 	volatile bool stop;
-	uint64_t touches;
+	volatile uint64_t touches;
 	uint64_t refused;
 };
 
@@ -110,6 +110,11 @@ static void *hammer_until_refused(void *argument)
 	return NULL;
 }
 
+static bool has_touched(void *argument)
+{
+	return ((struct hammer *)argument)->touches > 0;
+}
+
 TEST(a_revoked_lease_stops_running_threads_with_sigbus)
 {
 	struct setup s = setup(64 * MIB, 64 * MIB);
@@ -122,7 +127,8 @@ TEST(a_revoked_lease_stops_running_threads_with_sigbus)
 		hammer.map = som_map(s.fd, hammer.bytes);
 		for (int i = 0; i < 4; i++)
 			pthread_create(&thread[i], NULL, hammer_until_refused, &hammer);
-		usleep(5000 * (round + 1));
+		wait_until(has_touched, &hammer, 30, "no thread has touched its memory");
+		usleep(3000 * round);
 		lease_revoke(s.lease);
 		lease_revoke(s.lease);
 		for (int i = 0; i < 4; i++)
