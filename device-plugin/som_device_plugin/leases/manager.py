@@ -19,6 +19,10 @@ PRE_START_LIMIT_S: Final = 25.0
 """Kubelet gives PreStartContainer 30 s (deviceplugin/v1beta1/constants.go)."""
 
 
+_GRACE_S: Final = 2.0
+"""For the steps before and after a build; beyond it kubelet would tell of its own time-out only."""
+
+
 class LeaseManager:
     """Implements seams.TicketService."""
 
@@ -103,7 +107,7 @@ class LeaseManager:
         """Make the ticket's lease real, within kubelet's patience."""
         with metrics.PRE_START_SECONDS.time():
             ticket = _only(tickets)
-            leases = [x for x in self._store.leases() if x.ticket == ticket and not x.ended]
+            leases = self._store.of_ticket(ticket)
             if not leases:
                 raise seams.StartRefused(
                     f"som: this node's agent has no lease for ticket {ticket}: its store was lost; "
@@ -113,8 +117,13 @@ class LeaseManager:
             deadline = time.monotonic() + PRE_START_LIMIT_S
             # Kubelet's retry waits for its predecessor, else it would look like a restart.
             lock = self._locks.setdefault(lease_id, asyncio.Lock())
-            async with lock:
-                await self._pre_start(lease_id, deadline)
+            try:
+                async with asyncio.timeout(PRE_START_LIMIT_S + _GRACE_S), lock:
+                    await self._pre_start(lease_id, deadline)
+            except TimeoutError:
+                raise seams.StartRefused(
+                    "som: this node's agent is busy with its pools, retrying, no action needed"
+                ) from None
 
     async def _pre_start(self, lease_id: seams.LeaseId, deadline: float) -> None:
         lease = self._lease(lease_id)
@@ -162,7 +171,7 @@ class LeaseManager:
                 lease_id=lease.lease_id,
                 number=lease.last_number + 1,
                 pool=pool.name,
-                slot=self._driver.free_slot(pool=pool.name, named=self._named_slots(pool.name)),
+                slot=self._driver.free_slot(pool=pool.name, named=self._store.slots(pool.name)),
                 size_bytes=size_bytes,
                 page_bytes=pool.page_bytes,
                 preferred_node=_numa_node(lease.ticket),
@@ -193,10 +202,6 @@ class LeaseManager:
         if lease is None:
             raise seams.StartRefused(f"som: lease {lease_id} was replaced meanwhile, retrying")
         return lease
-
-    def _named_slots(self, pool: str) -> frozenset[int]:
-        named = [record.start for lease in self._store.leases() for record in lease.starts]
-        return frozenset(start.slot for start in named if start.pool == pool)
 
 
 def _numa_node(ticket: seams.Ticket) -> int:

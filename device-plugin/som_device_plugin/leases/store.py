@@ -1,7 +1,7 @@
 """Leases and their starts in the agent's store: each method a durable transaction or a read."""
 
 import sqlite3
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 from som_api import v1alpha1
 from som_device_plugin import seams
@@ -21,6 +21,16 @@ class LeaseStore:
     def lease(self, lease_id: seams.LeaseId) -> state.Lease | None:
         """The lease of this id, or None."""
         return next(iter(self._read("WHERE lease_id = ?", (lease_id,))), None)
+
+    def of_ticket(self, ticket: seams.Ticket) -> list[state.Lease]:
+        """The leases of `ticket` that have not ended, oldest first."""
+        of_ticket: Final = "WHERE lease_id IN (SELECT lease_id FROM leases WHERE ticket = ?)"
+        return [lease for lease in self._read(of_ticket, (ticket,)) if not lease.ended]
+
+    def slots(self, pool: str) -> frozenset[int]:
+        """The slots of `pool` that starts name."""
+        rows = self._db.execute("SELECT slot FROM starts WHERE pool = ?", (pool,))
+        return frozenset(slot for (slot,) in rows)
 
     def _read(self, which: LiteralString, parameters: tuple[str, ...]) -> list[state.Lease]:
         starts: dict[str, list[state.StartRecord]] = {}

@@ -13,6 +13,7 @@ from hypothesis import strategies
 from fakes import node
 from som_device_plugin import SomError, seams
 from som_device_plugin.leases import database, decide, manager, reconciler, starts, state, store
+from unit.kube.watching import until
 
 CAPACITY = 32 * node.PAGE
 TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
@@ -471,6 +472,36 @@ async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
     for _ in range(2):
         await world.reconciler.reconcile()
     assert world.store.leases() == []
+
+
+async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_patience(
+    world, monkeypatch
+):
+    monkeypatch.setattr(manager, "PRE_START_LIMIT_S", 0.0)
+    monkeypatch.setattr(manager, "_GRACE_S", 0.0)
+    pod = await world.admit("db", 40)
+    world.reconciler.reconcile = asyncio.Event().wait
+    with pytest.raises(seams.StartRefused, match="busy with its pools"):
+        await world.manager.pre_start([pod.ticket])
+
+
+async def test_a_pass_that_fails_is_tried_again(world, monkeypatch):
+    monkeypatch.setattr(reconciler, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(reconciler, "RECONCILE_EVERY_S", 0.0)
+    await world.start_container(await world.admit("db", 4))
+    world.cluster.running.clear()
+    attached = world.driver.attached
+    refusals = iter([seams.DriverError("the cgroup hierarchy is gone")] * 3)
+
+    def refused():
+        for refusal in refusals:
+            raise refusal
+        return attached()
+
+    world.driver.attached = refused
+    running = asyncio.create_task(world.reconciler.run())
+    await until(lambda: not world.store.leases())
+    running.cancel()
 
 
 async def test_those_who_wait_for_a_reconciliation_share_one(world):
