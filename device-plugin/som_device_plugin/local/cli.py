@@ -79,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SomError as error:
         print(f"som: {error}", file=sys.stderr)
         return FAILED
+    except PermissionError as error:
+        print(
+            f"som: {error.filename}: {error.strerror}; run it as root, with sudo", file=sys.stderr
+        )
+        return WRONG
     except KeyboardInterrupt:
         print("som: interrupted; `som local down` gives everything back", file=sys.stderr)
         return INTERRUPTED

@@ -2,8 +2,7 @@
 
 Its /dev is new and has /dev/som; leases of others and the state directory are not in its tree;
 /sys and /proc/sys are read-only; it sees no processes but its own. Its capabilities are those a
-runtime leaves to a container, or none for another user. Only the standard library is imported:
-a start shall be quick.
+runtime leaves to a container, or none for another user. Nothing slow is imported.
 """
 
 import ctypes
@@ -14,6 +13,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+from som_device_plugin.linux import mountinfo, mounts
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,7 +28,6 @@ _MS_BIND: Final = 4096
 _MS_MOVE: Final = 8192
 _MS_REC: Final = 16384
 _MS_PRIVATE: Final = 1 << 18
-_MNT_DETACH: Final = 2
 _SYS_MOUNT_SETATTR: Final = 442
 _AT_FDCWD: Final = -100
 _AT_RECURSIVE: Final = 0x8000
@@ -158,13 +158,13 @@ def _enter_mount_namespace(container: Container) -> None:
         os.chdir("/")
 
 
-def _build_dev(staging: Path, mounts: Mapping[str, str]) -> None:
-    """A /dev with the usual nodes and `mounts`, built on `staging` and then moved."""
+def _build_dev(staging: Path, devices: Mapping[str, str]) -> None:
+    """A /dev with the usual nodes and `devices`, built on `staging` and then moved."""
     _mount("som-dev", str(staging), "tmpfs", _MS_NOSUID | _MS_NOEXEC, "mode=0755,size=64k")
     for name in _NODES:
         (staging / name).touch()
         _mount(f"/dev/{name}", str(staging / name), flags=_MS_BIND)
-    for path, source in mounts.items():
+    for path, source in devices.items():
         target = staging / Path(path).relative_to("/dev")
         target.touch()
         _mount(source, str(target), flags=_MS_BIND)
@@ -180,11 +180,9 @@ def _build_dev(staging: Path, mounts: Mapping[str, str]) -> None:
 
 def _hide_leases(container: Container) -> None:
     """Take every lease but the program's own out of its tree, and cover the state directory."""
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        before, _, after = line.partition(" - ")
-        mountpoint = before.split(" ")[4]
-        if after.split(" ")[1].startswith("som:") and mountpoint not in container.mounts:
-            _check(_libc.umount2(mountpoint.encode(), _MNT_DETACH), f"hiding {mountpoint}")
+    for mount in reversed(mountinfo.read()):
+        if mount.source.startswith("som:") and str(mount.mountpoint) not in container.mounts:
+            mounts.detach(str(mount.mountpoint))
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _mount("som-hidden", str(container.hidden), "tmpfs", flags, "mode=0700,size=4k")
 

@@ -70,6 +70,9 @@ def _connect(state_dir: layout.StateDir) -> socket.socket:
         connection.connect(str(state_dir.control_socket))
     except OSError as error:
         connection.close()
+        if isinstance(error, PermissionError):
+            error.filename = str(state_dir.control_socket)
+            raise
         raise CannotRun(
             f"no pool is up in {state_dir.path} ({error.strerror}); run "
             "`som local up -f FILE` first"
