@@ -36,7 +36,6 @@
 
 #define CHUNK_SHIFT		21
 #define CHUNK_SIZE		SZ_2M
-#define EXTENT_SHIFT		30
 #define EXTENT_CHUNKS		512U
 
 static inline u64 som_chunk_phys(u32 chunk)
