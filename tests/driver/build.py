@@ -30,16 +30,18 @@ def module(kernel: debian.Kernel, source: Path, output: Path) -> Path:
     shutil.copytree(
         source, outside, ignore=shutil.ignore_patterns("*.o", "*.ko", ".*"), dirs_exist_ok=True
     )
-    # W=1 would also run kernel-doc, which needs Perl. objtool of 7.3 reads /proc.
-    printed = _run(
-        ["unshare", "--pid", "--fork", f"--mount-proc={kernel.root}/proc",
-         "chroot", kernel.root, "/usr/bin/make", "-s", "-C", kernel.headers, f"M={inside}",
-         "W=1", "cmd_checkdoc=:", "modules"]
-    )  # fmt: skip
-    if re.search(r"^(?!/usr/src|warning: pahole).*warning:", printed, re.M):
-        raise BuildError(f"{output.name} for {kernel.release} builds with warnings:\n{printed}")
-    shutil.move(outside / output.name, output)
-    shutil.rmtree(outside)
+    try:
+        # W=1 would also run kernel-doc, which needs Perl. objtool of 7.3 reads /proc.
+        printed = _run(
+            ["unshare", "--pid", "--fork", f"--mount-proc={kernel.root}/proc",
+             "chroot", kernel.root, "/usr/bin/make", "-s", "-C", kernel.headers, f"M={inside}",
+             "W=1", "cmd_checkdoc=:", "modules"]
+        )  # fmt: skip
+        if re.search(r"^(?!/usr/src|warning: pahole).*warning:", printed, re.M):
+            raise BuildError(f"{output.name} for {kernel.release} has warnings:\n{printed}")
+        shutil.move(outside / output.name, output)
+    finally:
+        shutil.rmtree(outside)
     return output
 
 

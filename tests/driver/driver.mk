@@ -3,7 +3,7 @@ DRIVER_PACKAGES := qemu-system-x86 busybox-static cpio xz-utils debian-archive-k
 
 .PHONY: test-driver driver-tools
 test-driver: setup driver-tools
-	$(BIN)/pytest tests/driver -k "[$(KERNEL) and $(or $(TEST),/)"
+	$(BIN)/pytest tests/driver -k "$(if $(KERNEL),[$(KERNEL)/,/) and $(or $(TEST),/)"
 
 driver-tools:
 	@dpkg -s $(DRIVER_PACKAGES) >/dev/null 2>&1 || test $$(id -u) != 0 || \

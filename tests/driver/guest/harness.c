@@ -2,7 +2,6 @@
 /* Finds and runs one test; signals, patterns, files of the kernel. */
 #include <setjmp.h>
 #include <stdarg.h>
-#include <sys/utsname.h>
 #include <time.h>
 
 #include "som_test.h"
@@ -171,14 +170,21 @@ long meminfo_kb(const char *key)
 	return atol(found + strlen(key) + 1);
 }
 
-bool kernel_before(int major, int minor)
+long free_bytes(void)
 {
-	struct utsname name;
-	int has_major, has_minor;
+	char line[256];
+	long pages = 0, count;
+	FILE *zones;
 
-	uname(&name);
-	CHECK(sscanf(name.release, "%d.%d", &has_major, &has_minor) == 2);
-	return has_major < major || (has_major == major && has_minor < minor);
+	write_file("/proc/sys/vm/drop_caches", "3");
+	zones = fopen("/proc/zoneinfo", "r");
+	CHECK(zones);
+	while (fgets(line, sizeof(line), zones))
+		if (sscanf(line, " nr_free_pages %ld", &count) == 1 ||
+		    sscanf(line, " count: %ld", &count) == 1)
+			pages += count;
+	fclose(zones);
+	return pages * 4096;
 }
 
 int in_child(void (*body)(void *), void *argument)

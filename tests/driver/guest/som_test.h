@@ -122,7 +122,8 @@ uint64_t first_nonzero(const char *start, uint64_t bytes);
 
 /* ---- the rest of the machine */
 long meminfo_kb(const char *key);
-bool kernel_before(int major, int minor);
+/* Free pages, those on the lists of single processors included: MemFree leaves them out. */
+long free_bytes(void);
 void write_file(const char *path, const char *text);
 bool try_write_file(const char *path, const char *text);
 void read_file(const char *path, char *text, size_t size);

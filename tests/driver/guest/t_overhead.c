@@ -143,24 +143,6 @@ static void measure_bare(void)
 	}
 }
 
-/* Free pages, those on the lists of single processors included: MemFree leaves them out. */
-static long free_bytes(void)
-{
-	char line[256];
-	long pages = 0, count;
-	FILE *zones;
-
-	write_file("/proc/sys/vm/drop_caches", "3");
-	zones = fopen("/proc/zoneinfo", "r");
-	CHECK(zones);
-	while (fgets(line, sizeof(line), zones))
-		if (sscanf(line, " nr_free_pages %ld", &count) == 1 ||
-		    sscanf(line, " count: %ld", &count) == 1)
-			pages += count;
-	fclose(zones);
-	return pages * 4096;
-}
-
 static void measure_huge_pages(bool optimised)
 {
 	long before, after, tables = page_table_bytes();
