@@ -189,7 +189,10 @@ STEPS = [
     "admit",
     "start",
     "start",
+    "start while reconciling",
+    "start cancelled",
     "restart",
+    "restart while reconciling",
     "delete",
     "delete by force",
     "container ends",
@@ -217,6 +220,21 @@ async def one_step(world, step, choose):
             await world.admit(choose.choice(world.unused_names()), choose.randint(1, 16))
         case "start" if pod and pod.known_to_api and not pod.container_runs:
             await world.start_container(pod)
+        case "start cancelled" if pod and pod.known_to_api and not pod.container_runs:
+            starting = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+            for _ in range(choose.randint(0, 12)):
+                await asyncio.sleep(0)
+            starting.cancel()
+            await asyncio.wait([starting])
+        case "start while reconciling" | "restart while reconciling" if (
+            pod and pod.known_to_api and pod.container_runs == step.startswith("restart")
+        ):
+            pod.container_runs = False
+            reconciling = asyncio.create_task(world.reconciler.reconcile())
+            for _ in range(choose.randint(0, 3)):
+                await asyncio.sleep(0)
+            await world.start_container(pod)
+            await reconciling
         case "restart" if pod and pod.known_to_api and pod.container_runs:
             pod.container_runs = False
             await world.start_container(pod)
@@ -267,7 +285,7 @@ async def live(world, chosen, choose):
     assert not [lease for lease in world.store.leases() if lease.starts]
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(
     steps=strategies.lists(strategies.sampled_from(STEPS), min_size=5, max_size=60),
     seed=strategies.integers(0, 2**32),
