@@ -334,6 +334,25 @@ static unsigned int pick_bit(const unsigned long *map,
 	return find_first_bit(map, EXTENT_CHUNKS);
 }
 
+/* Makes a whole extent of idle chunks and those that nobody holds, if it can */
+static bool hold_whole(struct som_lease *lease, struct som_hold *hold)
+{
+	struct som_extent *extent = hold->extent;
+	unsigned int rest = extent->free;
+
+	if (hold->idle + rest != EXTENT_CHUNKS ||
+	    lease->held + rest > lease->quota)
+		return false;
+	bitmap_fill(extent->used_map, EXTENT_CHUNKS);
+	extent->free = 0;
+	extent_file(lease->pool, extent);
+	bitmap_fill(hold->idle_map, EXTENT_CHUNKS);
+	hold->idle += rest;
+	hold->held += rest;
+	lease->held += rest;
+	return true;
+}
+
 static int take_idle(struct som_lease *lease, unsigned int count, u32 *chunk)
 {
 	struct som_hold *hold;
@@ -342,7 +361,7 @@ static int take_idle(struct som_lease *lease, unsigned int count, u32 *chunk)
 	list_for_each_entry(hold, &lease->holds, in_lease) {
 		if (!hold->idle)
 			break;
-		if (hold->idle < count)
+		if (count == EXTENT_CHUNKS && !hold_whole(lease, hold))
 			continue;
 		bit = pick_bit(hold->idle_map, hold->extent, count);
 		bitmap_clear(hold->idle_map, bit, count);
