@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,23 +26,16 @@ CGROUP_ROOT = "kubelet-of-som-test"
 """kubelet's root, in every hierarchy."""
 
 
-def take_lock(*, deadline_s: float = 900) -> int:
-    """Take the machine-wide lock of everybody who tests with huge pages; return its descriptor."""
+def take_lock() -> int:
+    """Wait for the machine-wide lock of everybody who tests with huge pages; return its file."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    end = time.monotonic() + deadline_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(descriptor)
-                raise ClusterError(
-                    f"{LOCK} was held for {deadline_s:.0f} s: huge pages are in use here"
-                ) from None
-            time.sleep(0.5)
-        else:
-            return descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for {LOCK}: other tests use huge pages", flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
 
 
 def hierarchies() -> list[Path]:
