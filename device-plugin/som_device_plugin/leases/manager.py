@@ -155,14 +155,15 @@ class LeaseManager:
 
     async def _begin(self, lease: state.Lease) -> state.StartRecord:
         assert lease.request is not None
-        pool = self._pools.for_unit(lease.request.unit)
-        size_bytes = lease.request.size_bytes
+        unit, size_bytes = lease.request.unit, lease.request.size_bytes
+        pool = self._pools.for_unit(unit)
         if pool is None or pool.free_bytes < size_bytes:
             await self._reconciler.reconcile()
-            pool = self._pools.for_unit(lease.request.unit)
+            lease = self._lease(lease.lease_id)
+            pool = self._pools.for_unit(unit)
         if pool is None:
             raise seams.StartRefused(
-                f"som: no pool of this node serves som.io/{lease.request.unit} now, retrying"
+                f"som: no pool of this node serves som.io/{unit} now, retrying"
             )
         if pool.free_bytes < size_bytes:
             raise seams.StartRefused(self._shortage(pool, size_bytes))
@@ -199,8 +200,10 @@ class LeaseManager:
 
     def _lease(self, lease_id: seams.LeaseId) -> state.Lease:
         lease = self._store.lease(lease_id)
-        if lease is None:
-            raise seams.StartRefused(f"som: lease {lease_id} was replaced meanwhile, retrying")
+        if lease is None or lease.ended:
+            raise seams.StartRefused(
+                f"som: lease {lease_id} has ended or was replaced meanwhile, retrying"
+            )
         return lease
 
 

@@ -366,6 +366,20 @@ async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world):
     assert "has 4Mi free of 64Mi; held by: default/big/main 60Mi" in str(refused.value)
 
 
+async def test_a_pod_that_goes_while_it_waits_for_memory_gets_no_start(world):
+    pod = await world.admit("db", 40)
+    reconcile = world.reconciler.reconcile
+
+    async def pod_goes():
+        world.cluster.running.clear()
+        await reconcile()
+
+    world.reconciler.reconcile = pod_goes
+    with pytest.raises(seams.StartRefused, match="has ended or was replaced meanwhile"):
+        await world.manager.pre_start([pod.ticket])
+    assert world.store.leases() == []
+
+
 async def test_memory_of_a_pod_that_just_went_is_found_by_the_next_start(world):
     await world.start_container(await world.admit("old", 32))
     world.cluster.running.clear()
