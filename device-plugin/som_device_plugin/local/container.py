@@ -7,6 +7,7 @@ runtime leaves to a container, or none for another user. Nothing slow is importe
 
 import ctypes
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -182,7 +183,12 @@ def _hide_leases(container: Container) -> None:
     """Take every lease but the program's own out of its tree, and cover the state directory."""
     for mount in reversed(mountinfo.read()):
         if mount.source.startswith("som:") and str(mount.mountpoint) not in container.mounts:
-            mounts.detach(str(mount.mountpoint))
+            try:
+                mounts.detach(str(mount.mountpoint))
+            except OSError as error:
+                # The agent's rmdir of an ended lease's directory detaches it here as well.
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
+                    raise
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _mount("som-hidden", str(container.hidden), "tmpfs", flags, "mode=0700,size=4k")
 

@@ -50,12 +50,8 @@ class Daemon:
         except FileNotFoundError:
             return False
 
-    def start(self, *, ready: Callable[[], bool]) -> None:
-        """Start the process unless it runs, and wait until it is ready.
-
-        Raises:
-            DaemonFailed: it ended, or was not ready in time; with the end of its log.
-        """
+    def start(self) -> None:
+        """Start the process unless it runs."""
         with self._lock_file.open("wb") as lock, self.log.open("ab") as log:
             if _lock(lock.fileno()):
                 self._pid_file.unlink(missing_ok=True)
@@ -70,6 +66,13 @@ class Daemon:
                 )
                 # It outlives this command: nothing to wait for, and nothing to warn of.
                 process.returncode = 0
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Returns once `ready()`.
+
+        Raises:
+            DaemonFailed: the process ended, or was not ready in time; with its last words.
+        """
         deadline = time.monotonic() + START_TIMEOUT_S
         while not ready():
             self.check()

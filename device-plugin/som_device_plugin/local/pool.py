@@ -80,8 +80,9 @@ def up(pool: v1alpha1.SomPool, state_dir: layout.StateDir, *, quiet: bool) -> Ou
             # What an agent that is gone said is no answer to this order.
             state_dir.status.unlink(missing_ok=True)
         generation = orders.write(state_dir, pool, hierarchy)
-        _start_stand_in(state_dir)
-        daemons.agent(state_dir).start(ready=lambda: True)
+        daemons.stand_in(state_dir).start()
+        daemons.agent(state_dir).start()
+        _wait_for_stand_in(state_dir)
         what = f"reserving {pool.metadata.name}"
         with progress.bar(what, pool.spec.capacity, quiet=quiet) as show:
             while (status := _settled(state_dir, generation, pool)) is None:
@@ -113,10 +114,11 @@ def down(state_dir: layout.StateDir, *, force: bool, quiet: bool) -> None:
     _check_root()
     hierarchy = cgroups.find(mountinfo.read())
     with _alone(state_dir):
-        _start_stand_in(state_dir)
+        daemons.stand_in(state_dir).start()
+        _wait_for_stand_in(state_dir)
         _end_programs(state_dir, force=force)
         generation = orders.write(state_dir, None, hierarchy)
-        daemons.agent(state_dir).start(ready=lambda: True)
+        daemons.agent(state_dir).start()
         held_bytes = _reserved_bytes(state_dir)
         deadline = time.monotonic() + RELEASE_TIMEOUT_S
         with progress.bar("giving back", held_bytes, quiet=quiet) as show:
@@ -176,12 +178,12 @@ def _alone(state_dir: layout.StateDir) -> Iterator[None]:
                     return
 
 
-def _start_stand_in(state_dir: layout.StateDir) -> None:
+def _wait_for_stand_in(state_dir: layout.StateDir) -> None:
     def answers() -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(state_dir.control_socket)) == 0
 
-    daemons.stand_in(state_dir).start(ready=answers)
+    daemons.stand_in(state_dir).wait_until(answers)
 
 
 def _settled(
