@@ -272,6 +272,8 @@ class StandIn(
             if task is None or task.cancelling():
                 raise
             return "the agent has gone; waiting for it to register again"
+        except grpc.aio.UsageError:
+            return "the agent has gone; waiting for it to register again"
         return ""
 
     async def _end(self, pod: books.LocalPod) -> None:
