@@ -164,6 +164,9 @@ class Driver(Protocol):
         """Make the lease's directory, where the device is not yet; the device's host path.
 
         Idempotent. Until `build` has attached memory, a container that starts fails.
+
+        Raises:
+            DriverError: the disk is full or read-only.
         """
 
     def remove_path(self, lease_id: LeaseId) -> None:
@@ -189,7 +192,11 @@ class Driver(Protocol):
         """
 
     def revoke(self, start: Start) -> None:
-        """Take the memory away from whoever holds it: truncate, unlink, detach. Idempotent."""
+        """Take the memory away from whoever holds it: truncate, unlink, detach. Idempotent.
+
+        Raises:
+            DriverError: the kernel refused; it is to be tried again.
+        """
 
     def usage(self, start: Start) -> Usage:
         """What the start still holds, from the kernel."""
