@@ -11,32 +11,39 @@ struct owner {
 	int round;
 };
 
-/* Takes all of the lease piece by piece, finds only zeroes, leaves patterns, exits. */
+/*
+ * Takes all of the lease in pieces, finds only zeroes, leaves patterns, exits. Everything is
+ * touched from the end on before it is looked at: the worker zeroes from the beginning on, and
+ * what it has not reached is what must be caught.
+ */
 static void own(void *argument)
 {
 	struct owner *owner = argument;
-	int fd = lease_open(owner->lease);
+	int fd = lease_open(owner->lease), pieces = 0;
+	char *map[16];
 
-	for (uint64_t at = 0; at < owner->bytes; at += owner->piece) {
-		uint64_t left = owner->bytes - at;
-		uint64_t size = left < owner->piece ? left : owner->piece;
-		char *map = som_map(fd, size);
-		uint64_t old = first_nonzero(map, size);
+	for (uint64_t at = 0; at < owner->bytes; at += owner->piece)
+		map[pieces++] = som_map(fd, owner->piece);
+	for (int i = pieces - 1; i >= 0; i--)
+		for (char *at = map[i] + owner->piece - CHUNK; at >= map[i]; at -= CHUNK)
+			touch_read(at);
+	for (int i = pieces - 1; i >= 0; i--) {
+		uint64_t old = first_nonzero(map[i], owner->piece);
 
-		CHECK(old == NOTHING_WRONG, "round %d: old byte at %#lx", owner->round, at + old);
-		fill(map, size, owner->round);
+		CHECK(old == NOTHING_WRONG, "round %d: old byte at %#lx", owner->round, old);
+		fill(map[i], owner->piece, owner->round);
 	}
 }
 
 TEST(a_new_owner_sees_no_old_byte)
 {
-	uint32_t pool = pool_make(192 * MIB);
+	uint32_t pool = pool_make(256 * MIB);
 	uint64_t bytes = pool_info(pool).bytes;
 	struct owner owner = { .bytes = bytes };
 
 	/* Each round takes the whole pool at once, before the worker can have zeroed it. */
 	for (owner.round = 0; owner.round < (bytes < EXTENT ? 4 : 2); owner.round++) {
-		owner.piece = owner.round % 2 ? 32 * MIB : bytes;
+		owner.piece = owner.round % 2 ? bytes / 8 : bytes;
 		owner.lease = lease_create(pool, bytes);
 		CHECK(in_child(own, &owner) == 0);
 		lease_destroy(owner.lease);
