@@ -9,19 +9,9 @@ import pytest
 
 from cluster.harness import images
 from cluster.harness.cluster import Cluster
-from cluster.scenes import pods
+from cluster.scenes import pods, release
 
-CHART = images.PROJECT / "charts" / "som"
-NAMESPACE = "som-system"
 POOL = images.PROJECT / "examples" / "sompool.yaml"
-
-
-def install(cluster: Cluster, *, tag: str = "test") -> None:
-    cluster.helm(
-        "upgrade", "--install", "som", str(CHART), "--namespace", NAMESPACE, "--create-namespace",
-        "--wait", "--timeout=120s", "--set", f"images.agent.tag={tag}",
-        "--set", f"images.operator.tag={tag}",
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +19,7 @@ def som(product: list[Path], cluster: Cluster) -> Iterator[Cluster]:
     """The cluster with som installed, the pool of the examples Ready, and no pod of a test."""
     for archive in product:
         cluster.load(archive)
-    install(cluster)
+    release.install(cluster)
     cluster.apply(POOL.read_text())
     cluster.kubectl("wait", "--for=condition=Ready", "sompool/examples", "--timeout=90s")
     yield cluster
@@ -38,10 +28,7 @@ def som(product: list[Path], cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def product() -> list[Path]:
     """The archives of both images."""
-    return [
-        images.build_product(target, tag=f"localhost/som-{target}:test")
-        for target in ("agent", "operator")
-    ]
+    return release.build()
 
 
 @pytest.fixture(scope="module")

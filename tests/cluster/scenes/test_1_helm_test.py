@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.harness.cluster import Cluster
-from cluster.scenes.conftest import NAMESPACE
+from cluster.scenes.release import NAMESPACE
 
 
 def test_helm_test_passes_on_a_ready_pool(clean: Cluster) -> None:

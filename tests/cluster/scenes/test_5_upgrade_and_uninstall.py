@@ -7,8 +7,8 @@ import pytest
 from cluster.harness import images
 from cluster.harness.cluster import Cluster
 from cluster.harness.errors import ClusterError
-from cluster.scenes import agents, pods
-from cluster.scenes.conftest import NAMESPACE, install
+from cluster.scenes import agents, pods, release
+from cluster.scenes.release import NAMESPACE
 
 ONES = "0x1111111111111111"
 
@@ -21,11 +21,11 @@ def scene(som: Cluster) -> Cluster:
 
 
 def test_upgrade_leaves_pods_and_their_memory_alone(scene: Cluster) -> None:
-    for target in ("agent", "operator"):
+    for target in release.TARGETS:
         image = f"localhost/som-{target}"
         scene.load(images.retag(f"{image}:test", to=f"{image}:next"))
     old = agents.name(scene)
-    install(scene, tag="next")
+    release.install(scene, tag="next")
     agents.wait_ready(scene)
     assert agents.name(scene) != old
     agents.wait_tickets(scene)

@@ -3,6 +3,7 @@
  *
  *   size            bytes of the lease, by lseek
  *   map             map all of it, shared
+ *   touch           write to each of its pages
  *   fill WORD       write the number WORD into every 8 bytes
  *   check WORD      "same", or the first offset that differs and what is there
  *   overgrow        map all of it plus 2 MiB: the error's name
@@ -140,6 +141,11 @@ int main(int count, char **steps)
 		} else if (!strcmp(step, "map")) {
 			map_device(step);
 			printf("map: %zu\n", bytes);
+		} else if (!strcmp(step, "touch")) {
+			map_device(step);
+			for (size_t j = 0; j < bytes / 8; j += CHUNK / 8)
+				words[j] = 1;
+			printf("touch: %zu\n", bytes);
 		} else if (!strcmp(step, "fill")) {
 			map_device(step);
 			for (size_t j = 0; j < bytes / 8; j++)
