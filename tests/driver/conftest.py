@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,11 +33,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def bench(request: pytest.FixtureRequest) -> Iterator[benches.Bench]:
     """The guests of all chosen tests; the first two start at once."""
-    missing = benches.requirements_missing()
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    elif missing:
-        pytest.skip(missing)
+    if missing := benches.requirements_missing():
+        cannot_run(missing)
     wanted: dict[tuple[str, plans.Boot], set[guest.Test]] = {}
     for item in request.session.items:
         if not isinstance(item, pytest.Function):
@@ -51,3 +48,19 @@ def bench(request: pytest.FixtureRequest) -> Iterator[benches.Bench]:
     )
     yield guests
     guests.close()
+
+
+@pytest.fixture
+def run(kernel: str, boot: plans.Boot, bench: benches.Bench) -> guest.Run:
+    """What the guest of this kernel and boot did; waits for it to end."""
+    try:
+        return bench.run(kernel, boot)
+    except debian.DebianError as error:
+        cannot_run(str(error))
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """A machine that cannot run guests skips them with the reason; in CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

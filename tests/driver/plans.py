@@ -81,7 +81,7 @@ SEMANTICS = """
     mremap_moves_and_shrinks_but_does_not_grow
     madvise_cannot_take_content_away
     mlock_populate_mincore_and_userfaultfd
-    buffered_io_works_from_and_into_the_memory
+    buffered_io_and_futexes_work
     a_debugger_reads_and_writes
     a_core_dump_holds_no_byte_of_it
 """

@@ -1,16 +1,13 @@
-"""som.ko on three Debian kernels: every line of a guest's plan is a test here, and so is its
-console."""
+"""som.ko on three Debian kernels: every line of a guest's plan is a test, and so is its console."""
 
 from __future__ import annotations
 
 import pytest
 
-from driver import bench as benches
 from driver import guest, plans
 
 
-def test_in_guest(kernel: str, boot: plans.Boot, test: guest.Test, bench: benches.Bench) -> None:
-    run = bench.run(kernel, boot)
+def test_in_guest(kernel: str, boot: plans.Boot, test: guest.Test, run: guest.Run) -> None:
     outcome = run.outcomes.get(test.name)
     if outcome is None:
         pytest.fail(f"the guest ended before this test:\n{run.console[-3000:]}", pytrace=False)
@@ -24,8 +21,7 @@ def test_in_guest(kernel: str, boot: plans.Boot, test: guest.Test, bench: benche
 
 
 def test_console_has_no_complaint_of_the_kernel(
-    kernel: str, boot: plans.Boot, bench: benches.Bench
+    kernel: str, boot: plans.Boot, run: guest.Run
 ) -> None:
-    run = bench.run(kernel, boot)
     assert not guest.alarms(run.console), run.console[-6000:]
     assert run.finished, run.console[-3000:]

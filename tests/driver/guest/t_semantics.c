@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What each memory call does on a Bare mapping: the rows of the docs' table. */
+#include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -132,7 +133,7 @@ TEST(mlock_populate_mincore_and_userfaultfd)
 	teardown(&s);
 }
 
-TEST(buffered_io_works_from_and_into_the_memory)
+TEST(buffered_io_and_futexes_work)
 {
 	struct setup s = setup(16 * MIB, 16 * MIB);
 	char *map = som_map(s.fd, 2 * CHUNK);
@@ -145,6 +146,8 @@ TEST(buffered_io_works_from_and_into_the_memory)
 	CHECK(first_wrong(map + CHUNK, CHUNK, 1) == NOTHING_WRONG);
 	close(fd);
 	unlink("/tmp/content");
+	/* A private futex is named by its address, no page is asked for. */
+	CHECK_ERRNO(syscall(SYS_futex, map, FUTEX_WAIT_PRIVATE, ~*(int *)map, NULL), EAGAIN);
 	munmap(map, 2 * CHUNK);
 	teardown(&s);
 }

@@ -4,7 +4,7 @@
  * (see docs). Most only show on the console, which the harness searches. External memory.
  */
 #include <linux/fs.h>
-#include <linux/userfaultfd.h>
+#include <linux/io_uring.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -50,6 +50,23 @@ TEST(trap_splitting_a_gigabyte_entry_needs_no_struct_page)
 	teardown(&s);
 }
 
+/* Long-term pins, as RDMA and io_uring's fixed buffers take them. */
+static int register_buffer(char *map)
+{
+	struct io_uring_params parameters = { 0 };
+	struct iovec buffer = { map, 4096 };
+	int ring = syscall(SYS_io_uring_setup, 2, &parameters);
+	int result, error;
+
+	if (ring < 0)
+		return -1;
+	result = syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1);
+	error = errno;
+	close(ring);
+	errno = error;
+	return result;
+}
+
 static void expect_no_pin(char *map)
 {
 	struct iovec part = { map, 4096 };
@@ -64,6 +81,9 @@ static void expect_no_pin(char *map)
 	CHECK_ERRNO(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT);
 	close(ends[0]);
 	close(ends[1]);
+	CHECK(register_buffer(map) == -1, "a long-term pin");
+	CHECK(errno == EFAULT || errno == EOPNOTSUPP || errno == EPERM, "%s",
+	      strerrorname_np(errno));
 }
 
 static void pin_as_nobody(void *argument)
