@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,11 +98,18 @@ def install_packages() -> None:
 
 
 def build_all() -> list[Path]:
-    """Build what the cache lacks, one builder at a time; return the folders for PATH."""
+    """Build what the cache lacks; return the folders that belong on PATH."""
+    with one_builder():
+        return [_build(name) for name in BUILDS]
+
+
+@contextlib.contextmanager
+def one_builder() -> Iterator[None]:
+    """No other process changes the cache meanwhile."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return [_build(name) for name in BUILDS]
+        yield
 
 
 def _build(name: str) -> Path:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster.harness.binaries import CACHE
+from cluster.harness import binaries
 from cluster.harness.errors import ClusterError, run
 
 PAUSE = "localhost/pause:test"
@@ -17,7 +17,7 @@ BASE = "docker.io/library/debian:trixie-slim"
 
 PROJECT = Path(__file__).parents[3]
 STATIC = Path(__file__).parent / "static"
-IMAGES = CACHE / "images"
+IMAGES = binaries.CACHE / "images"
 AUTHORITIES = Path("/usr/local/share/ca-certificates")
 """Certificate authorities that the machine's administrator added; builds need them, images not."""
 
@@ -41,22 +41,23 @@ def build_static(name: str, *, tag: str) -> Path:
 
 def build_product(target: str, *, tag: str) -> Path:
     """Build a target of our Dockerfile as anybody with docker would; return its archive."""
-    _make_base()
     begin = time.monotonic()
-    _buildah(
-        [
-            "bud",
-            "--pull-never",
-            "--isolation=chroot",
-            "--network=host",
-            "--layers",
-            f"--volume={AUTHORITIES}:{AUTHORITIES}:ro",
-            f"--target={target}",
-            f"--tag={tag}",
-            str(PROJECT),
-        ]
-    )
-    archive = _archive(tag)
+    with binaries.one_builder():
+        _make_base()
+        _buildah(
+            [
+                "bud",
+                "--pull-never",
+                "--isolation=chroot",
+                "--network=host",
+                "--layers",
+                f"--volume={AUTHORITIES}:{AUTHORITIES}:ro",
+                f"--target={target}",
+                f"--tag={tag}",
+                str(PROJECT),
+            ]
+        )
+        archive = _archive(tag)
     megabytes = archive.stat().st_size / 1e6
     print(f"built {tag} in {time.monotonic() - begin:.0f} s, {megabytes:.0f} MB packed", flush=True)
     return archive
