@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Finds and runs one test; signals, patterns, files of the kernel. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include "som_test.h"
@@ -9,7 +11,6 @@
 static struct test *tests;
 static __thread sigjmp_buf fault_return;
 static __thread volatile sig_atomic_t fault_armed;
-__thread int fault_code;
 
 void test_register(struct test *test)
 {
@@ -69,7 +70,6 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 		_exit(1);
 	}
 	fault_armed = 0;
-	fault_code = info->si_code;
 	siglongjmp(fault_return, signal);
 }
 
@@ -96,6 +96,18 @@ int touch_read(const volatile char *address)
 int touch_write(volatile char *address, char value)
 {
 	return touch(address, true, value);
+}
+
+int touch_load(const volatile uint64_t *address, uint64_t *value)
+{
+	int signal = sigsetjmp(fault_return, 1);
+
+	if (signal)
+		return signal;
+	fault_armed = 1;
+	*value = *address;
+	fault_armed = 0;
+	return 0;
 }
 
 static uint64_t pattern(uint64_t seed, uint64_t index)
@@ -219,6 +231,12 @@ void wait_until(bool (*condition)(void *), void *argument, double limit_s, const
 	}
 }
 
+/* What a failed test leaves running would hold its lease. */
+static void die_with_parent(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 int main(int count, char **words)
 {
 	struct sigaction action = {
@@ -228,6 +246,7 @@ int main(int count, char **words)
 
 	sigaction(SIGSEGV, &action, NULL);
 	sigaction(SIGBUS, &action, NULL);
+	pthread_atfork(NULL, NULL, die_with_parent);
 	setvbuf(stdout, NULL, _IONBF, 0);
 	for (struct test *test = tests; test; test = test->next) {
 		if (count < 2)

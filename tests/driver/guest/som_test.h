@@ -113,7 +113,7 @@ bool source_has_extents(void);
 /* Signal that an access raised, or 0. */
 int touch_read(const volatile char *address);
 int touch_write(volatile char *address, char value);
-extern __thread int fault_code;
+int touch_load(const volatile uint64_t *address, uint64_t *value);
 /* Fills with a pattern that differs in every word; checks it word by word. */
 void fill(char *start, uint64_t bytes, uint64_t seed);
 uint64_t first_wrong(const char *start, uint64_t bytes, uint64_t seed);
