@@ -20,7 +20,7 @@ def cluster() -> Iterator[Cluster]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     binaries.install_packages()
     cluster = Cluster()
-    if cluster.namespaces.first_pid() is not None:
+    if cluster.shared():
         yield cluster
         return
     cluster.up()

@@ -20,7 +20,7 @@ def main() -> int:
             binaries.build_all()
         elif action == "up":
             binaries.install_packages()
-            Cluster().up()
+            Cluster().up(shared=True)
         elif action == "down":
             Cluster().down()
         elif action == "shell":

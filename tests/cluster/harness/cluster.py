@@ -35,16 +35,23 @@ class Cluster:
             state=binaries.CACHE / "state",
             path=":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
         )
+        self._shared = self.namespaces.state / "shared"
 
-    def up(self) -> None:
+    def shared(self) -> bool:
+        """Whether a cluster is up that `make cluster-up` has started, for whoever wants it."""
+        return self._shared.exists() and self.namespaces.first_pid() is not None
+
+    def up(self, *, shared: bool = False) -> None:
         """Start everything and wait for a Ready node; on failure nothing is left."""
-        if self.namespaces.first_pid() is not None:
+        if self.shared():
             raise ClusterError("a cluster is up already; end it with `make cluster-down`")
-        begin = time.monotonic()
         lock = hugetlb.take_lock()
+        begin = time.monotonic()
         try:
             self._clean()
             self._start(lock)
+            if shared:
+                self._shared.touch()
         except BaseException:
             self._clean(keep_logs=True)
             raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from cluster.harness.cluster import Cluster
 
 NAMESPACE = "som-system"
@@ -10,19 +13,22 @@ EVERYWHERE = '{"spec":{"template":{"spec":{"nodeSelector":{"no-such":null}}}}}'
 
 
 def name(cluster: Cluster) -> str:
-    pods = cluster.get("pods", namespace=NAMESPACE)
-    return next(
+    """The agent's pod; of two, the one that is not being deleted."""
+    names = [
         str(pod["metadata"]["name"])
-        for pod in pods
-        if pod["metadata"]["labels"].get("app.kubernetes.io/component") == "agent"
-        and "deletionTimestamp" not in pod["metadata"]
-    )
+        for pod in _pods(cluster)
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+    return names[0] if names else ""
 
 
 def wait_ready(cluster: Cluster) -> None:
-    cluster.kubectl(
-        "rollout", "status", "daemonset/som-agent", f"--namespace={NAMESPACE}", "--timeout=90s"
-    )
+    def ready() -> bool:
+        pods = _pods(cluster)
+        conditions = pods[0]["status"].get("conditions", []) if len(pods) == 1 else []
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+    cluster.wait_for("one agent, Ready", ready, deadline_s=90)
 
 
 def wait_tickets(cluster: Cluster) -> None:
@@ -39,14 +45,16 @@ def restart(cluster: Cluster) -> None:
     """Delete the agent's pod with its grace period and wait for the next one."""
     old = name(cluster)
     cluster.kubectl("delete", "pod", old, f"--namespace={NAMESPACE}", "--timeout=60s")
-    cluster.wait_for("another agent", lambda: name(cluster) != old)
+    cluster.wait_for("another agent", lambda: name(cluster) not in ("", old))
     wait_ready(cluster)
 
 
 def kill(cluster: Cluster) -> None:
-    """SIGKILL the agent's process; kubelet starts its container again."""
+    """SIGKILL the agent's process, and wait until kubelet has started its container again."""
+    before = _restarts(cluster)
     agents = cluster.namespaces.run(["pgrep", "--full", "--oldest", "bin/som-agent"])
     cluster.namespaces.run(["kill", "-KILL", *agents.stdout.split()])
+    cluster.wait_for("the agent's restart", lambda: _restarts(cluster) > before)
 
 
 def logged(cluster: Cluster, text: str) -> int:
@@ -58,12 +66,11 @@ def logged(cluster: Cluster, text: str) -> int:
 def remove(cluster: Cluster) -> None:
     """Be without an agent until `bring_back`."""
     _patch(cluster, NOWHERE)
-    cluster.wait_for("the agent's end", lambda: not _exists(cluster))
+    cluster.wait_for("the agent's end", lambda: not _pods(cluster))
 
 
 def bring_back(cluster: Cluster) -> None:
     _patch(cluster, EVERYWHERE)
-    cluster.wait_for("an agent", lambda: _exists(cluster))
     wait_ready(cluster)
 
 
@@ -77,8 +84,15 @@ def _patch(cluster: Cluster, patch: str) -> None:
     )
 
 
-def _exists(cluster: Cluster) -> bool:
+def _pods(cluster: Cluster) -> list[Any]:
     selector = "--selector=app.kubernetes.io/component=agent"
-    return bool(
-        cluster.kubectl("get", "pods", f"--namespace={NAMESPACE}", selector, "--output=name")
+    text = cluster.kubectl("get", "pods", f"--namespace={NAMESPACE}", selector, "--output=json")
+    return list(json.loads(text)["items"])
+
+
+def _restarts(cluster: Cluster) -> int:
+    return sum(
+        int(status["restartCount"])
+        for pod in _pods(cluster)
+        for status in pod["status"].get("containerStatuses", [])
     )

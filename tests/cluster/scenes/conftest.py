@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +37,22 @@ def clean(som: Cluster) -> Iterator[Cluster]:
     yield som
     som.kubectl("delete", "statefulset,pod", "--all", "--timeout=90s")
     pods.wait_allocated(som, "examples", "0")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure is shown with the pods' Events and the agents' logs."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("som")
+    if report.failed and cluster is not None:
+        for words in (
+            ["get", "pods", "--all-namespaces"],
+            ["describe", "pods"],
+            ["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"],
+            ["logs", "daemonset/som-agent", "--namespace=som-system", "--tail=60"],
+        ):
+            title = f"kubectl {' '.join(words)}"
+            report.sections.append((title, cluster.kubectl(*words, check=False)[-6000:]))
+    return report

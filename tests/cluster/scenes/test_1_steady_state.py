@@ -103,8 +103,8 @@ def test_pools_are_shown_as_a_table(scene: Cluster) -> None:
 
     shown = scene.wait_for("the table", table)
     assert re.sub(r"\d+s$", "AGE", shown.strip()) == (
-        "NAME       UNIT   CAPACITY   ALLOCATED   NODES   READY-NODES   READY   REASON   AGE\n"
-        "examples   2Mi    2Gi        668Mi       1       1             True    Ready    AGE"
+        "NAME       UNIT   CAPACITY   ALLOCATED   NODES   READY-NODES   READY   REASON     AGE\n"
+        "examples   2Mi    2Gi        668Mi       1       1             True    Reserved   AGE"
     )
 
 
