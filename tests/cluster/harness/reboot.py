@@ -25,14 +25,15 @@ exec mount --bind "$fake" "$bundle/rootfs{boot_id}"
 """
 
 # First the processes, then what they held: deepest mounts first.
-END = """
+END = f"""
 for pid in $(ps -eo pid=); do
     case " 1 $$ $KEPT " in *" $pid "*) ;; *) kill -KILL $pid 2> /dev/null || true ;; esac
 done
 sleep 0.5
-awk '$2 ~ "^/(var/lib/(som|kubelet|containerd)|run/containerd|run/netns)/" { print $2 }' \\
+awk '$2 ~ "^/(var/lib/(som|kubelet|containerd)|run/containerd|run/netns)/" {{ print $2 }}' \\
     /proc/self/mounts | tac | while read -r target; do umount -l "$target"; done
 rm -rf /run/containerd /run/netns/*
+find /sys/fs/cgroup/*/som /sys/fs/cgroup/*/{hugetlb.CGROUP_ROOT}/* -depth -type d -exec rmdir {{}} + 2> /dev/null
 ip link delete pods0 2> /dev/null || true
 """
 
