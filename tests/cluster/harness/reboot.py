@@ -33,7 +33,8 @@ sleep 0.5
 awk '$2 ~ "^/(var/lib/(som|kubelet|containerd)|run/containerd|run/netns)/" {{ print $2 }}' \\
     /proc/self/mounts | tac | while read -r target; do umount -l "$target"; done
 rm -rf /run/containerd /run/netns/*
-find /sys/fs/cgroup/*/som /sys/fs/cgroup/*/{hugetlb.CGROUP_ROOT}/* -depth -type d -exec rmdir {{}} + 2> /dev/null
+cd /sys/fs/cgroup
+find */som */{hugetlb.CGROUP_ROOT}/* -depth -type d -exec rmdir {{}} + 2> /dev/null
 ip link delete pods0 2> /dev/null || true
 """
 
