@@ -220,19 +220,9 @@ static void do_protect(struct player *p)
 	if (!pick_run(p, true, &from, &slots))
 		return;
 	CHECK_OK(mprotect(at(p, from), slots * CHUNK, writable ? RW : PROT_READ));
-	for (int i = from; i < from + slots; i++) {
-		/* The kernel splits only where something changes; never merges such VMAs. */
-		if (p->slot[i].writable == writable)
-			continue;
-		if (i == from || p->slot[i - 1].writable == writable)
-			p->slot[i].begins = true;
+	/* Inside the run, VMAs end where they did; at its edges they may end now. */
+	for (int i = from; i < from + slots; i++)
 		p->slot[i].writable = writable;
-	}
-	for (int i = 1; i < slots_each; i++)
-		if (p->slot[i].mapped && p->slot[i - 1].mapped &&
-		    p->slot[i].writable != p->slot[i - 1].writable)
-			p->slot[i].begins = true;
-	/* A run that changed as a piece of a larger VMA ends one at its right edge, too. */
 	if (from + slots < slots_each)
 		p->slot[from + slots].begins = true;
 	p->slot[from].begins = true;
