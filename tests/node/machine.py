@@ -116,7 +116,7 @@ class Snapshot:
             mounts=frozenset(
                 (str(mount.mountpoint), mount.source)
                 for mount in mountinfo.read()
-                if mount.fstype != "cgroup"
+                if mount.fstype == "hugetlbfs" or state_dir.parent in mount.mountpoint.parents
             ),
             groups=frozenset(map(str, _groups(state_dir))),
             children=frozenset(_children()),
@@ -140,7 +140,8 @@ class Snapshot:
         for group in left:
             cgroups.find(mountinfo.read()).end_processes(group)
         for mount in reversed(mountinfo.read()):
-            if (str(mount.mountpoint), mount.source) not in self.mounts:
+            ours = mount.fstype == "hugetlbfs" or self.state_dir.parent in mount.mountpoint.parents
+            if ours and (str(mount.mountpoint), mount.source) not in self.mounts:
                 with contextlib.suppress(OSError):
                     mounts.detach(str(mount.mountpoint))
         for page_bytes, node, counts, _ in self.pages:

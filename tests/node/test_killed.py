@@ -1,6 +1,6 @@
 """SIGKILL at any step: what was taken is found again, or was freed by the kernel."""
 
-import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Literal
@@ -14,9 +14,16 @@ from som_device_plugin.drivers import worker
 from som_device_plugin.linux import hugepages
 
 When = Literal["before", "after"]
-FOREIGN = 6
 GROWN = 544 * PAGE  # More than one step of 1 GiB.
 COUNTER = pathlib.Path("/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages")
+
+
+@dataclasses.dataclass(frozen=True)
+class Others:
+    """Pages that are others', there before som and after it, and those of them not in use."""
+
+    pages: int
+    available: int
 
 
 @pytest.mark.parametrize(
@@ -68,20 +75,19 @@ async def test_a_worker_killed_anywhere_leaves_nothing(
     ],
 )
 async def test_a_growth_killed_anywhere_counts_every_page_once(
-    call: str, nth: int, where: str, when: When, node: nodes.Node
+    call: str, nth: int, where: str, when: When, node: nodes.Node, others: Others
 ) -> None:
-    with foreign_pages():
-        path = COUNTER if where == "counter" else node.state_dir / where if where else None
-        status = killing.agent(
-            killing.at(call, when, nth=nth, path=path), node.state_dir, "apply", str(GROWN)
-        )
-        assert status < 0, "it was killed"
+    path = COUNTER if where == "counter" else node.state_dir / where if where else None
+    status = killing.agent(
+        killing.at(call, when, nth=nth, path=path), node.state_dir, "apply", str(GROWN)
+    )
+    assert status < 0, "it was killed"
 
-        await everything_is_found(node)
-        assert (await node.apply(GROWN)).capacity_bytes == GROWN
-        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN + GROWN // PAGE
-        await node.source.release("databases")
-        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN
+    await everything_is_found(node, others)
+    assert (await node.apply(GROWN)).capacity_bytes == GROWN
+    assert hugepages.node_counts(PAGE, 0).persistent == others.pages + GROWN // PAGE
+    await node.source.release("databases")
+    assert hugepages.node_counts(PAGE, 0).persistent == others.pages
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -89,24 +95,23 @@ async def test_a_growth_killed_anywhere_counts_every_page_once(
     ("call", "where"), [("ftruncate", "holds/databases/hold"), ("write", "counter")]
 )
 async def test_a_shrinkage_killed_anywhere_loses_no_page_and_no_lease(
-    call: str, where: str, when: When, node: nodes.Node
+    call: str, where: str, when: When, node: nodes.Node, others: Others
 ) -> None:
-    with foreign_pages():
-        await node.apply(96 * PAGE)
-        start = await node.built(8 * PAGE)
-        node.fill(start, b"x")
-        path = COUNTER if where == "counter" else node.state_dir / where
-        status = killing.agent(
-            killing.at(call, when, path=path), node.state_dir, "apply", str(16 * PAGE)
-        )
-        assert status < 0, "it was killed"
+    await node.apply(96 * PAGE)
+    start = await node.built(8 * PAGE)
+    node.fill(start, b"x")
+    path = COUNTER if where == "counter" else node.state_dir / where
+    status = killing.agent(
+        killing.at(call, when, path=path), node.state_dir, "apply", str(16 * PAGE)
+    )
+    assert status < 0, "it was killed"
 
-        await everything_is_found(node)
-        assert node.read(start) == b"x"
-        assert (await node.apply(16 * PAGE)).free_bytes == 8 * PAGE
-        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN + 16
-        node.driver.revoke(start)
-        await node.source.release("databases")
+    await everything_is_found(node, others)
+    assert node.read(start) == b"x"
+    assert (await node.apply(16 * PAGE)).free_bytes == 8 * PAGE
+    assert hugepages.node_counts(PAGE, 0).persistent == others.pages + 16
+    node.driver.revoke(start)
+    await node.source.release("databases")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -114,35 +119,33 @@ async def test_a_shrinkage_killed_anywhere_loses_no_page_and_no_lease(
     ("call", "where"), [("ftruncate", ""), ("write", "counter"), ("umount2", ""), ("rmdir", "")]
 )
 async def test_a_pools_end_killed_anywhere_is_finished_by_the_next_agent(
-    call: str, where: str, when: When, node: nodes.Node
+    call: str, where: str, when: When, node: nodes.Node, others: Others
 ) -> None:
-    with foreign_pages():
-        await node.apply(16 * PAGE)
-        path = COUNTER if where else None
-        status = killing.agent(killing.at(call, when, path=path), node.state_dir, "release")
-        assert status < 0, "it was killed"
+    await node.apply(16 * PAGE)
+    path = COUNTER if where else None
+    status = killing.agent(killing.at(call, when, path=path), node.state_dir, "release")
+    assert status < 0, "it was killed"
 
-        node.restart()
-        await node.source.release("databases")
-        assert hugepages.node_counts(PAGE, 0).persistent == FOREIGN
+    node.restart()
+    await node.source.release("databases")
+    assert hugepages.node_counts(PAGE, 0).persistent == others.pages
 
 
-async def everything_is_found(node: nodes.Node) -> None:
+async def everything_is_found(node: nodes.Node, others: Others) -> None:
     """Each page is somebody's, and the hold keeps all of ours that no lease has."""
     node.restart()
     events, reserved = await node.source.check()
     assert events == [], "its own pages are nobody's else"
-    pages = hugepages.node_counts(PAGE, 0).persistent - FOREIGN
     pool = reserved.get("databases")
-    assert (pool.capacity_bytes if pool else 0) == pages * PAGE
-    counts = hugepages.machine_counts(PAGE)
-    assert counts.available == FOREIGN, "all of ours are reserved"
+    ours = pool.capacity_bytes // PAGE if pool else 0
+    assert hugepages.node_counts(PAGE, 0).persistent == others.pages + ours
+    assert hugepages.machine_counts(PAGE).available == others.available, "all of ours are reserved"
 
 
-@contextlib.contextmanager
-def foreign_pages() -> Iterator[None]:
-    """Pages that are others', there before som and after it."""
+@pytest.fixture
+def others() -> Iterator[Others]:
+    """Six huge pages that the node's own programs could use, beside what it has anyway."""
     before = hugepages.node_counts(PAGE, 0).persistent
-    hugepages.write_persistent(PAGE, 0, before + FOREIGN)
-    yield
+    hugepages.write_persistent(PAGE, 0, before + 6)
+    yield Others(pages=before + 6, available=hugepages.machine_counts(PAGE).available)
     hugepages.write_persistent(PAGE, 0, before)

@@ -3,11 +3,14 @@
 import asyncio
 import pathlib
 import sys
+from concurrent import futures
 
 from node import nodes
 
 
 async def main(state_dir: str, order: str, *arguments: str) -> None:
+    # strace counts system calls by thread.
+    asyncio.get_running_loop().set_default_executor(futures.ThreadPoolExecutor(1))
     node = nodes.Node(pathlib.Path(state_dir))
     if order == "apply":
         await node.apply(int(arguments[0]))
