@@ -59,11 +59,8 @@ def test_an_interrupted_demo_leaves_the_machine_as_it_was(
 
 
 def test_without_root_the_demo_says_so_in_one_line() -> None:
-    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [*drop, *DEMO], capture_output=True, text=True, env=environment, check=False
-    )
+    nobody = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    done = subprocess.run([*nobody, *DEMO], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert "root" in line
