@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from cluster.harness.cluster import Cluster
@@ -33,12 +35,11 @@ def wait_ready(cluster: Cluster) -> None:
 
 def wait_tickets(cluster: Cluster) -> None:
     """Wait until kubelet offers tickets, which it does while an agent is registered."""
+    cluster.wait_for("tickets to be offered", lambda: _tickets(cluster), deadline_s=90)
 
-    def offered() -> bool:
-        allocatable = cluster.get("node", "node1")["status"]["allocatable"]
-        return str(allocatable.get("som.io/ticket", "0")) != "0"
 
-    cluster.wait_for("tickets to be offered", offered, deadline_s=90)
+def _tickets(cluster: Cluster) -> int:
+    return int(cluster.get("node", "node1")["status"]["allocatable"].get("som.io/ticket", "0"))
 
 
 def restart(cluster: Cluster) -> None:
@@ -63,14 +64,16 @@ def logged(cluster: Cluster, text: str) -> int:
     return cluster.namespaces.run(["sh", "-c", script]).stdout.count(text)
 
 
-def remove(cluster: Cluster) -> None:
-    """Be without an agent until `bring_back`."""
+@contextlib.contextmanager
+def away(cluster: Cluster) -> Iterator[None]:
+    """Be without an agent; kubelet offers no tickets meanwhile."""
     _patch(cluster, NOWHERE)
-    cluster.wait_for("the agent's end", lambda: not _pods(cluster))
-
-
-def bring_back(cluster: Cluster) -> None:
-    _patch(cluster, EVERYWHERE)
+    try:
+        cluster.wait_for("the agent's end", lambda: not _pods(cluster))
+        cluster.wait_for("no tickets", lambda: not _tickets(cluster))
+        yield
+    finally:
+        _patch(cluster, EVERYWHERE)
     wait_ready(cluster)
 
 

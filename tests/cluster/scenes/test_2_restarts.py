@@ -60,21 +60,18 @@ def test_restart_leaves_pods_and_their_memory_alone(
 def test_pod_deleted_while_the_agent_is_down_is_freed_when_it_is_back(scene: Cluster) -> None:
     scene.apply(pods.pod("leaving", pods.container("fill", ONES, "hold", units=64)))
     pods.wait_output(scene, "leaving", "hold")
-    agents.remove(scene)
-    pods.delete(scene, "leaving")
-    agents.bring_back(scene)
+    with agents.away(scene):
+        pods.delete(scene, "leaving")
     pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
 
 
 def test_pod_that_comes_while_the_agent_is_down_waits_and_says_why(scene: Cluster) -> None:
-    agents.remove(scene)
-    scene.apply(pods.pod("waiting", pods.container("check", ZEROED, "hold", units=4)))
-    scene.wait_for(
-        "the scheduler's answer",
-        lambda: "Insufficient som.io/ticket" in pods.describe_failure(scene, "waiting"),
-        deadline_s=120,
-    )
-    agents.bring_back(scene)
+    with agents.away(scene):
+        scene.apply(pods.pod("waiting", pods.container("check", ZEROED, "hold", units=4)))
+        scene.wait_for(
+            "the scheduler's answer",
+            lambda: "Insufficient som.io/ticket" in pods.describe_failure(scene, "waiting"),
+        )
     assert pods.wait_output(scene, "waiting", "hold") == ["check: same", "hold"]
     pods.delete(scene, "waiting")
 
@@ -100,15 +97,14 @@ def test_container_that_restarts_before_the_agent_is_back_gets_no_other_pods_byt
     steps = ("check", ZEROED, "fill", ONES, "hold")
     scene.apply(pods.pod("early", pods.container(*steps, units=8)))
     pods.wait_output(scene, "early", "hold")
-    agents.remove(scene)
-    scene.restart_kubelet()
-    # A container that ends before kubelet has taken its pod over again is refused without agent.
-    scene.wait_for("kubelet to know the pod", lambda: pods.ask(scene, "early", "size"))
-    pods.kill(scene, "early")
-    scene.wait_for("a restart", lambda: pods.restarts(scene, "early") == 1)
-    own_or_zeroed = {f"check: offset 0 holds {ONES}", "check: same"}
-    assert pods.wait_output(scene, "early", "hold")[0] in own_or_zeroed
-    agents.bring_back(scene)
+    with agents.away(scene):
+        scene.restart_kubelet()
+        # A container that ends before kubelet has taken its pod over is refused without agent.
+        scene.wait_for("kubelet to know the pod", lambda: pods.ask(scene, "early", "size"))
+        pods.kill(scene, "early")
+        scene.wait_for("a restart", lambda: pods.restarts(scene, "early") == 1)
+        own_or_zeroed = {f"check: offset 0 holds {ONES}", "check: same"}
+        assert pods.wait_output(scene, "early", "hold")[0] in own_or_zeroed
     pods.delete(scene, "early")
     pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
 

@@ -71,19 +71,18 @@ def test_after_a_reboot_pods_start_when_the_pool_is_back_with_zeroed_memory(
     scene: Cluster,
 ) -> None:
     old_boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
-    agents.remove(scene)
-    scene.reboot_node()
-
-    def another_boot() -> bool:
-        return bool(scene.get("node", "node1")["status"]["nodeInfo"]["bootID"] != old_boot)
-
-    scene.wait_for("another boot", another_boot, deadline_s=90)
-    scene.wait_for(
-        "kubelet to judge the pod",
-        lambda: scene.get("pod", "stays-0")["status"]["phase"] != "Running",
-    )
-    assert scene.namespaces.run(["pgrep", "--exact", "workload"], check=False).stdout == ""
-    agents.bring_back(scene)
+    with agents.away(scene):
+        scene.reboot_node()
+        scene.wait_for(
+            "another boot",
+            lambda: scene.get("node", "node1")["status"]["nodeInfo"]["bootID"] != old_boot,
+            deadline_s=90,
+        )
+        scene.wait_for(
+            "kubelet to judge the pod",
+            lambda: scene.get("pod", "stays-0")["status"]["phase"] != "Running",
+        )
+        assert scene.namespaces.run(["pgrep", "--exact", "workload"], check=False).stdout == ""
     lines = pods.wait_output(scene, "stays-0", "hold")
     assert lines == ["check: same", f"fill: {ONES}", "hold"]
     boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
