@@ -130,10 +130,14 @@ class Cluster:
         return self.kubectl("exec", pod, f"--namespace={namespace}", "--", *command)
 
     def stop_api_server(self) -> None:
-        self.namespaces.stop("apiserver", force=True)
+        """The control plane's machine goes away, but for the contents of etcd."""
+        for name in ("apiserver", "controller-manager", "scheduler"):
+            self.namespaces.stop(name, force=True)
 
     def start_api_server(self) -> None:
+        # Clients that go on through a minute without a server wait up to another one: hence all.
         control_plane.start_api_server(self.namespaces)
+        control_plane.start_controllers(self.namespaces)
 
     def stop_kubelet(self) -> None:
         self.namespaces.stop("kubelet", force=True)

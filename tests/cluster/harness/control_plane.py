@@ -23,6 +23,11 @@ def start(namespaces: Namespaces) -> None:
         ],
     )
     start_api_server(namespaces)
+    start_controllers(namespaces)
+
+
+def start_controllers(namespaces: Namespaces) -> None:
+    """Start kube-controller-manager and kube-scheduler."""
     for name, more in (
         (
             "controller-manager",
