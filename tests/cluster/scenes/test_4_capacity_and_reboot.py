@@ -16,8 +16,9 @@ ZEROED, ONES = "0", "0x1111111111111111"
 @pytest.fixture(scope="module")
 def scene(clean: Cluster) -> Iterator[Cluster]:
     """One pod with 64 MiB, which lives through all of it."""
-    clean.apply(pods.pod("stays", pods.container("check", ZEROED, "fill", ONES, "hold", units=32)))
-    pods.wait_output(clean, "stays", "hold")
+    container = pods.container("check", ZEROED, "fill", ONES, "hold", units=32)
+    clean.apply(pods.stateful_set("stays", container))
+    pods.wait_output(clean, "stays-0", "hold")
     yield clean
     set_capacity(clean, "2Gi")
 
