@@ -44,6 +44,7 @@ def test_uninstall_refuses_while_pods_hold_memory(scene: Cluster) -> None:
 
 def test_uninstall_gives_the_memory_back_and_keeps_the_pools(scene: Cluster) -> None:
     scene.kubectl("delete", "pod", "--all", "--timeout=90s")
+    pods.wait_allocated(scene, "examples", "0")
     scene.helm("uninstall", "som", f"--namespace={NAMESPACE}", "--wait", "--timeout=120s")
     capacity = scene.get("node", "node1")["status"]["capacity"]
     assert capacity.get("som.io/2Mi", "0") == "0"
