@@ -18,6 +18,8 @@ EXIT_NO_PAGES = 3
 FILE_NAME = "som"
 
 _CHUNK_BYTES = 128 * 2**20
+_MOST_THREADS = 4
+_NICE = 5
 _SWAP_TRIES = 50
 _SWAP_PAUSE_S = 0.001
 _PROT_READ_WRITE = 0x1 | 0x2
@@ -79,12 +81,42 @@ def _build(hold: str, size: int, page: int, directory: str, source: str, node: i
     if node >= 0:
         _prefer(node)
     address = _swap(hold, file, size)
-    for offset in range(0, size, max(_CHUNK_BYTES, page)):
-        length = min(max(_CHUNK_BYTES, page), size - offset)
-        if _libc.madvise(address + offset, length, _MADV_POPULATE_WRITE):
-            raise _error(f"populating {length} bytes at {offset} of {source}")
-        print("ready", offset + length, flush=True)
+    _populate(address, size, max(_CHUNK_BYTES, page), source)
     mounts.attach(mount, directory)
+
+
+def _populate(address: int, size: int, chunk: int, source: str) -> None:
+    """Have the kernel zero all of it, by a thread per core: one alone does not use the memory's
+    bandwidth. They yield to whoever else wants the cores.
+    """
+    offsets = iter(range(0, size, chunk))
+    ready: list[int] = []
+    failures: list[OSError] = []
+
+    def work() -> None:
+        for offset in offsets:
+            length = min(chunk, size - offset)
+            if _libc.madvise(address + offset, length, _MADV_POPULATE_WRITE):
+                failures.append(_error(f"populating {length} bytes at {offset} of {source}"))
+                return
+            ready.append(length)
+            os.write(1, b"ready %d\n" % sum(ready))
+
+    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)), -(-size // chunk))
+    if threads == 1:
+        work()
+    else:
+        # Imported here: small leases do not need it, and wait for every import.
+        import threading
+
+        os.nice(_NICE)
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    if failures:
+        raise failures[0]
 
 
 def _swap(hold: str, file: int, size: int) -> int:
