@@ -106,9 +106,13 @@ def wait_output(
 
 
 def ask(cluster: Cluster, name: str, *steps: str, container: str = "main") -> list[str]:
-    """Do steps in a second process of a running container; return the lines it printed."""
+    """Do steps in a second process of a running container; return the lines it printed.
+
+    kubelet has to know the pod, which takes it a moment after its own start.
+    """
     words = ["exec", name, f"--container={container}", "--", "/workload", *steps]
-    return cluster.kubectl(*words).splitlines()
+    answer = cluster.wait_for(f"{name} to answer", lambda: cluster.kubectl(*words))
+    return answer.splitlines()
 
 
 def restarts(cluster: Cluster, name: str) -> int:

@@ -100,7 +100,7 @@ def test_container_that_restarts_before_the_agent_is_back_gets_no_other_pods_byt
     with agents.away(scene):
         scene.restart_kubelet()
         # A container that ends before kubelet has taken its pod over is refused without agent.
-        scene.wait_for("kubelet to know the pod", lambda: pods.ask(scene, "early", "size"))
+        pods.ask(scene, "early", "size")
         pods.kill(scene, "early")
         scene.wait_for("a restart", lambda: pods.restarts(scene, "early") == 1)
         own_or_zeroed = {f"check: offset 0 holds {ONES}", "check: same"}

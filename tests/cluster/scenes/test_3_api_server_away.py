@@ -37,7 +37,6 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
 
 
 def test_running_pod_keeps_its_memory(scene: Cluster) -> None:
-    scene.wait_for("kubelet to answer", lambda: pods.ask(scene, "stays", "size"))
     assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
     assert pods.restarts(scene, "stays") == 0
 

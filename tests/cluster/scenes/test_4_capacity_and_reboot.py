@@ -52,7 +52,10 @@ def test_pool_changes_its_size_under_a_running_pod(
 ) -> None:
     set_capacity(scene, capacity)
     wait_units(scene, units)
-    assert pods.pool_status(scene, "examples")["capacity"] == capacity
+    scene.wait_for(
+        f"the agent to report {capacity}",
+        lambda: pods.pool_status(scene, "examples")["capacity"] == capacity,
+    )
     assert pods.ask(scene, "stays-0", "check", ONES) == ["check: same"]
 
 
