@@ -119,6 +119,19 @@ async def test_pages_that_others_add_stay_theirs(foreign: int, node: nodes.Node)
     assert persistent() == foreign + 7
 
 
+@pytest.mark.parametrize("pages", [7, 16])
+async def test_pages_that_others_add_and_take_away_again_leave_the_pool_alone(
+    pages: int, foreign: int, node: nodes.Node
+) -> None:
+    await node.apply(16 * PAGE)
+    for total in (foreign + 16 + pages, foreign + 16):
+        hugepages.write_persistent(PAGE, 0, total)
+        assert (await node.source.check())[0] == []
+        assert persistent() == total
+    await node.source.release("databases")
+    assert persistent() == foreign
+
+
 async def test_pages_taken_by_a_stranger_are_missed_and_come_back(node: nodes.Node) -> None:
     await node.apply(16 * PAGE)
     start = await node.built(16 * PAGE)

@@ -25,6 +25,7 @@ class Counters:
         self._records = page_records
         self._guard = guard
         self._threads = threading.Lock()
+        self._wishes: dict[tuple[int, int], int] = {}
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,12 +79,19 @@ class Counters:
     def _look(self, page_bytes: int, node: int) -> plan.Settled:
         foreign = self._records.foreign(page_bytes, node)
         shares = self._records.shares(page_bytes, node)
+        counts = hugepages.node_counts(page_bytes, node)
         settled = plan.settle(
-            found=hugepages.node_counts(page_bytes, node).persistent,
+            found=counts.persistent,
             foreign=foreign,
             shares=shares,
+            surplus=counts.surplus,
+            wish=self._wishes.get((page_bytes, node), foreign),
             corrupted=hugepages.memory().corrupted_bytes // _BASE_PAGE_BYTES,
         )
+        if foreign is None or settled.cause is plan.Cause.REWRITTEN:
+            self._wishes[page_bytes, node] = settled.foreign
+        else:
+            self._wishes.setdefault((page_bytes, node), foreign)
         if settled.foreign != foreign or list(settled.shares) != shares:
             self._records.save(page_bytes, node, settled)
         return settled

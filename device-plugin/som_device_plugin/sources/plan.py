@@ -110,18 +110,28 @@ class Settled:
 
 
 def settle(
-    *, found: int, foreign: int | None, shares: Sequence[Share], corrupted: int = 0
+    *,
+    found: int,
+    foreign: int | None,
+    shares: Sequence[Share],
+    surplus: int = 0,
+    wish: int | None = None,
+    corrupted: int = 0,
 ) -> Settled:
     """Whose the `found` pages of a node are.
 
     - Intentions: what exceeds `foreign` has come of them.
     - More than ours and foreign: others added pages.
-    - Fewer: the value found is what its writer wishes for himself, for he knows nothing of ours
-      (vm.nr_hugepages applied again): that much is foreign, and ours has to come back. Unless
-      the machine has lost that few pages to memory errors: then they are merely to be replaced.
+    - Fewer, with as many as ours left and no page in use made surplus: others took some of their
+      own away. Unless it is exactly their `wish`: then vm.nr_hugepages was applied again.
+    - Fewer otherwise: the value found is what its writer wishes for himself, for he knows nothing
+      of ours: that much is foreign, and ours has to come back. Unless the machine has lost that
+      few pages to memory errors: then they are merely to be replaced.
 
     Args:
         foreign: others' pages as recorded, None when this node is seen for the first time.
+        surplus: surplus pages of the node; a total below what is in use or reserved makes them.
+        wish: what others had when nothing but their own setting could have made it.
         corrupted: base pages with memory errors; each costs a huge page at most.
     """
     if foreign is None:
@@ -135,6 +145,8 @@ def settle(
         return Settled(foreign=found - ours, shares=settled)
     if ours == 0:
         return Settled(foreign=found, shares=settled)
+    if found >= ours and surplus == 0 and found != wish:
+        return Settled(foreign=found - ours, shares=settled)
     if missing <= corrupted:
         foreign, cause = min(foreign, found), Cause.MEMORY_ERROR
     else:

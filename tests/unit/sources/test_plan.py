@@ -71,9 +71,22 @@ def test_a_rewritten_total_is_the_writers_wish_and_ours_comes_on_top() -> None:
     assert restored == plan.Settled(20, (share("a", 100), share("b", 30)))
 
 
+def test_pages_that_others_take_away_again_were_theirs() -> None:
+    settled = plan.settle(found=140, foreign=150, shares=[share("a", 100)], wish=50)
+    assert settled == plan.Settled(40, (share("a", 100),))
+
+
+def test_the_old_setting_applied_again_is_told_from_pages_taken_away() -> None:
+    shares = [share("a", 100)]
+    again = plan.settle(found=150, foreign=150, shares=shares, wish=150)
+    assert (again.foreign, again.write) == (150, 250)
+    in_use = plan.settle(found=140, foreign=150, shares=shares, wish=50, surplus=1)
+    assert (in_use.foreign, in_use.write) == (140, 240)
+
+
 def test_a_page_lost_to_a_memory_error_is_replaced_and_not_doubled() -> None:
-    settled = plan.settle(found=149, foreign=50, shares=[share("a", 100)], corrupted=1)
-    assert (settled.foreign, settled.write, settled.cause) == (50, 150, plan.Cause.MEMORY_ERROR)
+    settled = plan.settle(found=99, foreign=0, shares=[share("a", 100)], corrupted=1)
+    assert (settled.foreign, settled.write, settled.cause) == (0, 100, plan.Cause.MEMORY_ERROR)
 
 
 def test_a_total_that_nobody_of_ours_misses_is_only_noted() -> None:
@@ -97,13 +110,17 @@ def test_a_change_cut_short_anywhere_is_found_again(
 
 
 @hypothesis.given(
-    found=PAGES, foreign=PAGES, pools=st.lists(st.tuples(PAGES, PAGES), max_size=4), data=st.data()
+    found=PAGES,
+    foreign=PAGES,
+    pools=st.lists(st.tuples(PAGES, PAGES), max_size=4),
+    surplus=st.integers(0, 1),
+    data=st.data(),
 )
 def test_whatever_is_found_every_page_belongs_to_one_and_it_settles(
-    found: int, foreign: int, pools: list[tuple[int, int]], data: st.DataObject
+    found: int, foreign: int, pools: list[tuple[int, int]], surplus: int, data: st.DataObject
 ) -> None:
     shares = [share(str(index), *pool) for index, pool in enumerate(pools)]
-    settled = plan.settle(found=found, foreign=foreign, shares=shares)
+    settled = plan.settle(found=found, foreign=foreign, shares=shares, surplus=surplus)
 
     ours = sum(each.pages for each in settled.shares)
     assert settled.foreign + ours == found
