@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cluster.harness import images
 from cluster.harness.cluster import Cluster
 
 UNIT_BYTES = 2 << 20
+GOLDEN = Path(__file__).parent.parent / "golden" / "describe"
 RESTRICTED = {
     "readOnlyRootFilesystem": True,
     "allowPrivilegeEscalation": False,
@@ -149,14 +151,20 @@ def wait_allocated(cluster: Cluster, pool: str, quantity: str, *, limit_s: float
     cluster.wait_for(f"{pool} to have {quantity} allocated", reached, deadline_s=limit_s)
 
 
-def describe_failure(cluster: Cluster, name: str) -> str:
-    """Conditions and Events of `kubectl describe pod`, with what differs from run to run masked."""
+def warnings(cluster: Cluster, name: str) -> str:
+    """The warnings at the end of `kubectl describe pod`, each once and without its age."""
     text = cluster.kubectl("describe", "pod", name)
-    events = text[text.index("Events:") :]
-    kept = []
-    for line in events.splitlines():
-        if re.search(r"\b(Pulled|Scheduled|Created|Started)\b", line):
-            continue
-        line = re.sub(r"^(  \S+ +\S+) +\S+( \(x\d+ over \S+\))?( +\S)", r"\1  AGE\3", line)
-        kept.append(re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", line))
-    return "\n".join(kept) + "\n"
+    lines = [
+        re.split(r"\s{2,}", line.strip(), maxsplit=4)
+        for line in text[text.index("Events:") :].splitlines()
+        if line.strip().startswith("Warning")
+    ]
+    told = {f"{kind} {reason} {source}: {message}" for kind, reason, _, source, message in lines}
+    return "".join(f"{line}\n" for line in sorted(told))
+
+
+def wait_golden(cluster: Cluster, name: str, golden: str) -> None:
+    """Wait until `kubectl describe pod` warns as golden/describe/GOLDEN.txt says, and no more."""
+    expected = (GOLDEN / f"{golden}.txt").read_text()
+    cluster.wait_for(f"the warnings of {name}", lambda: warnings(cluster, name))
+    assert warnings(cluster, name) == expected

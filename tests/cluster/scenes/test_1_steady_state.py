@@ -86,10 +86,7 @@ def test_restarted_container_gets_zeroed_memory(scene: Cluster) -> None:
 
 
 def test_pod_that_asks_for_too_much_says_so(scene: Cluster) -> None:
-    def refused() -> bool:
-        return "1 Insufficient som.io/2Mi" in pods.describe_failure(scene, "short")
-
-    scene.wait_for("the scheduler's answer", refused)
+    pods.wait_golden(scene, "short", "pool-short")
 
 
 def test_pools_are_shown_as_a_table(scene: Cluster) -> None:

@@ -70,7 +70,7 @@ def test_pod_that_comes_while_the_agent_is_down_waits_and_says_why(scene: Cluste
         scene.apply(pods.pod("waiting", pods.container("check", ZEROED, "hold", units=4)))
         scene.wait_for(
             "the scheduler's answer",
-            lambda: "Insufficient som.io/ticket" in pods.describe_failure(scene, "waiting"),
+            lambda: "Insufficient som.io/ticket" in pods.warnings(scene, "waiting"),
         )
     assert pods.wait_output(scene, "waiting", "hold") == ["check: same", "hold"]
     pods.delete(scene, "waiting")
