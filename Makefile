@@ -37,6 +37,7 @@ test-unit: setup
 	$(BIN)/pytest tests/unit
 
 test-node: setup
+	@command -v strace >/dev/null || test $$(id -u) != 0 || { apt-get -q update && apt-get -qy install strace; }
 	$(BIN)/pytest tests/node
 
 -include tests/*/*.mk
