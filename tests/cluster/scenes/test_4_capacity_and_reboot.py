@@ -71,7 +71,6 @@ def test_capacity_below_what_pods_use_kills_none_at_a_kubelet_restart(scene: Clu
     wait_units(scene, 128)
 
 
-@pytest.mark.xfail(strict=False, reason="not seen to pass yet: the scene itself is unproven")
 def test_after_a_reboot_pods_start_when_the_pool_is_back_with_zeroed_memory(
     scene: Cluster,
 ) -> None:
