@@ -207,7 +207,8 @@ class TwoOwners(seams.StartRefused):
         )
 
 
-def _live_uids(source: seams.PodSource) -> frozenset[seams.PodUid]:
+def live_uids(source: seams.PodSource) -> frozenset[seams.PodUid]:
+    """UIDs of the pods that have not ended."""
     return frozenset(pod.uid for pod in source.pods() if not pod.terminal)
 
 
@@ -215,7 +216,7 @@ def _held_by_others(
     lease: state.Lease, leases: Sequence[state.Lease], source: seams.PodSource
 ) -> set[seams.TicketHolder]:
     """Listings of older leases whose pod has ended and whose container is still on its way out."""
-    live = _live_uids(source)
+    live = live_uids(source)
     return {
         seams.TicketHolder(
             other.owner.namespace, other.owner.pod, other.owner.container, lease.ticket
@@ -235,7 +236,7 @@ def _refuse_second_live_owner(
     owner: seams.Owner,
 ) -> None:
     """The listing may be the first pod's, while this start is the second's: never guess."""
-    live = _live_uids(source)
+    live = live_uids(source)
     for other in leases:
         if other.lease_id == lease.lease_id or other.owner is None or other.ended:
             continue

@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 PRE_START_LIMIT_S: Final = 25.0
 """Kubelet gives PreStartContainer 30 s (deviceplugin/v1beta1/constants.go)."""
 
-
 _GRACE_S: Final = 2.0
 """For the steps before and after a build; beyond it kubelet would tell of its own time-out only."""
 

@@ -73,7 +73,7 @@ class Reconciler:
 
     def _in_doubt(self) -> bool:
         """Whether a pod has gone whose lease stands, or memory waits to become free."""
-        live = self._live_uids()
+        live = decide.live_uids(self._pods)
         return any(
             (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
             or any(record.state is state.State.RELEASING for record in lease.starts)
@@ -164,7 +164,7 @@ class Reconciler:
 
     async def _pod_view(self, leases: Sequence[state.Lease]) -> decide.PodView:
         """Kubelet is asked only when a lease's pod has gone: that is when its word matters."""
-        live = self._live_uids()
+        live = decide.live_uids(self._pods)
         doubtful = any(
             (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
             or (lease.owner is None and lease.ended)
@@ -202,6 +202,3 @@ class Reconciler:
                 f"{', '.join(culprits) or 'a pin in the kernel'}; not offered meanwhile"
             )
             await self._on_event(seams.Event("LeaseHeld", message, warning=True))
-
-    def _live_uids(self) -> frozenset[seams.PodUid]:
-        return frozenset(pod.uid for pod in self._pods.pods() if not pod.terminal)
