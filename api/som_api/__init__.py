@@ -1,1 +1,1 @@
-"""The types of som's API, the runtime that speaks with the API server, and logs."""
+"""The types of som's API, the runtime that speaks with the API server, logs and endpoint."""

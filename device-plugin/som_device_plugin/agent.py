@@ -17,8 +17,8 @@ from typing import Final
 
 from prometheus_client import core, registry
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, endpoint, metrics, pools, seams, status
+from som_api import endpoint, v1alpha1
+from som_device_plugin import SomError, metrics, pools, seams, status
 from som_device_plugin.drivers import hugetlbfs
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
 from som_device_plugin.leases import database, manager, reconciler, starts, state, store
@@ -79,6 +79,7 @@ class Agent:
 
         Raises:
             SomError: this node cannot serve leases; says why and what to do.
+            endpoint.EndpointError: its endpoint cannot be had.
         """
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(
@@ -159,6 +160,7 @@ class Agent:
         finally:
             registry.REGISTRY.unregister(collector)
             await own_starts.close()
+            await driver.close()
             await client.close()
 
     def _on_change(self) -> None:

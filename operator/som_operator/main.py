@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import registry
 
-from som_api import kube, logs
-from som_operator import OperatorError, __version__, endpoint, metrics, uninstall
+from som_api import endpoint, kube, logs
+from som_operator import OperatorError, __version__, metrics, uninstall
 from som_operator.controllers import Controllers
 
 _log = logging.getLogger(__name__)
@@ -97,7 +97,9 @@ async def _run(arguments: argparse.Namespace) -> None:
         await stack.enter_async_context(
             endpoint.serve(
                 address=arguments.endpoint,
-                is_ready=lambda: controllers.fleet.synced,
+                not_ready=lambda: (
+                    "" if controllers.fleet.synced else "the caches are not complete yet"
+                ),
                 collected=collected,
             )
         )
@@ -119,5 +121,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         asyncio.run(_run(arguments))
     except asyncio.CancelledError:
         _log.info("told to stop")
-    except (OperatorError, kube.KubeError) as error:
+    except (OperatorError, kube.KubeError, endpoint.EndpointError) as error:
         sys.exit(f"som-operator: {error}")

@@ -1,4 +1,4 @@
-"""The agent's own HTTP endpoint: /healthz, /readyz, /metrics."""
+"""A component's own HTTP endpoint: /healthz, /readyz, /metrics."""
 
 import contextlib
 import pathlib
@@ -6,18 +6,26 @@ from collections.abc import AsyncIterator, Callable
 
 import prometheus_client
 from aiohttp import web
+from prometheus_client import registry
 
-from som_device_plugin import SomError
+
+class EndpointError(Exception):
+    """The endpoint cannot be had at its address."""
 
 
 @contextlib.asynccontextmanager
-async def serve(*, address: str, not_ready: Callable[[], str]) -> AsyncIterator[None]:
+async def serve(
+    *,
+    address: str,
+    not_ready: Callable[[], str],
+    collected: registry.CollectorRegistry = registry.REGISTRY,
+) -> AsyncIterator[None]:
     """Serve on `address` (`HOST:PORT`, or `unix:PATH`) inside the block.
 
-    `not_ready` answers why the agent is not ready, or "" when it is.
+    `not_ready` answers why the component is not ready, or "" when it is.
 
     Raises:
-        SomError: the address cannot be had.
+        EndpointError: the address cannot be had, or is none.
     """
 
     async def health(_: web.Request) -> web.Response:
@@ -29,7 +37,7 @@ async def serve(*, address: str, not_ready: Callable[[], str]) -> AsyncIterator[
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(
-            body=prometheus_client.generate_latest(),
+            body=prometheus_client.generate_latest(collected),
             headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST},
         )
 
@@ -43,7 +51,7 @@ async def serve(*, address: str, not_ready: Callable[[], str]) -> AsyncIterator[
         try:
             await _site(runner, address).start()
         except OSError as error:
-            raise SomError(f"serving the agent's endpoint on {address}: {error}") from error
+            raise EndpointError(f"serving the endpoint on {address}: {error}") from error
         yield
     finally:
         await runner.cleanup()
@@ -56,5 +64,5 @@ def _site(runner: web.AppRunner, address: str) -> web.BaseSite:
         return web.UnixSite(runner, path)
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
-        raise SomError(f"--endpoint {address!r}: write HOST:PORT, or unix:PATH")
+        raise EndpointError(f"--endpoint {address!r}: write HOST:PORT, or unix:PATH")
     return web.TCPSite(runner, host or None, int(port))
