@@ -45,16 +45,15 @@ async def test_a_long_list_comes_in_pages(
     assert server.verbs()[:3] == ["list", "list", "list"]
 
 
-async def test_selectors_restrict_list_and_watch(
+async def test_a_selector_restricts_list_and_watch(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:
-    server.put("v1", "nodes", node("a", color="red"))
-    server.put("v1", "nodes", node("b", color="red"))
-    selected = Watching(client, clock, field_selector="metadata.name=a", label_selector="color=red")
-    async with selected.running() as watching:
+    server.put("v1", "nodes", node("a"))
+    server.put("v1", "nodes", node("b"))
+    async with Watching(client, clock, field_selector="metadata.name=a").running() as watching:
         await watching.reflector.wait_synced()
-        server.put("v1", "nodes", node("b", "2", color="red"))
-        server.put("v1", "nodes", node("a", "2", color="red"))
+        server.put("v1", "nodes", node("b", "2"))
+        server.put("v1", "nodes", node("a", "2"))
         await until(lambda: watching.seen == {"a": "2"})
     assert [name for name, _, _ in watching.changes] == ["a", "a"]
 
@@ -247,17 +246,6 @@ async def test_an_unreadable_object_of_which_nothing_is_known_is_not_taken_for_a
     assert watching.seen == {"a": "fine"}
 
 
-async def test_a_resync_reports_every_object_unchanged(
-    server: FakeApiServer, client: kube.Client
-) -> None:
-    clock = FakeClock()
-    server.put("v1", "nodes", node("a"))
-    async with Watching(client, clock, resync_s=600).running() as watching:
-        await watching.reflector.wait_synced()
-        await clock.advance(600)
-    assert watching.changes == [("a", None, "1"), ("a", "1", "1")]
-
-
 async def test_a_mistake_in_the_callback_is_raised(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:
@@ -269,6 +257,5 @@ async def test_a_mistake_in_the_callback_is_raised(
     watched = kube.Reflector(
         client, kube.NODES, decode=lambda item: item, on_change=mistaken, time=clock
     )
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(KeyError):
         await watched.run()
-    assert caught.group_contains(KeyError)

@@ -21,8 +21,6 @@ class Watching:
         clock: FakeClock,
         *,
         field_selector: str = "",
-        label_selector: str = "",
-        resync_s: float | None = None,
         idle_timeout_s: float = 5.0,
         seed: int = 0,
     ) -> None:
@@ -33,8 +31,6 @@ class Watching:
             decode=_decode,
             on_change=lambda key, old, new: self.changes.append((key.name, old, new)),
             field_selector=field_selector,
-            label_selector=label_selector,
-            resync_s=resync_s,
             idle_timeout_s=idle_timeout_s,
             time=clock,
             jitter=random.Random(seed),
