@@ -28,16 +28,14 @@ async def contract(client: kube.Client, name: str) -> None:
 async def follow(client: kube.Client, label: str) -> None:
     """Print [name, old, new] for every change of the value of `label` on a Node, for ever."""
 
-    def decode(item: kube.Json) -> str:
-        value: str = item["metadata"].get("labels", {}).get(label, "")
+    def decode(item: kube.Json) -> str | None:
+        value: str | None = item["metadata"].get("labels", {}).get(label)
         return value
 
     def tell(key: kube.Key, old: str | None, new: str | None) -> None:
         print(json.dumps([key.name, old, new]), flush=True)
 
-    await kube.Reflector(
-        client, kube.NODES, decode=decode, on_change=tell, label_selector=label
-    ).run()
+    await kube.Reflector(client, kube.NODES, decode=decode, on_change=tell).run()
 
 
 async def publish(client: kube.Client, pool: str) -> None:
