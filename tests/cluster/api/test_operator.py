@@ -102,6 +102,23 @@ class Fleet:
         """The node's kubelet has started again, and counts so much."""
         self._patch_status("node", node, {"capacity": {"hugepages-2Mi": quantity}})
 
+    def play_kubelet(self, node: str) -> None:
+        """Copy capacity to allocatable and offer tickets, as kubelet and our plugin would."""
+        capacity = json.loads(self.get("node", node, ".status.capacity"))
+        offered = {**capacity, "pods": "110", "som.io/ticket": "256"}
+        self._patch_status("node", node, {"capacity": offered, "allocatable": offered})
+
+    def create_pod(self, name: str, *, units: int, **spec: Any) -> None:
+        limits = {"som.io/2Mi": str(units)}
+        container = {"name": "a", "image": "program", "resources": {"limits": limits}}
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {"containers": [container], **spec},
+        }
+        self.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
+
     def books(self, node: str) -> str:
         """Status and reason of a SomNode's condition BooksPending."""
         found = self.get("somnode", node, '.status.conditions[?(@.type=="BooksPending")]')
@@ -194,11 +211,24 @@ def test_kubectl_get_sompools_is_the_golden_table(api_server: ApiServer) -> None
         fleet.kubectl("delete", "sompool", "databases", "--timeout=60s")
 
 
-def test_a_terabyte_of_units_is_one_number(fleet: Fleet) -> None:
+def test_a_terabyte_of_units_is_one_number_in_the_books_and_one_ticket_in_a_pod(
+    fleet: Fleet,
+) -> None:
     fleet.join("tera-1")
     fleet.apply("1Ti")
     fleet.reserve("tera-1", "1Ti")
     fleet.until("the capacity", lambda: fleet.units("tera-1") == "524288")
+    fleet.play_kubelet("tera-1")
+    fleet.create_pod("tera", units=524288, nodeSelector={"fleet": fleet.name})
+    fleet.until("the scheduler", lambda: fleet.get("pod", "tera", ".spec.nodeName") == "tera-1")
+    limits = json.loads(fleet.get("pod", "tera", ".spec.containers[0].resources.limits"))
+    assert limits == {"som.io/2Mi": "524288", "som.io/ticket": "1"}
+    fleet.create_pod("late", units=1, nodeSelector={"fleet": fleet.name})
+    fleet.until(
+        "the refusal",
+        lambda: "Insufficient som.io/2Mi" in fleet.kubectl("describe", "pod", "late"),
+    )
+    fleet.kubectl("delete", "pod", "tera", "late", "--force")
 
 
 def test_the_somnode_of_a_deleted_node_goes_with_it(fleet: Fleet) -> None:
@@ -249,14 +279,7 @@ def test_capacity_does_not_fall_below_bound_pods(fleet: Fleet) -> None:
     fleet.apply("1Gi")
     fleet.reserve("floor-1", "1Gi")
     fleet.until("the capacity", lambda: fleet.units("floor-1") == "512")
-    container = {"name": "a", "image": "program", "resources": {"limits": {"som.io/2Mi": 100}}}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "floor"},
-        "spec": {"nodeName": "floor-1", "containers": [container]},
-    }
-    fleet.kubectl("create", "--filename=-", stdin=json.dumps(pod))
+    fleet.create_pod("floor", units=100, nodeName="floor-1")
     fleet.report("floor-1", fleet.pool("0"))
     fleet.until("the floor", lambda: fleet.units("floor-1") == "100")
     fleet.kubectl("delete", "pod", "floor", "--force")
