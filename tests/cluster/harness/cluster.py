@@ -61,7 +61,12 @@ class Cluster:
 
     def down(self) -> None:
         """End everything and give back what the machine lent."""
-        self._clean()
+        pid = self.namespaces.first_pid()
+        lock = hugetlb.take_lock() if pid is None else hugetlb.share_lock(pid)
+        try:
+            self._clean()
+        finally:
+            os.close(lock)
 
     def _start(self, lock: int) -> None:
         namespaces = self.namespaces

@@ -8,6 +8,17 @@ from cluster.harness.namespaces import Namespaces
 
 ETCD = "http://127.0.0.1:2379"
 
+# Who asked for what, for tests that count requests.
+AUDIT = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts:som-system"]
+- level: None
+"""
+
 
 def start(namespaces: Namespaces) -> None:
     """Start all four and wait until the API server says that it is ready."""
@@ -55,6 +66,8 @@ def start_controllers(namespaces: Namespaces) -> None:
 
 
 def start_api_server(namespaces: Namespaces) -> None:
+    policy = namespaces.state / "audit.yaml"
+    policy.write_text(AUDIT)
     namespaces.start(
         "apiserver",
         [
@@ -68,6 +81,8 @@ def start_api_server(namespaces: Namespaces) -> None:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={namespaces.logs}/audit.log",
             f"--client-ca-file={namespaces.pki}/ca.crt",
             f"--tls-cert-file={namespaces.pki}/apiserver.crt",
             f"--tls-private-key-file={namespaces.pki}/apiserver.key",

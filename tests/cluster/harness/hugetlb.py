@@ -9,6 +9,7 @@ moves a controller only while it has no cgroups but the root.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -24,6 +25,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 V1 = CGROUPS / "hugetlb"
 CGROUP_ROOT = "kubelet-of-som-test"
 """kubelet's root, in every hierarchy."""
+_PIDFD_GETFD = 438
+"""A number of the kernel's table that all architectures share (syscall_64.tbl)."""
 
 
 def take_lock() -> int:
@@ -33,9 +36,25 @@ def take_lock() -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"waiting for {LOCK}: other tests use huge pages", flush=True)
+        print(
+            f"waiting for {LOCK}: other tests use huge pages, or a cluster that was left up "
+            "(`make cluster-down` ends it)",
+            flush=True,
+        )
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
+
+
+def share_lock(pid: int) -> int:
+    """The lock that a process holds, for us too: nobody gets it before we have cleaned up."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if link.readlink() == LOCK:
+            process = os.pidfd_open(pid)
+            shared = ctypes.CDLL(None).syscall(_PIDFD_GETFD, process, int(link.name), 0)
+            os.close(process)
+            if shared >= 0:
+                return int(shared)
+    raise ClusterError(f"process {pid} holds no {LOCK}")
 
 
 def hierarchies() -> list[Path]:
@@ -91,7 +110,10 @@ def mount_controller(namespaces: Namespaces) -> None:
 
 
 def remove_cgroups() -> None:
-    """Remove the cgroups of a cluster whose processes have ended; the controller goes to v2."""
+    """Remove the cgroups of a cluster whose processes have ended; the controller goes to v2.
+
+    It stays where another test, which waits for its turn, has the v1 hierarchy mounted.
+    """
 
     def back() -> bool:
         # A v1 hierarchy ends with its last mount, but not while the kernel still frees cgroups

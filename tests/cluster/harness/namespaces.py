@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -154,11 +155,22 @@ class Namespaces:
         return bool(status) and status.rpartition(")")[2].split()[0] != "Z"
 
     def destroy(self) -> None:
-        """Kill everything inside and wait for the end of the first process."""
+        """Kill everything inside and wait for the end of all; also where others killed it.
+
+        A process that ends lacks a program before it lacks mounts, and the first one lacks both
+        before the others have ended: so it is the mounts' users that are waited for.
+        """
         pid = self.first_pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-            wait_until("all processes to end", lambda: self.first_pid() is None, deadline_s=60)
+        wait_until("all processes to end", lambda: not self._has_processes(), deadline_s=60)
+
+    def _has_processes(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            if _is_ending(int((self.state / "first.pid").read_text())):
+                return True
+        inside = f"/{self.state.name}/{self.var.name} /var "
+        return any(inside in _mounts(path) for path in Path("/proc").glob("[0-9]*"))
 
     def _pid_file(self, name: str) -> Path:
         return self.state / f"{name}.pid"
@@ -169,6 +181,20 @@ def _program(pid: int) -> Path | None:
     with contextlib.suppress(FileNotFoundError):
         return Path(f"/proc/{pid}/exe").readlink()
     return None
+
+
+def _mounts(process: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (process / "mountinfo").read_text()
+    return ""
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a killed first process still waits for those whose end it is."""
+    with contextlib.suppress(FileNotFoundError):
+        _, name, state = re.split(r"\((.*)\) ", Path(f"/proc/{pid}/stat").read_text())
+        return name == "reaper" and state[0] not in "ZX"
+    return False
 
 
 def _background(command: Sequence[str], *, log: Path, keep_open: Sequence[int] = ()) -> int:
