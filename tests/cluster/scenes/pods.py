@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from cluster.harness import images
 from cluster.harness.cluster import Cluster
+from cluster.harness.errors import ClusterError
 
 UNIT_BYTES = 2 << 20
 GOLDEN = Path(__file__).parent.parent / "golden" / "describe"
@@ -122,15 +124,24 @@ def restarts(cluster: Cluster, name: str) -> int:
     return sum(int(status["restartCount"]) for status in statuses)
 
 
-def kill(cluster: Cluster, name: str) -> None:
-    """SIGKILL the programs of a pod, so that kubelet starts its containers again."""
+def programs(cluster: Cluster, pod_uid: str) -> list[str]:
+    """The pids of a pod's programs, as the node knows them."""
     script = """
     for process in $(grep -ls "$1" /proc/[0-9]*/cgroup); do
         process=${process%/cgroup}
-        [ "$(readlink $process/exe)" != /workload ] || kill -KILL ${process#/proc/}
+        [ "$(readlink $process/exe)" != /workload ] || echo ${process#/proc/}
     done
     """
-    cluster.namespaces.run(["sh", "-c", script, "kill", uid(cluster, name)])
+    return cluster.namespaces.run(["sh", "-c", script, "programs", pod_uid]).stdout.split()
+
+
+def kill_programs(cluster: Cluster, pod_uid: str) -> None:
+    """SIGKILL the programs of a pod, so that kubelet starts its containers again."""
+    cluster.namespaces.run(["kill", "-KILL", *programs(cluster, pod_uid)])
+
+
+def kill(cluster: Cluster, name: str) -> None:
+    kill_programs(cluster, uid(cluster, name))
 
 
 def delete(cluster: Cluster, *names: str, wait: bool = True) -> None:
@@ -151,20 +162,28 @@ def wait_allocated(cluster: Cluster, pool: str, quantity: str, *, limit_s: float
     cluster.wait_for(f"{pool} to have {quantity} allocated", reached, deadline_s=limit_s)
 
 
-def warnings(cluster: Cluster, name: str) -> str:
-    """The warnings at the end of `kubectl describe pod`, each once and without its age."""
-    text = cluster.kubectl("describe", "pod", name)
+def warnings(cluster: Cluster, name: str, *, kind: str = "pod") -> str:
+    """The warnings at the end of `kubectl describe`, each once and without what varies."""
+    text = cluster.kubectl("describe", kind, name)
     lines = [
         re.split(r"\s{2,}", line.strip(), maxsplit=4)
         for line in text[text.index("Events:") :].splitlines()
         if line.strip().startswith("Warning")
     ]
-    told = {f"{kind} {reason} {source}: {message}" for kind, reason, _, source, message in lines}
-    return "".join(f"{line}\n" for line in sorted(told))
+    told = {f"{warning} {reason} {by}: {message}" for warning, reason, _, by, message in lines}
+    shown = "".join(f"{line}\n" for line in sorted(told))
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>", shown)
 
 
-def wait_golden(cluster: Cluster, name: str, golden: str) -> None:
-    """Wait until `kubectl describe pod` warns as golden/describe/GOLDEN.txt says, and no more."""
+def wait_warned(cluster: Cluster, name: str, *, kind: str = "pod") -> None:
+    cluster.wait_for(
+        f"a warning of {kind} {name}", lambda: warnings(cluster, name, kind=kind), deadline_s=90
+    )
+
+
+def wait_golden(cluster: Cluster, name: str, golden: str, *, kind: str = "pod") -> None:
+    """Wait until `kubectl describe` warns as golden/describe/GOLDEN.txt says, and no more."""
     expected = (GOLDEN / f"{golden}.txt").read_text()
-    cluster.wait_for(f"the warnings of {name}", lambda: warnings(cluster, name))
-    assert warnings(cluster, name) == expected
+    with contextlib.suppress(ClusterError):
+        cluster.wait_for("the golden", lambda: warnings(cluster, name, kind=kind) == expected)
+    assert warnings(cluster, name, kind=kind) == expected
