@@ -9,7 +9,7 @@ disagreement of the views has a name in `Outcome`.
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from som_device_plugin import seams
 from som_device_plugin.leases import state
@@ -205,6 +205,11 @@ class TwoOwners(seams.StartRefused):
             f"som: kubelet handed ticket {ticket} to two live pods ({' and '.join(sorted(pods))}), "
             "a known kubelet fault; delete this pod to get another ticket"
         )
+
+
+def pod_is_gone(lease: state.Lease, live: Collection[seams.PodUid]) -> bool:
+    """The first proof, where the lease stands: kubelet's word matters from now on."""
+    return lease.owner is not None and not lease.ended and lease.owner.uid not in live
 
 
 def live_uids(source: seams.PodSource) -> frozenset[seams.PodUid]:

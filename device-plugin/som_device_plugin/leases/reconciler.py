@@ -75,7 +75,7 @@ class Reconciler:
         """Whether a pod has gone whose lease stands, or memory waits to become free."""
         live = decide.live_uids(self._pods)
         return any(
-            (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
+            decide.pod_is_gone(lease, live)
             or any(record.state is state.State.RELEASING for record in lease.starts)
             for lease in self._store.leases()
         )
@@ -166,8 +166,7 @@ class Reconciler:
         """Kubelet is asked only when a lease's pod has gone: that is when its word matters."""
         live = decide.live_uids(self._pods)
         doubtful = any(
-            (lease.owner is not None and not lease.ended and lease.owner.uid not in live)
-            or (lease.owner is None and lease.ended)
+            decide.pod_is_gone(lease, live) or (lease.owner is None and lease.ended)
             for lease in leases
         )
         answer = None
