@@ -31,6 +31,7 @@ class FakeKernel:
     def __init__(self, capacity_bytes):
         self.capacity_bytes = capacity_bytes
         self.superblocks = []
+        self.paths = set()
 
     def of(self, start):
         return [b for b in self.superblocks if b.start == start]
@@ -55,17 +56,16 @@ class FakeDriver:
 
     def __init__(self, kernel):
         self.kernel = kernel
-        self.paths = set()
 
     def self_check(self):
         pass
 
     def prepare_path(self, lease_id):
-        self.paths.add(lease_id)
+        self.kernel.paths.add(lease_id)
         return f"/leases/{lease_id}/som"
 
     def remove_path(self, lease_id):
-        self.paths.discard(lease_id)
+        self.kernel.paths.discard(lease_id)
 
     def free_slot(self, *, pool, named):
         return next(

@@ -92,8 +92,8 @@ class LeaseManager:
         with metrics.ALLOCATE_SECONDS.time():
             ticket = _only(tickets)
             lease_id = seams.LeaseId(secrets.token_hex(8))
-            host_path = self._driver.prepare_path(lease_id)
             self._store.name(lease_id=lease_id, ticket=ticket)
+            host_path = self._driver.prepare_path(lease_id)
             self._last_use[ticket] = 1 + max(self._last_use.values(), default=0)
         log.info("lease named", extra={"lease": lease_id, "ticket": ticket})
         return seams.Allocation(

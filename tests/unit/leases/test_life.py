@@ -282,7 +282,9 @@ async def live(world, chosen, choose):
     for _ in range(3):
         await world.reconciler.reconcile()
     assert world.kernel.used_bytes() == 0, "a page leaked"
-    assert not [lease for lease in world.store.leases() if lease.starts]
+    leases = world.store.leases()
+    assert not [lease for lease in leases if lease.starts]
+    assert world.kernel.paths <= {lease.lease_id for lease in leases}, "a path was left behind"
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
@@ -408,10 +410,10 @@ async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world)
     pod = await world.admit("db", 4)
     await world.manager.allocate([pod.ticket])
     await world.reconciler.reconcile()
-    assert len(world.driver.paths) == 2
+    assert len(world.kernel.paths) == 2
     world.cluster.running.clear()
     await world.reconciler.reconcile()
-    assert len(world.driver.paths) == 1
+    assert len(world.kernel.paths) == 1
 
 
 async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_running(world):
@@ -435,6 +437,15 @@ def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world):
     world.manager._pools.ready = False
     healthy = [device.ticket for device in world.manager.devices() if device.healthy]
     assert healthy == [world.cluster.running[0].ticket]
+
+
+@pytest.mark.parametrize("calls", range(4))
+async def test_an_agent_killed_while_it_names_a_lease_leaves_no_path_behind(world, calls):
+    world.calls_left = calls
+    with contextlib.suppress(Killed):
+        await world.manager.allocate([TICKETS[0]])
+    await world.crash()
+    assert world.kernel.paths <= {lease.lease_id for lease in world.store.leases()}
 
 
 @pytest.mark.parametrize("calls", range(24))
