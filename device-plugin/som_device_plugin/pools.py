@@ -13,6 +13,8 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import pydantic
+
 from som_api import v1alpha1
 from som_device_plugin import SomError, seams
 from som_device_plugin.kubelet import setup
@@ -114,8 +116,16 @@ class Pools:
         row = self._db.execute("SELECT generation, leaving, spec FROM orders").fetchone()
         if row is not None:
             generation, *specs = row
-            for spec in specs:
-                self._take_orders(generation, v1alpha1.SomNodeSpec.model_validate_json(spec))
+            try:
+                read = [v1alpha1.SomNodeSpec.model_validate_json(spec) for spec in specs]
+            except pydantic.ValidationError as error:
+                fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+                raise database.DatabaseError(
+                    f"the orders in the agent's store have {fields}, which this agent cannot read: "
+                    "a newer one wrote them; run that version or newer"
+                ) from error
+            for spec in read:
+                self._take_orders(generation, spec)
 
     def _take_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
         self.generation = generation

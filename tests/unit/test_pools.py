@@ -78,14 +78,13 @@ class Node:
             raise self.setup
         return self.setup
 
-    @contextlib.asynccontextmanager
-    async def agent(self) -> AsyncIterator[Callable[[str], tuple[str, str, str]]]:
-        """An agent's pools; gives the conditions as reported: "Ready" is the pool's own."""
+    def pools(self) -> pools.Pools:
+        """A new agent's, with what the last one stored."""
 
         async def no_event(event: seams.Event) -> None:
             raise AssertionError(event)
 
-        own = pools.Pools(
+        return pools.Pools(
             source=self.source,  # type: ignore[arg-type]
             connection=self.connection,
             promised_bytes=lambda unit: 0,
@@ -93,6 +92,12 @@ class Node:
             on_event=no_event,
             on_change=lambda: None,
         )
+
+    @contextlib.asynccontextmanager
+    async def agent(self) -> AsyncIterator[Callable[[str], tuple[str, str, str]]]:
+        """An agent's pools; gives the conditions as reported: "Ready" is the pool's own."""
+
+        own = self.pools()
 
         def condition(kind: str) -> tuple[str, str, str]:
             report = reported(own)
@@ -198,19 +203,11 @@ async def test_pods_without_a_limit_are_named_and_refuse_nothing(node: Node) -> 
         await until(lambda: condition("PodsUnlimited") == ("False", "AsExpected", ""))
 
 
-def test_the_report_has_names_and_huge_pages(tmp_path: pathlib.Path) -> None:
-    own = pools.Pools(
-        source=FakeSource(),  # type: ignore[arg-type]
-        connection=database.open_database(tmp_path / "som.db"),
-        promised_bytes=lambda unit: 0,
-        read_setup=setup.Setup,
-        on_event=None,  # type: ignore[arg-type]
-        on_change=lambda: None,
-    )
+def test_the_report_has_names_and_huge_pages(node: Node) -> None:
     had = hugetlb.PoolReserved("a", GIB, GIB, {0: GIB // 2, 1: GIB // 2}, "")
     found = dataclasses.replace(setup.Setup(), unlimited=("1", "2", "3", "4"))
     report = reported(
-        own,
+        node.pools(),
         active={"a": pools.ActivePool(order=order(GIB), reserved=had, settled=True)},
         found_setup=found,
         pod_names={"1": "shop/db"},
@@ -236,6 +233,15 @@ async def test_a_pool_ordered_away_leaves_also_when_the_agent_restarts_without_a
         node.source.held = False
         await until(lambda: node.source.has == {})
     assert "apply" not in node.source.calls
+
+
+def test_orders_of_a_newer_agent_are_refused_in_words(node: Node) -> None:
+    spec = v1alpha1.SomNodeSpec(pools=(order(GIB),)).model_dump_json()
+    node.connection.execute(
+        "INSERT INTO orders VALUES (1, 1, ?, ?)", (spec, spec.replace("unit", "weight"))
+    )
+    with pytest.raises(database.DatabaseError, match=r"pools\.0\.weight.*newer"):
+        node.pools()
 
 
 async def test_pages_that_are_lost_are_sought_again_however_long_the_first_ones_took(
