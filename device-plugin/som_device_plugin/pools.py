@@ -286,8 +286,6 @@ class Pools:
         """Put what starts have freed back into the holds."""
         for name in list(self._pools):
             self._update(name, reserved=await self._source.refill(name))
-        if any(pool.leaving for pool in self._pools.values()):
-            self.touch()
 
     def _update(self, name: str, **changes: object) -> None:
         before = self._pools.get(name)
@@ -297,3 +295,7 @@ class Pools:
         if after != before:
             self._pools[name] = after
             self._on_change()
+            is_too_large = after.leaving or after.capacity_bytes > after.order.capacity
+            if is_too_large and after.reserved != before.reserved:
+                # What was freed can go back; a pool of which nothing was can wait.
+                self.touch()

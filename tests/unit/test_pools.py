@@ -27,21 +27,24 @@ def order(capacity_bytes: int) -> v1alpha1.NodePool:
 
 
 class FakeSource:
-    """Has what is asked for, up to `most_bytes`; `calls` are what would have changed the node."""
+    """Has what is asked for, within limits; `calls` are what would have changed the node."""
 
     def __init__(self) -> None:
         self.has: dict[str, int] = {}
+        self.free_bytes: dict[str, int] = {}
+        self.least_bytes = 0
         self.most_bytes = 1 << 60
         self.held = False
         self.calls: list[str] = []
 
     def reserved(self, pool: str) -> hugetlb.PoolReserved:
         size_bytes = self.has.get(pool, 0)
-        return hugetlb.PoolReserved(pool, size_bytes, size_bytes, {0: size_bytes}, "")
+        free_bytes = self.free_bytes.get(pool, size_bytes)
+        return hugetlb.PoolReserved(pool, size_bytes, free_bytes, {0: size_bytes}, "")
 
     async def apply(self, pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
         self.calls.append("apply")
-        self.has[pool.name] = min(pool.capacity, self.most_bytes)
+        self.has[pool.name] = max(min(pool.capacity, self.most_bytes), self.least_bytes)
         return self.reserved(pool.name)
 
     async def release(self, pool: str) -> None:
@@ -49,6 +52,9 @@ class FakeSource:
         if self.held:
             raise hugetlb.Refused("held by containers")
         self.has.pop(pool, None)
+
+    async def refill(self, pool: str) -> hugetlb.PoolReserved:
+        return self.reserved(pool)
 
     async def check(self) -> tuple[list[seams.Event], dict[str, hugetlb.PoolReserved]]:
         self.calls.append("check")
@@ -97,7 +103,7 @@ class Node:
     async def agent(self) -> AsyncIterator[Callable[[str], tuple[str, str, str]]]:
         """An agent's pools; gives the conditions as reported: "Ready" is the pool's own."""
 
-        own = self.pools()
+        self.own = own = self.pools()
 
         def condition(kind: str) -> tuple[str, str, str]:
             report = reported(own)
@@ -242,6 +248,42 @@ def test_orders_of_a_newer_agent_are_refused_in_words(node: Node) -> None:
     )
     with pytest.raises(database.DatabaseError, match=r"pools\.0\.weight.*newer"):
         node.pools()
+
+
+async def test_a_pool_that_leaves_is_tried_again_when_something_of_it_was_freed_and_not_before(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "RETRY_S", (60.0,))
+    node.order(order(GIB))
+    node.source.held = True
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        node.order()
+        await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+        await node.own.refill()
+        seen = len(node.source.calls)
+        await until(lambda: node.source.calls[seen:].count("check") > 2)
+        assert node.source.calls.count("release") == 1
+        node.source.held = False
+        node.source.has["a"] = GIB // 2
+        await node.own.refill()
+        await until(lambda: node.source.has == {})
+
+
+async def test_a_pool_that_shrinks_goes_on_when_a_pod_has_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "RETRY_S", (60.0,))
+    node.order(order(2 * GIB))
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        node.source.least_bytes = 2 * GIB
+        node.order(order(GIB))
+        await until(lambda: condition("Ready")[1] == "Shrinking")
+        node.source.least_bytes = 0
+        node.source.free_bytes["a"] = GIB
+        await node.own.refill()
+        await until(lambda: condition("Ready")[1] == "Reserved")
 
 
 async def test_pages_that_are_lost_are_sought_again_however_long_the_first_ones_took(
