@@ -1,5 +1,6 @@
 """Pods as the agent reads them, from the manifests of an API server or of local mode."""
 
+import datetime
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -18,16 +19,26 @@ def decode_pod(manifest: Mapping[str, Any]) -> seams.Pod:
     Raises:
         ValueError, KeyError: the manifest is no Pod's.
     """
-    metadata, spec = manifest["metadata"], manifest["spec"]
+    metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
     return seams.Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=seams.PodUid(metadata["uid"]),
-        terminal=(manifest.get("status") or {}).get("phase") in _TERMINAL,
+        terminal=status.get("phase") in _TERMINAL,
         containers=tuple(request for each in containers for request in _requests(each)),
         keep_on_restart=(metadata.get("annotations") or {}).get(KEEP_ON_RESTART) == "true",
+        restarts=dict(_restarts(status)),
     )
+
+
+def _restarts(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    kinds = ("initContainerStatuses", "containerStatuses")
+    for each in (each for kind in kinds for each in status.get(kind) or ()):
+        before = (each.get("lastState") or {}).get("terminated") or {}
+        ended = before.get("finishedAt")
+        if ended and (each.get("state") or {}).get("running") is not None:
+            yield each["name"], datetime.datetime.fromisoformat(ended).timestamp()
 
 
 def _requests(container: Mapping[str, Any]) -> Iterator[seams.ContainerRequest]:

@@ -56,7 +56,10 @@ class ContainerRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Pod:
-    """What the agent knows of a pod: identity, whether it has ended, its som containers."""
+    """What the agent knows of a pod: identity, whether it has ended, its som containers.
+
+    `restarts`: container that runs -> UNIX time when the one before it ended, in whole seconds.
+    """
 
     namespace: str
     name: str
@@ -64,6 +67,7 @@ class Pod:
     terminal: bool
     containers: tuple[ContainerRequest, ...]
     keep_on_restart: bool = False
+    restarts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class PodSource(Protocol):

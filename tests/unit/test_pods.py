@@ -44,6 +44,19 @@ def test_only_an_ended_pod_is_terminal(phase: str, terminal: bool) -> None:
     assert pods.decode_pod(manifest(status={"phase": phase})).terminal is terminal
 
 
+def test_a_running_container_tells_when_its_predecessor_ended() -> None:
+    ended = {"terminated": {"finishedAt": "1970-01-01T00:01:40Z"}}
+    statuses = [
+        {"name": "db", "state": {"running": {}}, "lastState": ended},
+        {"name": "web", "state": {"waiting": {}}, "lastState": ended},
+        {"name": "bare", "state": {"running": {}}, "lastState": {}},
+        {"name": "lost", "state": {"running": {}}, "lastState": {"terminated": {}}},
+    ]
+    log = {"name": "log", "state": {"running": {}}, "lastState": ended}
+    status = {"initContainerStatuses": [log], "containerStatuses": statuses}
+    assert pods.decode_pod(manifest(status=status)).restarts == {"log": 100.0, "db": 100.0}
+
+
 @pytest.mark.parametrize(("count", "expected"), [("1k", 1000), ("4Ki", 4096), ("7", 7)])
 def test_counts_may_be_written_as_quantities(count: str, expected: int) -> None:
     spec = {"containers": [{"name": "db", "resources": limits("som.io/2Mi", count)}]}

@@ -58,7 +58,8 @@ CREATE TABLE orders (
     leaving TEXT NOT NULL
 ) STRICT;
 """
-_VERSION: Final = 1
+_STEPS: Final = (_SCHEMA, "ALTER TABLE starts ADD COLUMN told_at_s REAL;")
+"""What makes each version of the schema of the one before."""
 
 
 class DatabaseError(SomError):
@@ -77,20 +78,20 @@ def open_database(path: pathlib.Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if steps := "".join(_STEPS[version:]):
             connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {len(_STEPS)}; COMMIT;"
             )
     except sqlite3.Error as error:
         raise DatabaseError(
             f"opening the store {path}: {error}; check that the directory is writable, on a "
             "local disk with free space"
         ) from error
-    if version > _VERSION:
+    if version > len(_STEPS):
         connection.close()
         raise DatabaseError(
             f"the store {path} was written by a newer agent (schema {version}, this one knows "
-            f"{_VERSION}); run that version or newer"
+            f"{len(_STEPS)}); run that version or newer"
         )
     return connection
 

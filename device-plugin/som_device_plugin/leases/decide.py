@@ -31,6 +31,7 @@ class Outcome(enum.Enum):
     STILL_MOUNTED = "to be taken away, and nobody has done it yet: done now"
     FREED = "nobody holds its pages any more"
     HELD = "released, and somebody still holds its pages: not offered"
+    OLD_CONTENT = "restarted while no agent served the node: it found its own old content"
     STRAY = "a mount of som that no record names: kept, and reported"
 
 
@@ -42,6 +43,8 @@ class PodView:
     live_uids: frozenset[seams.PodUid]
     resources: seams.PodResources | None
     own_pod: str
+    restarts: Mapping[tuple[seams.PodUid, str], float] = dataclasses.field(default_factory=dict)
+    """(UID, container) that runs -> when the one before it ended; see `seams.Pod`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +125,17 @@ def about_start(
                 return Outcome.STILL_MOUNTED
             return Outcome.FREED if kernel.usage[key].free else Outcome.HELD
     return None
+
+
+def about_content(lease: state.Lease, record: state.StartRecord, pods: PodView) -> Outcome | None:
+    """Whether its container was started again without PreStartContainer.
+
+    A container that ended after the delivery had this start; whoever runs now has it, too.
+    """
+    if lease.owner is None or lease.keep_on_restart or record.told_at_s is None:
+        return None
+    ended_s = pods.restarts.get((lease.owner.uid, lease.owner.container), 0.0)
+    return Outcome.OLD_CONTENT if ended_s > record.told_at_s else None
 
 
 def strays(leases: Sequence[state.Lease], kernel: KernelView) -> list[Finding]:

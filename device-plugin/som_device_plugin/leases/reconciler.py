@@ -109,6 +109,10 @@ class Reconciler:
                 findings += await self._reconcile_lease(lease, leases, kernel, pods)
             except SomError as error:
                 log.error("lease left", extra={"lease": lease.lease_id, "error": str(error)})
+        for finding in set(findings) - set(self.findings):
+            if finding.outcome is decide.Outcome.OLD_CONTENT:
+                message = f"lease {finding.lease_id}: its container {finding.outcome.value}"
+                await self._on_event(seams.Event("ContentKept", message, warning=True))
         if tuple(findings) != self.findings:
             self.findings = tuple(findings)
             self._on_change()
@@ -140,6 +144,8 @@ class Reconciler:
             if outcome is decide.Outcome.OWNER_GONE and record.boot_id == self._boot_id:
                 await self._starts.apply(record, state.Event.OWNER_GONE)
             about = decide.about_start(lease, record, kernel)
+            if about is None and record is lease.live:
+                about = decide.about_content(lease, record, pods)
             if about is None or self._starts.record(starts.key_of(record.start)) != record:
                 continue
             findings.append(decide.Finding(about, lease.lease_id, record.start.number))
@@ -176,7 +182,15 @@ class Reconciler:
             except SomError as error:
                 log.warning("kubelet's PodResources is silent", extra={"error": str(error)})
         return decide.PodView(
-            synced=self._pods.synced, live_uids=live, resources=answer, own_pod=self._own_pod
+            synced=self._pods.synced,
+            live_uids=live,
+            resources=answer,
+            own_pod=self._own_pod,
+            restarts={
+                (pod.uid, container): ended_s
+                for pod in self._pods.pods()
+                for container, ended_s in pod.restarts.items()
+            },
         )
 
     async def _report_held(self) -> None:

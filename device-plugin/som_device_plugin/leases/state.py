@@ -96,11 +96,12 @@ def step(state: State, event: Event) -> Step:
 
 @dataclasses.dataclass(frozen=True)
 class StartRecord:
-    """A start as the store keeps it."""
+    """A start as the store keeps it. `told_at_s`: UNIX time of its delivery."""
 
     start: seams.Start
     state: State
     boot_id: str
+    told_at_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

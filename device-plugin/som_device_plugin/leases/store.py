@@ -1,6 +1,7 @@
 """Leases and their starts in the agent's store: each method a durable transaction or a read."""
 
 import sqlite3
+import time
 from typing import Any, Final, LiteralString
 
 from som_api import v1alpha1
@@ -36,12 +37,12 @@ class LeaseStore:
         starts: dict[str, list[state.StartRecord]] = {}
         for row in self._db.execute(
             "SELECT lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,"
-            f" state, boot_id FROM starts {which} ORDER BY lease_id, number",
+            f" state, boot_id, told_at_s FROM starts {which} ORDER BY lease_id, number",
             parameters,
         ):
             start = seams.Start(*row[:7])
             starts.setdefault(row[0], []).append(
-                state.StartRecord(start=start, state=state.State(row[7]), boot_id=row[8])
+                state.StartRecord(start, state.State(row[7]), boot_id=row[8], told_at_s=row[9])
             )
         return [
             _lease(row, tuple(starts.get(row[0], ())))
@@ -113,8 +114,14 @@ class LeaseStore:
         """Record where `start` is."""
         with database.transaction(self._db):
             self._db.execute(
-                "UPDATE starts SET state = ? WHERE lease_id = ? AND number = ?",
-                (new.value, start.lease_id, start.number),
+                "UPDATE starts SET state = ?, told_at_s = coalesce(?, told_at_s)"
+                " WHERE lease_id = ? AND number = ?",
+                (
+                    new.value,
+                    time.time() if new is state.State.DELIVERED else None,
+                    start.lease_id,
+                    start.number,
+                ),
             )
 
     def end(self, lease_id: seams.LeaseId) -> None:

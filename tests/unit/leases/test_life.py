@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import random
+import time
 
 import hypothesis
 import pytest
@@ -308,6 +309,21 @@ async def test_a_restarted_container_gets_new_memory(world):
     first = pod.delivered
     await world.start_container(pod)
     assert pod.delivered is not first
+
+
+@pytest.mark.parametrize(("keep", "reports"), [(False, ["ContentKept"]), (True, [])])
+async def test_a_restart_while_no_agent_served_is_reported_once(world, keep, reports):
+    pod = await world.admit("db", 4, keep=keep)
+    await world.start_container(pod)
+    before, after = time.time() - 2, time.time() + 2
+    for restarts in ({}, {"main": before}, {"main": after}, {"main": after}):
+        pod.pod = dataclasses.replace(pod.pod, restarts=restarts)
+        await world.reconciler.reconcile()
+    assert [event.reason for event in world.events] == reports
+    world.events.clear()
+    await world.crash()
+    await world.reconciler.reconcile()
+    assert [event.reason for event in world.events] == reports
 
 
 async def test_a_warm_restart_gets_its_content_back(world):
