@@ -175,11 +175,11 @@ def bind(
     resources: seams.PodResources,
     source: seams.PodSource,
 ) -> Bound:
-    """Find out whose ticket this is.
+    """Find out whose ticket this is: of a kubelet fault's two live pods, the one without a lease.
 
     Raises:
-        seams.StartRefused: nobody's yet, or two live pods' (a kubelet fault), or the pod is not
-            known yet, or asks for no som memory.
+        seams.StartRefused: nobody's yet, or nobody can tell whose, or the pod is not known yet, or
+            asks for no som memory.
     """
     holders = {holder for holder in resources.holders if holder.ticket == lease.ticket}
     if len(holders) > 1:
@@ -201,7 +201,11 @@ def bind(
             f"som: pod {holder.namespace}/{holder.pod} is not known on this node yet, retrying"
         )
     owner = seams.Owner(holder.namespace, holder.pod, holder.container, pod.uid)
-    _refuse_second_live_owner(lease, leases, source, owner)
+    if any(o.owner == owner and not o.ended and o.lease_id != lease.lease_id for o in leases):
+        raise seams.StartRefused(
+            f"som: pod {owner.namespace}/{owner.pod} of UID {owner.uid} has its lease already; "
+            "its successor has not arrived from the API server yet, retrying"
+        )
     for request in pod.containers:
         if request.name == holder.container:
             return Bound(owner, request, pod.keep_on_restart)
@@ -217,7 +221,7 @@ class TwoOwners(seams.StartRefused):
     def __init__(self, ticket: seams.Ticket, pods: Sequence[str]) -> None:
         super().__init__(
             f"som: kubelet handed ticket {ticket} to two live pods ({' and '.join(sorted(pods))}), "
-            "a known kubelet fault; delete this pod to get another ticket"
+            "a known kubelet fault; delete the newer to get another ticket"
         )
 
 
@@ -234,7 +238,7 @@ def live_uids(source: seams.PodSource) -> frozenset[seams.PodUid]:
 def _held_by_others(
     lease: state.Lease, leases: Sequence[state.Lease], source: seams.PodSource
 ) -> set[seams.TicketHolder]:
-    """Listings of older leases whose pod has ended and whose container is still on its way out."""
+    """Listings that belong to older leases, whose containers may be on their way out."""
     live = live_uids(source)
     return {
         seams.TicketHolder(
@@ -244,26 +248,26 @@ def _held_by_others(
         if other.ticket == lease.ticket
         and other.lease_id != lease.lease_id
         and other.owner is not None
-        and other.owner.uid not in live
+        and not (other.ended and other.owner.uid in live)
     }
 
 
-def _refuse_second_live_owner(
-    lease: state.Lease,
-    leases: Sequence[state.Lease],
-    source: seams.PodSource,
-    owner: seams.Owner,
+def refuse_two_owners(
+    lease: state.Lease, leases: Sequence[state.Lease], source: seams.PodSource
 ) -> None:
-    """The listing may be the first pod's, while this start is the second's: never guess."""
+    """Nobody can tell for whom of two live pods a start with their ticket is: never guess.
+
+    Raises:
+        TwoOwners: another lease of the ticket has a live owner.
+    """
     live = live_uids(source)
-    for other in leases:
-        if other.lease_id == lease.lease_id or other.owner is None or other.ended:
-            continue
-        if other.owner == owner:
-            raise seams.StartRefused(
-                f"som: pod {owner.namespace}/{owner.pod} of UID {owner.uid} has its lease already; "
-                "its successor has not arrived from the API server yet, retrying"
+    others = [
+        other.owner
+        for other in leases
+        if other.ticket == lease.ticket and other.lease_id != lease.lease_id and not other.ended
+    ]
+    for owner in others:
+        if owner is not None and owner.uid in live:
+            raise TwoOwners(
+                lease.ticket, [f"{o.namespace}/{o.pod}" for o in (owner, lease.owner) if o]
             )
-        if other.ticket == lease.ticket and other.owner.uid in live:
-            names = [f"{o.namespace}/{o.pod}" for o in (other.owner, owner)]
-            raise TwoOwners(lease.ticket, names)

@@ -126,8 +126,7 @@ class LeaseManager:
 
     async def _pre_start(self, lease_id: seams.LeaseId, deadline: float) -> None:
         lease = self._lease(lease_id)
-        if lease.owner is None:
-            lease = await self._bind(lease)
+        lease = await self._bind(lease)
         record = lease.live
         if record is not None and record.state is state.State.DELIVERED:
             if lease.keep_on_restart and self._starts.intact(record):
@@ -143,14 +142,23 @@ class LeaseManager:
         log.info("lease delivered", extra={"lease": lease_id, "owner": str(lease.owner)})
 
     async def _bind(self, lease: state.Lease) -> state.Lease:
-        answer = await self._resources.list()
+        """The lease with its owner, who is looked for until he has had a start."""
         try:
-            bound = decide.bind(lease, self._store.leases(), answer, self._pods)
+            if lease.last_number == 0:
+                answer = await self._resources.list()
+                bound = decide.bind(lease, self._store.leases(), answer, self._pods)
+                self._store.bind(lease.lease_id, bound)
+                lease = self._lease(lease.lease_id)
+                if lease.owner != bound.owner:
+                    raise seams.StartRefused(
+                        f"som: ticket {lease.ticket} was {lease.owner}'s, which has not gone for "
+                        "certain yet, retrying"
+                    )
+            decide.refuse_two_owners(lease, self._store.leases(), self._pods)
         except decide.TwoOwners as fault:
             await self._on_event(seams.Event("TicketFault", str(fault), warning=True))
             raise
-        self._store.bind(lease.lease_id, bound)
-        return self._lease(lease.lease_id)
+        return lease
 
     async def _begin(self, lease: state.Lease) -> state.StartRecord:
         assert lease.request is not None

@@ -172,7 +172,7 @@ class Reconciler:
         """Kubelet is asked only when a lease's pod has gone: that is when its word matters."""
         live = decide.live_uids(self._pods)
         doubtful = any(
-            decide.pod_is_gone(lease, live) or (lease.owner is None and lease.ended)
+            decide.pod_is_gone(lease, live) or (lease.ended and not lease.last_number)
             for lease in leases
         )
         answer = None

@@ -140,7 +140,7 @@ class LeaseStore:
     def over(self, *, listed: frozenset[seams.Ticket] | None) -> list[seams.LeaseId]:
         """Ended leases that have no start left.
 
-        A lease that was replaced before anybody was bound to it stays while kubelet lists its
+        A lease that was replaced before it ever had a start stays while kubelet lists its
         ticket (`listed`; None: unknown), for a container may still be about to mount its path.
         """
         return [
@@ -148,7 +148,7 @@ class LeaseStore:
             for lease in self.leases()
             if lease.ended
             and not lease.starts
-            and (lease.owner is not None or (listed is not None and lease.ticket not in listed))
+            and (lease.last_number or (listed is not None and lease.ticket not in listed))
         ]
 
     def forget_ended(self, lease_id: seams.LeaseId) -> None:

@@ -208,12 +208,17 @@ def test_a_start_is_refused_when(case):
         decide.bind(UNBOUND, [UNBOUND], answer, pods)
 
 
-def test_one_ticket_in_two_live_pods_refuses_the_newer_and_leaves_the_first_alone():
+def test_one_ticket_in_two_live_pods_serves_nobody_until_one_of_them_has_gone():
     second = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-2"))
-    listing = resources(dataclasses.replace(LISTED, pod="web-0"))
+    listing = resources(LISTED, dataclasses.replace(LISTED, pod="web-0"))
     newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
-    with pytest.raises(decide.TwoOwners):
-        decide.bind(newer, [BOUND, newer], listing, Pods(POD, second))
+    bound = decide.bind(newer, [BOUND, newer], listing, Pods(POD, second))
+    assert bound.owner.pod == "web-0"
+    newer = dataclasses.replace(newer, owner=bound.owner)
+    for pods in (Pods(POD, second), Pods(POD)):
+        with pytest.raises(decide.TwoOwners):
+            decide.refuse_two_owners(newer, [BOUND, newer], pods)
+    decide.refuse_two_owners(newer, [BOUND, newer], Pods(second))
 
 
 def test_a_ticket_still_listed_for_an_ending_pod_is_bound_to_the_new_one():

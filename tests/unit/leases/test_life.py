@@ -123,11 +123,11 @@ class World:
         self.start_agent()
         await self.reconciler.recover()
 
-    async def admit(self, name, count, *, keep=False):
-        """What kubelet does for a pod: choose a ticket, Allocate."""
+    async def admit(self, name, count, *, keep=False, tickets=()):
+        """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
         used = {p.ticket for p in self.cluster.running}
         free = [t for t in TICKETS if t not in used]
-        chosen = self.manager.preferred(available=free, must_include=[], size=1)
+        chosen = tickets or self.manager.preferred(available=free, must_include=[], size=1)
         if not chosen:
             return None
         self.uid += 1
@@ -209,6 +209,7 @@ STEPS = [
     "source lost",
     "source synced",
     "recreate",
+    "ticket given twice",
     "reconcile",
 ]
 
@@ -263,6 +264,8 @@ async def one_step(world, step, choose):
         case "recreate" if pod and pod.container_runs:
             pods.remove(pod)
             await world.admit(pod.pod.name, choose.randint(1, 16))
+        case "ticket given twice" if pod and len(pods) < len(TICKETS):
+            await world.admit(choose.choice(world.unused_names()), 4, tickets=[pod.ticket])
         case _:
             await world.reconciler.reconcile()
 
@@ -422,8 +425,11 @@ async def test_a_ticket_without_a_lease_says_that_the_store_was_lost(world):
         await world.manager.pre_start([TICKETS[0]])
 
 
-async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world):
-    pod = await world.admit("db", 4)
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world, is_bound):
+    pod = await world.admit("db", 40)
+    if is_bound:
+        assert not await world.start_container(pod)
     await world.manager.allocate([pod.ticket])
     await world.reconciler.reconcile()
     assert len(world.kernel.paths) == 2
@@ -446,6 +452,33 @@ async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_runni
         await world.manager.pre_start([second.ticket])
     assert [event.reason for event in world.events] == ["TicketFault"]
     world.check()
+    first.container_runs = False
+    assert not await world.start_container(first)
+    world.cluster.running.remove(second)
+    await world.reconciler.reconcile()
+    assert await world.start_container(first)
+
+
+async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world):
+    first = await world.admit("first", 4)
+    await world.start_container(first)
+    await world.manager.allocate([first.ticket])
+    second, third = (
+        node.FakePod(
+            dataclasses.replace(first.pod, name=name, uid=seams.PodUid(name)), first.ticket
+        )
+        for name in ("second", "third")
+    )
+    world.cluster.running.append(second)
+    assert not await world.start_container(second)
+    await world.manager.allocate([first.ticket])
+    world.cluster.running = [second, third]
+    await world.reconciler.reconcile()
+    for pod in (second, third):
+        assert not await world.start_container(pod)
+    world.cluster.running = [third]
+    await world.reconciler.reconcile()
+    assert await world.start_container(third)
 
 
 def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world):
