@@ -33,18 +33,25 @@ def main() -> None:
     decoded = _timed("decode_nodes", lambda: [observed.decode_node(_node(i)) for i in range(count)])
     nodes = {node.name: node for node in decoded}
     orders = pools.Orders(sompools)
-    first = _timed("plan_empty_fleet", lambda: plan.plan_nodes(orders, nodes.values(), {}, {}))
+    somnodes: dict[str, v1alpha1.SomNode] = {}
+
+    def planned(node: observed.Node) -> plan.NodePlan:
+        return plan.plan_node(orders, node, somnodes.get(node.name), observed.bound(()))
+
+    def planned_fleet() -> dict[str, plan.NodePlan]:
+        return {name: planned(node) for name, node in nodes.items()}
+
+    first = _timed("plan_empty_fleet", planned_fleet)
     somnodes = _timed(
         "decode_somnodes",
         lambda: {
-            name: v1alpha1.SomNode.from_manifest(_somnode(name, planned))
-            for name, planned in first.items()
+            name: v1alpha1.SomNode.from_manifest(_somnode(name, its_plan))
+            for name, its_plan in first.items()
         },
     )
-    plans = _timed("plan_full_fleet", lambda: plan.plan_nodes(orders, nodes.values(), somnodes, {}))
-    name, node = next(iter(nodes.items()))
-    nobody = observed.Bound(units={}, runs_agent=False)
-    _timed("plan_one_node", lambda: plan.plan_node(orders, node, somnodes[name], nobody))
+    plans = _timed("plan_full_fleet", planned_fleet)
+    node = next(iter(nodes.values()))
+    _timed("plan_one_node", lambda: planned(node))
     order = next(iter(orders.by_name.values()))
     _timed(
         "status_of_one_pool",

@@ -21,8 +21,6 @@ from som_api import v1alpha1
 from som_operator import observed, pools, reports
 from som_operator.reports import Report, Share
 
-_NO_PODS = observed.Bound(units={}, runs_agent=False)
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodePlan:
@@ -31,19 +29,6 @@ class NodePlan:
     entries: tuple[v1alpha1.NodePool, ...]
     units: observed.Units
     shares: Mapping[str, Share]
-
-
-def plan_nodes(
-    orders: pools.Orders,
-    nodes: Iterable[observed.Node],
-    somnodes: Mapping[str, v1alpha1.SomNode],
-    bound: Mapping[str, observed.Bound],
-) -> dict[str, NodePlan]:
-    """The plan of every node, by name."""
-    return {
-        node.name: plan_node(orders, node, somnodes.get(node.name), bound.get(node.name, _NO_PODS))
-        for node in nodes
-    }
 
 
 def plan_node(

@@ -58,7 +58,6 @@ class ObjectMeta(pydantic.BaseModel):
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
-    creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     finalizers: tuple[str, ...] = ()
     labels: dict[str, str] = {}

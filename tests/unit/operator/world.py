@@ -114,7 +114,13 @@ class World:
         return pools.Orders(self.sompools.values(), gone=self.gone)
 
     def plans(self) -> dict[str, plan.NodePlan]:
-        return plan.plan_nodes(self.orders, self.nodes.values(), self.somnodes, self.bound)
+        orders, nobody = self.orders, observed.bound(())
+        return {
+            name: plan.plan_node(
+                orders, node, self.somnodes.get(name), self.bound.get(name, nobody)
+            )
+            for name, node in self.nodes.items()
+        }
 
     def plan(self, name: str = "n") -> plan.NodePlan:
         return self.plans()[name]
