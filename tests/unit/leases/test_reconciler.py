@@ -1,0 +1,127 @@
+"""Passes over all leases, beside starts and with failures."""
+
+import asyncio
+import dataclasses
+import time
+
+import pytest
+
+from som_device_plugin import seams
+from som_device_plugin.leases import decide, reconciler
+from unit.kube.watching import until
+
+
+async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
+    for name in ("first", "second"):
+        await world.start_container(await world.admit(name, 4))
+    world.cluster.running.clear()
+    first = world.store.leases()[0].lease_id
+    revoke = world.driver.revoke
+
+    def refused(start):
+        if start.lease_id == first:
+            raise seams.DriverError("covered")
+        revoke(start)
+
+    world.driver.revoke = refused
+    for _ in range(2):
+        await world.reconciler.reconcile()
+    assert [lease.lease_id for lease in world.store.leases()] == [first]
+    world.driver.revoke = revoke
+    for _ in range(2):
+        await world.reconciler.reconcile()
+    assert world.store.leases() == []
+
+
+async def test_a_pass_that_fails_is_tried_again(world, monkeypatch):
+    monkeypatch.setattr(reconciler, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(reconciler, "RECONCILE_EVERY_S", 0.0)
+    await world.start_container(await world.admit("db", 4))
+    world.cluster.running.clear()
+    attached = world.driver.attached
+    refusals = iter([seams.DriverError("the cgroup hierarchy is gone")] * 3)
+
+    def refused():
+        for refusal in refusals:
+            raise refusal
+        return attached()
+
+    world.driver.attached = refused
+    running = asyncio.create_task(world.reconciler.run())
+    await until(lambda: not world.store.leases())
+    running.cancel()
+
+
+async def test_those_who_wait_for_a_reconciliation_share_one(world):
+    passes = 0
+    attached = world.driver.attached
+
+    def counted():
+        nonlocal passes
+        passes += 1
+        return attached()
+
+    world.driver.attached = counted
+    await asyncio.gather(*(world.reconciler.reconcile() for _ in range(20)))
+    assert passes == 2
+
+
+async def test_a_start_that_is_built_during_a_pass_is_no_stray(world):
+    pod = await world.admit("db", 4)
+    attached = world.driver.attached
+    loop = asyncio.get_running_loop()
+
+    def late():
+        asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
+        return attached()
+
+    world.driver.attached = late
+    await world.reconciler.reconcile()
+    outcomes = {finding.outcome for finding in world.reconciler.findings}
+    assert decide.Outcome.STRAY not in outcomes
+
+
+async def test_a_restart_during_a_pass_is_no_lost_mount(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    usage = world.driver.usage
+    loop = asyncio.get_running_loop()
+    world.driver.attached = lambda: {}
+
+    def late(start):
+        world.driver.usage = usage
+        asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
+        return usage(start)
+
+    world.driver.usage = late
+    await world.reconciler.reconcile()
+    outcomes = {finding.outcome for finding in world.reconciler.findings}
+    assert outcomes == {decide.Outcome.IN_USE}
+
+
+@pytest.mark.parametrize(("keep", "reports"), [(False, ["ContentKept"]), (True, [])])
+async def test_a_restart_while_no_agent_served_is_reported_once(world, keep, reports):
+    pod = await world.admit("db", 4, keep=keep)
+    await world.start_container(pod)
+    before, after = time.time() - 2, time.time() + 2
+    for restarts in ({}, {"main": before}, {"main": after}, {"main": after}):
+        pod.pod = dataclasses.replace(pod.pod, restarts=restarts)
+        await world.reconciler.reconcile()
+    assert [event.reason for event in world.events] == reports
+    world.events.clear()
+    await world.crash()
+    await world.reconciler.reconcile()
+    assert [event.reason for event in world.events] == reports
+
+
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world, is_bound):
+    pod = await world.admit("db", 40)
+    if is_bound:
+        assert not await world.start_container(pod)
+    await world.manager.allocate([pod.ticket])
+    await world.reconciler.reconcile()
+    assert len(world.kernel.paths) == 2
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    assert len(world.kernel.paths) == 1

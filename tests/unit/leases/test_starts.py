@@ -1,0 +1,220 @@
+"""Starts of containers: who gets memory, whose it is, and what a refusal says."""
+
+import asyncio
+import dataclasses
+import errno
+
+import pytest
+
+from fakes import node
+from som_device_plugin import SomError, seams
+from som_device_plugin.leases import manager, state
+from unit.leases.worlds import TICKETS
+
+
+async def test_a_restarted_container_gets_new_memory(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    first = pod.delivered
+    await world.start_container(pod)
+    assert pod.delivered is not first
+
+
+async def test_a_warm_restart_gets_its_content_back(world):
+    pod = await world.admit("db", 4, keep=True)
+    await world.start_container(pod)
+    first = pod.delivered
+    await world.start_container(pod)
+    assert pod.delivered is first
+
+
+async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world):
+    pod = await world.admit("db", 4)
+    gate, building = asyncio.Event(), asyncio.Event()
+    build = world.driver.build
+
+    async def slow(start, *, on_progress):
+        building.set()
+        await gate.wait()
+        return await build(start, on_progress=on_progress)
+
+    world.driver.build = slow
+    first = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    await building.wait()
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    gate.set()
+    await second
+    assert len(world.kernel.superblocks) == 1
+
+
+async def test_a_pod_deleted_while_it_warms_frees_its_memory(world):
+    pod = await world.admit("db", 4)
+    building = asyncio.Event()
+
+    async def stuck(start, *, on_progress):
+        building.set()
+        await asyncio.Event().wait()
+
+    world.driver.build = stuck
+    waiting = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    await building.wait()
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    with pytest.raises(seams.StartRefused, match="its pod is gone"):
+        await waiting
+    await world.reconciler.reconcile()
+    assert world.store.leases() == []
+
+
+async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world):
+    holder = await world.admit("big", 30)
+    await world.start_container(holder)
+    pod = await world.admit("db", 4)
+    with pytest.raises(seams.StartRefused) as refused:
+        await world.manager.pre_start([pod.ticket])
+    assert "needs 8Mi" in str(refused.value)
+    assert "has 4Mi free of 64Mi; held by: default/big/main 60Mi" in str(refused.value)
+
+
+async def test_a_pod_that_goes_while_it_waits_for_memory_gets_no_start(world):
+    pod = await world.admit("db", 40)
+    reconcile = world.reconciler.reconcile
+
+    async def pod_goes():
+        world.cluster.running.clear()
+        await reconcile()
+
+    world.reconciler.reconcile = pod_goes
+    with pytest.raises(seams.StartRefused, match="has ended or was replaced meanwhile"):
+        await world.manager.pre_start([pod.ticket])
+    assert world.store.leases() == []
+
+
+async def test_memory_of_a_pod_that_just_went_is_found_by_the_next_start(world):
+    await world.start_container(await world.admit("old", 32))
+    world.cluster.running.clear()
+    pod = await world.admit("new", 32)
+    assert await world.start_container(pod)
+
+
+async def test_after_a_reboot_the_lease_keeps_its_owner_and_is_built_anew(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    world.kernel.superblocks.clear()
+    world.boot_id = "boot-2"
+    world.start_agent()
+    await world.reconciler.recover()
+    assert await world.start_container(pod)
+    (lease,) = world.store.leases()
+    assert [record.state for record in lease.starts] == [state.State.DELIVERED]
+
+
+async def test_a_ticket_without_a_lease_says_that_the_store_was_lost(world):
+    with pytest.raises(seams.StartRefused, match="store was lost"):
+        await world.manager.pre_start([TICKETS[0]])
+
+
+async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_running(world):
+    first = await world.admit("first", 4)
+    await world.start_container(first)
+    await world.manager.allocate([first.ticket])
+    second = dataclasses.replace(
+        first,
+        pod=dataclasses.replace(first.pod, name="second", uid=seams.PodUid("uid-9")),
+        container_runs=False,
+    )
+    world.cluster.running.append(second)
+    with pytest.raises(seams.StartRefused, match="two live pods"):
+        await world.manager.pre_start([second.ticket])
+    assert [event.reason for event in world.events] == ["TicketFault"]
+    world.check()
+    first.container_runs = False
+    assert not await world.start_container(first)
+    world.cluster.running.remove(second)
+    await world.reconciler.reconcile()
+    assert await world.start_container(first)
+
+
+async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world):
+    first = await world.admit("first", 4)
+    await world.start_container(first)
+    await world.manager.allocate([first.ticket])
+    second, third = (
+        node.FakePod(
+            dataclasses.replace(first.pod, name=name, uid=seams.PodUid(name)), first.ticket
+        )
+        for name in ("second", "third")
+    )
+    world.cluster.running.append(second)
+    assert not await world.start_container(second)
+    await world.manager.allocate([first.ticket])
+    world.cluster.running = [second, third]
+    await world.reconciler.reconcile()
+    for pod in (second, third):
+        assert not await world.start_container(pod)
+    world.cluster.running = [third]
+    await world.reconciler.reconcile()
+    assert await world.start_container(third)
+
+
+def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world):
+    asyncio.run(world.admit("db", 4))
+    world.manager._pools.ready = False
+    healthy = [device.ticket for device in world.manager.devices() if device.healthy]
+    assert healthy == [world.cluster.running[0].ticket]
+
+
+async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_disk_has_room(world):
+    pod = await world.admit("db", 4)
+    build = world.driver.build
+
+    async def built_as_the_disk_fills_up(start, *, on_progress):
+        world.disk(full=True)
+        return await build(start, on_progress=on_progress)
+
+    world.driver.build = built_as_the_disk_fills_up
+    with pytest.raises(SomError, match=r"writing the agent's store.*free space"):
+        await world.manager.pre_start([pod.ticket])
+    with pytest.raises(SomError, match="writing the agent's store"):
+        await world.manager.allocate([TICKETS[3]])
+    await world.reconciler.reconcile()
+    world.disk(full=False)
+    await world.reconciler.reconcile()
+    assert await world.start_container(pod)
+    assert len(world.kernel.superblocks) == 1
+
+
+async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world):
+    pod = await world.admit("db", 4)
+    build = world.driver.build
+
+    async def refused(start, *, on_progress):
+        raise OSError(errno.EAGAIN, "fork: no more processes")
+
+    world.driver.build = refused
+    with pytest.raises(seams.StartRefused, match="no more processes; retrying"):
+        await world.manager.pre_start([pod.ticket])
+    world.driver.build = build
+    assert await world.start_container(pod)
+
+
+async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_patience(
+    world, monkeypatch
+):
+    monkeypatch.setattr(manager, "PRE_START_LIMIT_S", 0.0)
+    monkeypatch.setattr(manager, "_GRACE_S", 0.0)
+    pod = await world.admit("db", 40)
+    world.reconciler.reconcile = asyncio.Event().wait
+    with pytest.raises(seams.StartRefused, match="busy with its pools"):
+        await world.manager.pre_start([pod.ticket])
+
+
+async def test_a_warm_restart_does_not_give_back_what_its_container_has_cut_off(world):
+    pod = await world.admit("db", 4, keep=True)
+    await world.start_container(pod)
+    first = pod.delivered
+    world.driver.attached = lambda: {(first.start.lease_id, first.start.number): 0}
+    await world.start_container(pod)
+    assert pod.delivered is not first

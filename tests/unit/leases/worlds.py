@@ -1,0 +1,176 @@
+"""A fake node and an agent of leases on it that can be killed, for the tests of this folder."""
+
+import asyncio
+
+from fakes import node
+from som_device_plugin import SomError, seams
+from som_device_plugin.leases import database, manager, reconciler, starts, store
+
+CAPACITY = 32 * node.PAGE
+TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
+
+
+class Killed(Exception):
+    """SIGKILL has hit the agent: nothing of it does anything any more."""
+
+
+class Mortal:
+    """A part of an agent, which may die before and after each of its calls."""
+
+    def __init__(self, part, world):
+        self._part, self._world = part, world
+
+    def __getattr__(self, name):
+        method = getattr(self._part, name)
+        if not callable(method):
+            return method
+
+        def call(*arguments, **named):
+            self._world.may_die()
+            result = method(*arguments, **named)
+            if asyncio.iscoroutine(result):
+                return self._awaited(result)
+            self._world.may_die()
+            return result
+
+        return call
+
+    async def _awaited(self, result):
+        value = await result
+        self._world.may_die()
+        return value
+
+
+class World:
+    """A fake node and an agent on it that can be killed and started again."""
+
+    def __init__(self, path):
+        self.kernel = node.FakeKernel(CAPACITY)
+        self.cluster = node.FakeCluster()
+        self.events = []
+        self.path = path
+        self.uid = 0
+        self.boot_id = "boot-1"
+        self.start_agent()
+
+    def may_die(self):
+        """SIGKILL after so many more calls of store and driver as `calls_left` says."""
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left < 0:
+                raise Killed
+
+    def disk(self, *, full):
+        """Whether the store can be written."""
+        self.connection.execute(f"PRAGMA query_only = {int(full)}")
+
+    @property
+    def killed(self):
+        return self.calls_left is not None and self.calls_left < 0
+
+    def start_agent(self):
+        self.calls_left = None
+        self.connection = database.open_database(self.path)
+        self.store = Mortal(store.LeaseStore(self.connection), self)
+        self.driver = Mortal(node.FakeDriver(self.kernel), self)
+        pools = node.FakePools(self.kernel)
+
+        async def on_event(event):
+            self.events.append(event)
+
+        shared = {
+            "leases": self.store,
+            "driver": self.driver,
+            "on_event": on_event,
+        }
+        self.starts = starts.Starts(**shared, boot_id=self.boot_id, on_change=lambda: None)
+        seen = {
+            "own_starts": self.starts,
+            "own_pools": pools,
+            "pods": self.cluster,
+            "resources": self.cluster,
+        }
+        self.reconciler = reconciler.Reconciler(
+            **shared,
+            **seen,
+            own_pod=node.OWN_POD,
+            boot_id=self.boot_id,
+            on_change=lambda: None,
+        )
+        self.manager = manager.LeaseManager(
+            **shared, **seen, own_reconciler=self.reconciler, tickets=TICKETS
+        )
+
+    async def crash(self):
+        """SIGKILL: builds stop where they are, nothing is tidied up but by the kernel."""
+        for key in self.starts.building:
+            task = self.starts._builds[key].task
+            task.cancel()
+            await asyncio.wait([task])
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+            await asyncio.wait([task])
+        self.start_agent()
+        await self.reconciler.recover()
+
+    async def admit(self, name, count, *, keep=False, tickets=()):
+        """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
+        used = {p.ticket for p in self.cluster.running}
+        free = [t for t in TICKETS if t not in used]
+        chosen = tickets or self.manager.preferred(available=free, must_include=[], size=1)
+        if not chosen:
+            return None
+        self.uid += 1
+        pod = seams.Pod(
+            namespace="default",
+            name=name,
+            uid=seams.PodUid(f"uid-{self.uid}"),
+            terminal=False,
+            containers=(seams.ContainerRequest(name="main", unit="2Mi", count=count),),
+            keep_on_restart=keep,
+        )
+        await self.manager.allocate(chosen)
+        fake = node.FakePod(pod, chosen[0])
+        self.cluster.running.append(fake)
+        return fake
+
+    async def start_container(self, pod):
+        """PreStartContainer, then the container runs and writes to its memory."""
+        try:
+            await self.manager.pre_start([pod.ticket])
+        except SomError:
+            return False
+        (block,) = [
+            b
+            for b in self.kernel.superblocks
+            if b.mounted and self.owner_of(b) == pod.pod.uid and not b.truncated
+        ]
+        if not pod.pod.keep_on_restart or block is not pod.delivered:
+            assert block.writer is None, "memory of an earlier owner or start was handed out"
+        block.writer = pod.pod.uid
+        assert block.start.size_bytes == pod.pod.containers[0].size_bytes
+        pod.delivered, pod.container_runs = block, True
+        return True
+
+    def unused_names(self):
+        """The API server knows each name once."""
+        used = {p.pod.name for p in self.cluster.running if p.known_to_api}
+        return sorted({f"pod-{number}" for number in range(len(TICKETS) + 1)} - used)
+
+    def owner_of(self, block):
+        lease = self.store.lease(block.start.lease_id)
+        return lease.owner.uid if lease and lease.owner else None
+
+    def check(self):
+        assert self.kernel.used_bytes() <= CAPACITY
+        for pod in self.cluster.running:
+            if pod.container_runs:
+                assert pod.delivered.mounted and not pod.delivered.truncated, (
+                    "memory was taken from a running container"
+                )
+        slots = [
+            (b.start.pool, b.start.slot)
+            for b in self.kernel.superblocks
+            if self.kernel.held_bytes(b)
+        ]
+        assert len(slots) == len(set(slots)), "two starts share a cgroup"
