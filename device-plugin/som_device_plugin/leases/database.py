@@ -85,7 +85,8 @@ def open_database(path: pathlib.Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise DatabaseError(
             f"opening the store {path}: {error}; check that the directory is writable, on a "
-            "local disk with free space"
+            "local disk with free space. A damaged store can be moved away (with its -wal and "
+            "-shm): then delete this node's pods with som memory, which have lost their leases"
         ) from error
     if version > len(_STEPS):
         connection.close()
