@@ -1,7 +1,7 @@
 # A real cluster on this machine, in namespaces of its own (root, Debian 12).
 HARNESS := PYTHONPATH=tests $(BIN)/python -m cluster.harness
 
-.PHONY: cluster-build cluster-up cluster-down cluster-shell test-cluster test-scenes
+.PHONY: cluster-build cluster-up cluster-down cluster-shell test-cluster
 cluster-build: setup ## builds what the cache lacks
 	$(HARNESS) build
 
@@ -14,8 +14,6 @@ cluster-down: setup
 cluster-shell: setup ## a shell inside, KUBECONFIG set
 	$(HARNESS) shell
 
-test-cluster: cluster-build ## control plane and a Ready node: types, policies, chart, operator
+test-cluster: cluster-build ## types, policies, chart, operator; then pods through all that happens to a node
 	$(BIN)/pytest tests/cluster --ignore=tests/cluster/scenes
-
-test-scenes: cluster-build ## pods with memory through restarts, upgrade and uninstall; not yet in CI
 	$(BIN)/pytest tests/cluster/scenes
