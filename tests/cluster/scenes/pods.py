@@ -64,7 +64,7 @@ def pod_spec(*containers: Manifest, grace_s: int = 1, **spec: Any) -> Manifest:
     }
 
 
-def stateful_set(name: str, *containers: Manifest) -> Manifest:
+def stateful_set(name: str, *containers: Manifest, **spec: Any) -> Manifest:
     """A StatefulSet of one pod, NAME-0."""
     labels = {"app": name}
     return {
@@ -75,7 +75,7 @@ def stateful_set(name: str, *containers: Manifest) -> Manifest:
             "serviceName": name,
             "replicas": 1,
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": pod_spec(*containers)},
+            "template": {"metadata": {"labels": labels}, "spec": pod_spec(*containers, **spec)},
         },
     }
 
@@ -172,18 +172,25 @@ def warnings(cluster: Cluster, name: str, *, kind: str = "pod") -> str:
     ]
     told = {f"{warning} {reason} {by}: {message}" for warning, reason, _, by, message in lines}
     shown = "".join(f"{line}\n" for line in sorted(told))
-    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>", shown)
+    shown = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>", shown)
+    shown = re.sub(r"endpoint &\{.*\} has", "endpoint <endpoint> has", shown)
+    return re.sub(r"warming \S+ of", "warming <amount> of", shown)
 
 
-def wait_warned(cluster: Cluster, name: str, *, kind: str = "pod") -> None:
-    cluster.wait_for(
+def wait_warned(cluster: Cluster, name: str, *, kind: str = "pod") -> str:
+    """The first warnings that there are."""
+    return cluster.wait_for(
         f"a warning of {kind} {name}", lambda: warnings(cluster, name, kind=kind), deadline_s=90
     )
 
 
-def wait_golden(cluster: Cluster, name: str, golden: str, *, kind: str = "pod") -> None:
-    """Wait until `kubectl describe` warns as golden/describe/GOLDEN.txt says, and no more."""
-    expected = (GOLDEN / f"{golden}.txt").read_text()
+def golden(name: str) -> str:
+    return (GOLDEN / f"{name}.txt").read_text()
+
+
+def wait_golden(cluster: Cluster, name: str, expected: str) -> None:
+    """Wait until `kubectl describe pod` warns as golden/describe/EXPECTED.txt says, and no more."""
     with contextlib.suppress(ClusterError):
-        cluster.wait_for("the golden", lambda: warnings(cluster, name, kind=kind) == expected)
-    assert warnings(cluster, name, kind=kind) == expected
+        cluster.wait_for("the golden", lambda: warnings(cluster, name) == golden(expected))
+    found = warnings(cluster, name)
+    assert found == golden(expected), found
