@@ -1,0 +1,52 @@
+"""Requests of som's own clients to the API server: those it answered, and those in vain."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import json
+import re
+
+from cluster.harness.cluster import Cluster
+
+IN_VAIN = re.compile(r"^(\S+) stderr F .*(lost sight of \S+|status not reported|Event \S+ is lost)")
+
+Requests = dict[str, list[float]]
+"""Times of requests, in seconds since 1970, by client: a component and what it asks for."""
+
+
+def answered(cluster: Cluster, *, since: float, until: float) -> Requests:
+    """What the API server's audit log has of agent and operator."""
+    found: dict[str, dict[str, float]] = collections.defaultdict(dict)
+    for line in (cluster.namespaces.logs / "audit.log").read_text().splitlines():
+        entry = json.loads(line)
+        at = _seconds(entry["requestReceivedTimestamp"])
+        if since <= at < until:
+            what = f"{entry['userAgent']} {entry['verb']} {entry['objectRef']['resource']}"
+            found[what][entry["auditID"]] = at
+    return {what: sorted(times.values()) for what, times in found.items()}
+
+
+def in_vain(cluster: Cluster, *, since: float, until: float) -> Requests:
+    """What agent and operator say that they have tried."""
+    found: Requests = collections.defaultdict(list)
+    for component in ("agent", "operator"):
+        script = f"cat /var/log/pods/som-system_som-{component}-*/{component}/*.log"
+        for line in cluster.namespaces.run(["sh", "-c", script]).stdout.splitlines():
+            told = IN_VAIN.search(line)
+            if told and since <= _seconds(told[1]) < until:
+                found[f"{component}: {told[2]}"].append(_seconds(told[1]))
+    return found
+
+
+def most_in(requests: Requests, *, window_s: float) -> dict[str, int]:
+    """For each client, the most requests that it sent within any such time."""
+    return {
+        client: max(sum(begin <= at < begin + window_s for at in times) for begin in times)
+        for client, times in requests.items()
+    }
+
+
+def _seconds(timestamp: str) -> float:
+    """Of RFC 3339, with more digits than Python reads."""
+    return datetime.datetime.fromisoformat(timestamp[:26].rstrip("Z") + "+00:00").timestamp()
