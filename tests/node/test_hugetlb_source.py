@@ -69,6 +69,26 @@ async def test_a_new_agent_counts_nothing_twice(foreign: int, node: nodes.Node) 
     assert persistent() == foreign + 16
 
 
+async def test_an_agent_that_lost_its_store_takes_its_own_pages_for_its_own(
+    foreign: int, node: nodes.Node
+) -> None:
+    await node.apply(16 * PAGE, pool="a")
+    await node.apply(4 * PAGE, pool="b")
+    start = await node.built(8 * PAGE, pool="a")
+
+    for file in node.state_dir.glob("som.db*"):
+        file.unlink()
+    node.restart()
+
+    reserved = await node.apply(16 * PAGE, pool="a")
+    assert (reserved.capacity_bytes, reserved.free_bytes) == (16 * PAGE, 8 * PAGE)
+    assert (await node.apply(4 * PAGE, pool="b")).free_bytes == 4 * PAGE
+    assert persistent() == foreign + 20
+    mounts.detach(str(node.file(start).parent))
+    assert (await node.source.refill("a")).free_bytes == 16 * PAGE
+    assert persistent() == foreign + 20
+
+
 async def test_shrinking_takes_from_the_hold_and_never_what_is_held_or_promised(
     node: nodes.Node,
 ) -> None:

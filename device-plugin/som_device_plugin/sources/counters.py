@@ -113,3 +113,15 @@ def _rewritten(
         f"surplus), {after.persistent} now, {settled.foreign} of them not som's: {outcome}",
         warning=True,
     )
+
+
+def overcommit(page_bytes: int) -> str:
+    """What is wrong with overcommit and its cure, or ""."""
+    pages = hugepages.machine_counts(page_bytes).overcommit
+    if not pages:
+        return ""
+    return (
+        f"nr_overcommit_hugepages of {plan.human_bytes(page_bytes)} pages is {pages}: the kernel "
+        "would take memory past every guard; set vm.nr_overcommit_hugepages=0, also in "
+        "/etc/sysctl.d"
+    )

@@ -208,10 +208,12 @@ class HugeTLBSource:
                 f"this machine has no huge pages of {name}: its processor or kernel lacks them; "
                 "use another pageSize"
             )
-        overcommit = _overcommit(page_bytes)
+        overcommit = counters.overcommit(page_bytes)
         if overcommit:
             raise Refused(f"pool {order.pool} is not reserved: {overcommit}")
         with self._counters.locked():
+            if order.pool not in self._records.pools():
+                self._find_again(order.pool, page_bytes)
             self._untold += self._counters.settle(page_bytes)
             growth = order.target_bytes // page_bytes - sum(self._pages(order.pool).values())
             room = self._counters.room_pages(page_bytes)
@@ -229,9 +231,22 @@ class HugeTLBSource:
                     f"{self._guard.percent}); the largest capacity now is "
                     f"{plan.human_bytes(largest - largest % plan.GIB or largest)}"
                 )
-            self._records.add(order.pool, page_bytes, hugepages.nodes())
+            self._records.add(order.pool, page_bytes, dict.fromkeys(hugepages.nodes(), 0))
             self._orders[order.pool] = order
             self._fill(order.pool)
+
+    def _find_again(self, pool: str, page_bytes: int) -> None:
+        """Know the pages that the kernel shows to be the pool's although the store was lost.
+
+        The hold does not say on which nodes; the split that was ordered is even.
+        """
+        free_bytes = self._hold(pool, page_bytes).size_bytes
+        pages = (free_bytes + self._held_bytes(pool, page_bytes, free_bytes)) // page_bytes
+        if pages:
+            counts = {n: hugepages.node_counts(page_bytes, n) for n in hugepages.nodes()}
+            shares = plan.even_shares(pages, counts)
+            found = {node: min(shares[node], counts[node].persistent) for node in counts}
+            self._records.add(pool, page_bytes, found)
 
     def _step(self, order: _Order) -> bool:
         """One step towards the order; False when there is no more to do."""
@@ -325,7 +340,7 @@ class HugeTLBSource:
             warnings = set()
             for page_bytes in sorted(set(pools.values())):
                 events += self._counters.settle(page_bytes)
-                warnings.add(_overcommit(page_bytes))
+                warnings.add(counters.overcommit(page_bytes))
             for pool in pools:
                 self._fill(pool)
         warnings.discard("")
@@ -383,15 +398,3 @@ async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.to_thread(call, *arguments)
     except (cgroups.CgroupError, hold.HoldError, hugepages.HugePagesError, OSError) as error:
         raise SourceError(str(error)) from error
-
-
-def _overcommit(page_bytes: int) -> str:
-    """What is wrong with overcommit and its cure, or ""."""
-    pages = hugepages.machine_counts(page_bytes).overcommit
-    if not pages:
-        return ""
-    return (
-        f"nr_overcommit_hugepages of {plan.human_bytes(page_bytes)} pages is {pages}: the kernel "
-        "would take memory past every guard; set vm.nr_overcommit_hugepages=0, also in "
-        "/etc/sysctl.d"
-    )

@@ -1,6 +1,7 @@
 """What the HugeTLB source remembers: others' pages and each pool's, per page size and node."""
 
 import sqlite3
+from collections.abc import Mapping
 
 from som_device_plugin.leases import database
 from som_device_plugin.sources import plan
@@ -60,14 +61,22 @@ class PageRecords:
                 ],
             )
 
-    def add(self, pool: str, page_bytes: int, nodes: tuple[int, ...]) -> None:
-        """Know `pool` from now on, with no pages where it has none yet."""
+    def add(self, pool: str, page_bytes: int, found: Mapping[int, int]) -> None:
+        """Know `pool` from now on, on nodes where it was not known with the pages found there.
+
+        They were taken for others' until now.
+        """
         with database.transaction(self._db):
             self._db.executemany(
                 "INSERT OR IGNORE INTO pool_pages"
                 " (pool, page_bytes, node, boot_id, pages, intended_pages)"
-                " VALUES (?, ?, ?, ?, 0, 0)",
-                [(pool, page_bytes, node, self._boot_id) for node in nodes],
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+                [(pool, page_bytes, node, self._boot_id, pages) for node, pages in found.items()],
+            )
+            self._db.executemany(
+                "UPDATE foreign_pages SET pages = max(pages - ?, 0)"
+                " WHERE page_bytes = ? AND node = ?",
+                [(pages, page_bytes, node) for node, pages in found.items()],
             )
 
     def intend(self, pool: str, page_bytes: int, node: int, pages: int) -> None:
