@@ -154,6 +154,12 @@ class Cluster:
         self.stop_kubelet()
         self.start_kubelet()
 
+    def change_memory_manager(self, *, static: bool) -> None:
+        """Restart kubelet with the memoryManagerPolicy Static, or None."""
+        self.stop_kubelet()
+        node.change_memory_manager(self.namespaces, static=static)
+        self.start_kubelet()
+
     def huge_pages_added(self) -> int:
         """Huge pages that the machine has more than before `up`."""
         return hugetlb.added_pages(self.namespaces.state / "pages.json")

@@ -66,6 +66,12 @@ imageGCHighThresholdPercent: 100
 evictionHard: {{memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}}
 """
 
+# What kubelet asks for with Static: exactly what evictionHard keeps free.
+STATIC = """\
+memoryManagerPolicy: Static
+reservedMemory: [{numaNode: 0, limits: {memory: 100Mi}}]
+"""
+
 
 def write_settings(namespaces: Namespaces) -> None:
     state = namespaces.state
@@ -78,6 +84,14 @@ def write_settings(namespaces: Namespaces) -> None:
     (state / "kubelet.yaml").write_text(
         KUBELET.format(socket=SOCKET, pki=namespaces.pki, cgroup_root=CGROUP_ROOT)
     )
+
+
+def change_memory_manager(namespaces: Namespaces, *, static: bool) -> None:
+    """What an administrator does while kubelet is stopped; without it kubelet would not start."""
+    settings = namespaces.state / "kubelet.yaml"
+    text = settings.read_text().replace(STATIC, "")
+    settings.write_text(text + STATIC if static else text)
+    (namespaces.var / "lib/kubelet/memory_manager_state").unlink()
 
 
 def make_cgroups(namespaces: Namespaces) -> None:

@@ -15,7 +15,7 @@ POOL = images.PROJECT / "examples" / "sompool.yaml"
 
 
 @pytest.fixture(scope="session")
-def som(product: list[Path], cluster: Cluster) -> Iterator[Cluster]:
+def som(cluster: Cluster, product: list[Path]) -> Iterator[Cluster]:
     """The cluster with som installed, the pool of the examples Ready, and no pod of a test."""
     for archive in product:
         cluster.load(archive)
@@ -26,8 +26,8 @@ def som(product: list[Path], cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def product() -> list[Path]:
-    """The archives of both images."""
+def product(cluster: Cluster) -> list[Path]:
+    """The archives of both images; built after `cluster` has waited for our turn at the machine."""
     return release.build()
 
 

@@ -65,6 +65,19 @@ def test_pod_deleted_while_the_agent_is_down_is_freed_when_it_is_back(scene: Clu
     pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
 
 
+def test_pod_deleted_while_kubelet_is_down_is_freed_when_it_is_back(scene: Cluster) -> None:
+    scene.apply(pods.pod("leaving", pods.container("fill", ONES, "hold", units=64)))
+    pods.wait_output(scene, "leaving", "hold")
+    running = f"{KEPT_BYTES + 128}Mi"
+    pods.wait_allocated(scene, "examples", running)
+    scene.stop_kubelet()
+    pods.delete(scene, "leaving", wait=False)
+    assert pods.pool_status(scene, "examples")["allocated"] == running
+    scene.start_kubelet()
+    scene.kubectl("wait", "--for=delete", "pod/leaving", "--timeout=60s")
+    pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
+
+
 def test_pod_that_comes_while_the_agent_is_down_waits_and_says_why(scene: Cluster) -> None:
     with agents.away(scene):
         scene.apply(pods.pod("waiting", pods.container("check", ZEROED, "hold", units=4)))
