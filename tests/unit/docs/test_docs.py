@@ -17,6 +17,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 BY_NAME = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 TROUBLESHOOT = (DOCS / "how-to/troubleshoot.md").read_text()
+SEEN = sorted((ROOT / "tests/cluster/golden/describe").glob("*.txt"))
+"""What kubectl describe said on a real cluster; the cluster tests compare it."""
 
 
 def _code(*folders: str) -> str:
@@ -112,6 +114,18 @@ def test_every_condition_of_a_somnode_is_explained() -> None:
         assert f"`{reason}`" in section
 
 
+def _message(seen: pathlib.Path) -> str:
+    """What is to be looked up: without kubelet's words before it and the scheduler's after it."""
+    (line,) = seen.read_text().splitlines()
+    before = r"denied request: |desc = |with err: |scheduler: |[{]main[}]: "
+    return re.split(before, line.partition(" preemption:")[0])[-1]
+
+
+@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: seen.stem)
+def test_what_describe_says_of_a_failure_is_explained(seen: pathlib.Path) -> None:
+    assert f"`{_message(seen)}`" in TROUBLESHOOT
+
+
 @pytest.mark.parametrize(
     ("section", "source"),
     [
@@ -128,7 +142,7 @@ def test_messages_that_are_explained_exist(section: str, source: str) -> None:
     plain = re.sub(r"\{[^}]*\}", "*", joined)
     for message in re.findall(r"^\| (`[^|]*`) \|", _section(section), re.M):
         for piece in re.findall(r"`([^`]*)`", message):
-            if piece == "exceeded quota":
+            if piece == "exceeded quota" or piece in map(_message, SEEN):
                 continue
             words = re.split(r"\.\.\.|\b[\d.]+Gi\b|\b[\w-]+-\d+\b|databases|som\.io/2Mi now", piece)
             for word in (word.strip(" ;():,") for word in words):
