@@ -60,8 +60,10 @@ class Reconciler:
         """Reconcile whenever a lease is in doubt, and now and then; runs until cancelled."""
         wake, last = self._starts.wake, time.monotonic()
         while True:
+            # wait_for of Python 3.11 swallows a cancellation that comes with its result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await wake.wait()
             due = time.monotonic() - last >= RECONCILE_EVERY_S
             if wake.is_set() or due or self._in_doubt():
                 wake.clear()

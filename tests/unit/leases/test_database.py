@@ -25,7 +25,7 @@ def test_a_store_of_an_older_agent_is_brought_up_to_date(
 
 def test_a_damaged_store_names_the_cure(tmp_path: pathlib.Path) -> None:
     (tmp_path / "som.db").write_bytes(b"damaged" * 1000)
-    with pytest.raises(database.DatabaseError, match="not a database.*can be moved away"):
+    with pytest.raises(database.DatabaseError, match=r"not a database.*can be moved away"):
         database.open_database(tmp_path / "som.db")
 
 

@@ -52,6 +52,15 @@ async def test_a_pass_that_fails_is_tried_again(world, monkeypatch):
     running.cancel()
 
 
+async def test_passes_end_when_told_although_something_was_freed_in_that_moment(world):
+    running = asyncio.create_task(world.reconciler.run())
+    await asyncio.sleep(0.05)
+    world.starts.wake.set()
+    running.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([running])
+
+
 async def test_those_who_wait_for_a_reconciliation_share_one(world):
     passes = 0
     attached = world.driver.attached
