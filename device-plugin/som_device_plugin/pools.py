@@ -200,8 +200,10 @@ class Pools:
                 self._failures += 1
             else:
                 self._failures = 0
+            # wait_for of Python 3.11 swallows a cancellation that comes with its result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
 
     async def _converge(self) -> None:
         for pool in list(self._pools.values()):
@@ -240,8 +242,10 @@ class Pools:
         except SomError as error:
             self._update(pool.name, refusal=str(error), blocked=False)
             return
-        del self._pools[pool.name]
         log.info("pool released", extra={"pool": pool.name})
+        if self._pools[pool.name].leaving:
+            # Else it was ordered again meanwhile.
+            del self._pools[pool.name]
         self._on_change()
 
     async def _check_always(self) -> None:

@@ -286,6 +286,37 @@ async def test_a_pool_that_shrinks_goes_on_when_a_pod_has_left(
         await until(lambda: condition("Ready")[1] == "Reserved")
 
 
+async def test_a_pool_that_is_ordered_again_as_its_memory_goes_back_is_reserved_again(
+    node: Node,
+) -> None:
+    node.order(order(GIB))
+    release = node.source.release
+
+    async def ordered_again_meanwhile(pool: str) -> None:
+        await release(pool)
+        node.order(order(2 * GIB))
+        while node.own.generation != 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+    node.source.release = ordered_again_meanwhile  # type: ignore[method-assign]
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        node.order()
+        await until(lambda: node.source.has == {"a": 2 * GIB})
+
+
+async def test_pools_end_when_told_although_something_was_freed_in_that_moment(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "RETRY_S", (60.0,))
+    node.order(order(2 * GIB))
+    node.source.most_bytes = GIB
+    async with asyncio.timeout(10):
+        async with node.agent() as condition:
+            await until(lambda: condition("Ready")[1] == "PartlyReserved")
+            node.own.touch()
+
+
 async def test_pages_that_are_lost_are_sought_again_however_long_the_first_ones_took(
     node: Node,
 ) -> None:
