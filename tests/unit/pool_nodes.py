@@ -1,0 +1,137 @@
+"""A node's pools under orders, over a source that has what it is told to have."""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from som_api import v1alpha1
+from som_device_plugin import SomError, pools, seams, status
+from som_device_plugin.kubelet import setup
+from som_device_plugin.leases import database
+from som_device_plugin.sources import hugetlb
+from unit.kube.watching import until
+
+GIB = 1 << 30
+SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
+
+
+def order(
+    capacity_bytes: int, *, name: str = "a", unit: v1alpha1.Unit = "2Mi"
+) -> v1alpha1.NodePool:
+    return v1alpha1.NodePool(
+        name=name, generation=1, unit=unit, capacity=capacity_bytes, source=SOURCE
+    )
+
+
+class FakeSource:
+    """Has what is asked for, within limits; `calls` are what would have changed the node."""
+
+    def __init__(self) -> None:
+        self.has: dict[str, int] = {}
+        self.free_bytes: dict[str, int] = {}
+        self.least_bytes = 0
+        self.most_bytes = 1 << 60
+        self.held = False
+        self.calls: list[str] = []
+
+    def reserved(self, pool: str) -> hugetlb.PoolReserved:
+        size_bytes = self.has.get(pool, 0)
+        free_bytes = self.free_bytes.get(pool, size_bytes)
+        return hugetlb.PoolReserved(pool, size_bytes, free_bytes, {0: size_bytes}, "")
+
+    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
+        self.calls.append("apply")
+        self.has[pool.name] = max(min(pool.capacity, self.most_bytes), self.least_bytes)
+        return self.reserved(pool.name)
+
+    async def release(self, pool: str) -> None:
+        self.calls.append("release")
+        if self.held:
+            raise hugetlb.Refused("held by containers")
+        self.has.pop(pool, None)
+
+    async def refill(self, pool: str) -> hugetlb.PoolReserved:
+        return self.reserved(pool)
+
+    async def check(self) -> tuple[list[seams.Event], dict[str, hugetlb.PoolReserved]]:
+        self.calls.append("check")
+        return [], {name: self.reserved(name) for name in self.has}
+
+
+class Node:
+    """Pools under orders; `setup` is what is found of kubelet's set-up, or why it is not."""
+
+    def __init__(self, state_dir: pathlib.Path) -> None:
+        self.source = FakeSource()
+        self.setup: setup.Setup | SomError = setup.Setup()
+        self.connection = database.open_database(state_dir / "som.db")
+        self._orders: asyncio.Queue[tuple[int, v1alpha1.SomNodeSpec]] = asyncio.Queue()
+        self._generation = 0
+
+    def order(self, *ordered: v1alpha1.NodePool) -> None:
+        self._generation += 1
+        self._orders.put_nowait((self._generation, v1alpha1.SomNodeSpec(pools=ordered)))
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the agent has taken the newest orders."""
+        return not self._generation or self.own.generation == self._generation
+
+    async def specs(self) -> AsyncIterator[tuple[int, v1alpha1.SomNodeSpec]]:
+        while True:
+            yield await self._orders.get()
+
+    def _read_setup(self) -> setup.Setup:
+        if isinstance(self.setup, SomError):
+            raise self.setup
+        return self.setup
+
+    def pools(self) -> pools.Pools:
+        """A new agent's, with what the last one stored."""
+
+        async def no_event(event: seams.Event) -> None:
+            raise AssertionError(event)
+
+        return pools.Pools(
+            source=self.source,  # type: ignore[arg-type]
+            connection=self.connection,
+            promised_bytes=lambda unit: 0,
+            read_setup=self._read_setup,
+            on_event=no_event,
+            on_change=lambda: None,
+        )
+
+    @contextlib.asynccontextmanager
+    async def agent(self) -> AsyncIterator[Callable[[str], tuple[str, str, str]]]:
+        """An agent's pools; gives the conditions as reported: "Ready" is the pool's own."""
+
+        self.own = own = self.pools()
+
+        def condition(kind: str) -> tuple[str, str, str]:
+            report = reported(own)
+            found = report.pools[0].conditions if kind == "Ready" else report.conditions
+            return next((c.status, c.reason, c.message) for c in found if c.type == kind)
+
+        running = asyncio.create_task(own.run(self))
+        try:
+            await until(lambda: self._orders.empty())
+            yield condition
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
+def reported(own: pools.Pools, **fields: Any) -> v1alpha1.SomNodeStatus:
+    facts: dict[str, Any] = {
+        "generation": own.generation,
+        "boot_id": "b",
+        "active": own.pools(),
+        "leases": (),
+        "findings": (),
+        "found_setup": own.setup,
+        "pod_names": {},
+        "huge_pages": {},
+    }
+    return status.node_status(**(facts | fields))

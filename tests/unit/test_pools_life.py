@@ -1,0 +1,91 @@
+"""Pools through random orders, failures and restarts of their agent."""
+
+import asyncio
+import contextlib
+import pathlib
+import random
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from som_api import v1alpha1
+from som_device_plugin import pools
+from som_device_plugin.kubelet import setup
+from som_device_plugin.sources import hugetlb
+from unit.kube.watching import until
+from unit.pool_nodes import GIB, FakeSource, Node, order
+
+UNITS: dict[str, v1alpha1.Unit] = {"a": "2Mi", "b": "2Mi", "c": "1Gi"}
+STEPS = [
+    *("order", "order", "start holds", "start ends", "kernel refuses", "kernel grants"),
+    *("policy is static", "policy is none", "pages are lost", "refill", "agent restarts"),
+]
+
+
+class SlowSource(FakeSource):
+    """Takes turns at each step, and may refuse it."""
+
+    refuses = False
+
+    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
+        await self._turn()
+        self.has[pool.name] = pool.capacity // 2
+        await self._turn()
+        return await super().apply(pool)
+
+    async def release(self, pool: str) -> None:
+        await self._turn()
+        await super().release(pool)
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        if self.refuses:
+            raise hugetlb.SourceError("no")
+
+
+async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> None:
+    node, source = Node(path), SlowSource()
+    node.source = source
+    wanted: dict[str, int] = {}
+    async with contextlib.AsyncExitStack() as agents:
+        await agents.enter_async_context(node.agent())
+        for step in steps:
+            match step:
+                case "order":
+                    wanted = {n: choose.randint(1, 4) * GIB for n in UNITS if choose.random() < 0.5}
+                    node.order(*(order(wanted[n], name=n, unit=UNITS[n]) for n in wanted))
+                case "start holds" | "start ends":
+                    source.held = step == "start holds"
+                case "kernel refuses" | "kernel grants":
+                    source.refuses = step == "kernel refuses"
+                case "policy is static" | "policy is none":
+                    node.setup = setup.Setup(static=step == "policy is static")
+                case "pages are lost" if source.has:
+                    source.has[choose.choice(sorted(source.has))] = GIB // 2
+                case "refill":
+                    await node.own.refill()
+                case "agent restarts":
+                    await until(lambda: node.is_heard)
+                    await agents.aclose()
+                    await agents.enter_async_context(node.agent())
+            for _ in range(choose.randint(0, 30)):
+                await asyncio.sleep(0)
+        source.held = source.refuses = False
+        node.setup = setup.Setup()
+        await until(lambda: source.has == wanted)
+        await until(lambda: {p.name for p in node.own.pools().values() if p.full} == set(wanted))
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(
+    steps=strategies.lists(strategies.sampled_from(STEPS), max_size=25),
+    seed=strategies.integers(0, 2**32),
+)
+def test_whatever_happens_the_pools_become_what_was_ordered_last(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], seed: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pools, "CHECK_EVERY_S", 0.005)
+        patch.setattr(pools, "RETRY_S", (0.005, 0.01, 0.02))
+        asyncio.run(live(tmp_path_factory.mktemp("pools"), steps, random.Random(seed)))
