@@ -134,9 +134,10 @@ def wait_allocatable(cluster: Cluster, units: int) -> None:
     cluster.wait_for(f"kubelet to offer {units} units", reached)
 
 
-@pytest.mark.usefixtures("clean")
-def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(som: Cluster) -> None:
+def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(clean: Cluster) -> None:
     """The node promises what the pool has not, so that kubelet and agent see such a pod."""
+    som = clean
+    som.kubectl("delete", "statefulset,pod", "--all", "--timeout=90s")
     namespace = f"--namespace={agents.NAMESPACE}"
     operator = "--selector=app.kubernetes.io/component=operator"
     som.kubectl("scale", "deployment/som-operator", namespace, "--replicas=0")
