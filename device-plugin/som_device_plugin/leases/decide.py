@@ -238,18 +238,19 @@ def live_uids(source: seams.PodSource) -> frozenset[seams.PodUid]:
 def _held_by_others(
     lease: state.Lease, leases: Sequence[state.Lease], source: seams.PodSource
 ) -> set[seams.TicketHolder]:
-    """Listings that belong to older leases, whose containers may be on their way out."""
-    live = live_uids(source)
-    return {
-        seams.TicketHolder(
-            other.owner.namespace, other.owner.pod, other.owner.container, lease.ticket
-        )
-        for other in leases
-        if other.ticket == lease.ticket
-        and other.lease_id != lease.lease_id
-        and other.owner is not None
-        and not (other.ended and other.owner.uid in live)
-    }
+    """Listings that belong to older leases, whose containers may be on their way out.
+
+    Not those that may be a successor's of the same name.
+    """
+    listings = set()
+    for other in leases:
+        owner = other.owner
+        if owner is None or other.ticket != lease.ticket or other.lease_id == lease.lease_id:
+            continue
+        pod = source.get(namespace=owner.namespace, name=owner.pod)
+        if pod is None or pod.terminal or (pod.uid == owner.uid and not other.ended):
+            listings.add(seams.TicketHolder(*owner.names, lease.ticket))
+    return listings
 
 
 def refuse_two_owners(

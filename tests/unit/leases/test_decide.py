@@ -230,6 +230,15 @@ def test_a_ticket_still_listed_for_an_ending_pod_is_bound_to_the_new_one():
     assert bound.owner.pod == "web-0"
 
 
+def test_a_listing_that_may_be_a_successors_is_not_taken_for_the_ending_pods():
+    successor = dataclasses.replace(POD, uid=seams.PodUid("uid-2"))
+    third = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-3"))
+    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
+    listing = resources(LISTED, dataclasses.replace(LISTED, pod="web-0"))
+    with pytest.raises(decide.TwoOwners):
+        decide.bind(newer, [BOUND, newer], listing, Pods(successor, third))
+
+
 def test_a_pod_recreated_under_its_name_waits_until_the_pod_list_shows_it():
     newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
     with pytest.raises(seams.StartRefused, match="successor"):
