@@ -9,6 +9,7 @@ before its container starts, native huge pages when the program touches them.
 import argparse
 import contextlib
 import json
+import math
 import pathlib
 import sys
 import time
@@ -39,13 +40,12 @@ POOL: Final = {
 def running_cluster() -> Iterator[Cluster]:
     """som with 1 GiB, and 1 GiB of native huge pages that kubelet knows."""
     binaries.install_packages()
-    archives = release.build()
     cluster = Cluster()
     cluster.up()
     try:
         COUNTER.write_text(str(int(COUNTER.read_text()) + max(SIZES_MIB) // 2))
         cluster.restart_kubelet()
-        for archive in archives:
+        for archive in release.build():
             cluster.load(archive)
         release.install(cluster)
         cluster.apply(POOL)
@@ -59,6 +59,7 @@ def seconds_to_touched(cluster: Cluster, name: str, manifest: pods.Manifest) -> 
     """Create a pod, read when its program was done, delete the pod."""
     begun = time.time()
     cluster.kubectl("create", "--filename=-", stdin=json.dumps(manifest))
+    pods.wait_ready(cluster, name)
     lines = pods.wait_output(cluster, name, "hold")
     touched = next(float(line.split()[1]) for line in lines if line.startswith("clock:"))
     pods.delete(cluster, name)
@@ -82,8 +83,14 @@ def main() -> None:
                     pods.wait_allocated(cluster, "examples", "0")
                     if counted >= 0:
                         seconds[name].append(took)
-            local.figure("som: pod created to touched memory", seconds["own"], unit="s", mib=mib)
-            local.figure("native: pod created to touched", seconds["native"], unit="s", mib=mib)
+            for name, figure in {"own": "som", "native": "native"}.items():
+                local.figure(
+                    f"{figure}: pod created to touched memory",
+                    seconds[name],
+                    unit="s",
+                    mib=mib,
+                    p95=round(sorted(seconds[name])[math.ceil(0.95 * count) - 1], 3),
+                )
 
 
 if __name__ == "__main__":
