@@ -74,6 +74,8 @@ def test_capacity_below_what_pods_use_kills_none_at_a_kubelet_restart(scene: Clu
 def test_after_a_reboot_pods_start_when_the_pool_is_back_with_zeroed_memory(
     scene: Cluster,
 ) -> None:
+    scene.apply(pods.pod("alone", pods.container("hold", units=4)))
+    pods.wait_output(scene, "alone", "hold")
     old_boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
     with agents.away(scene):
         scene.reboot_node()
@@ -87,6 +89,7 @@ def test_after_a_reboot_pods_start_when_the_pool_is_back_with_zeroed_memory(
             lambda: scene.get("pod", "stays-0")["status"]["phase"] != "Running",
         )
         assert scene.namespaces.run(["pgrep", "--exact", "workload"], check=False).stdout == ""
+    pods.wait_golden(scene, "alone", "reboot")
     lines = pods.wait_output(scene, "stays-0", "hold")
     assert lines == ["check: same", f"fill: {ONES}", "hold"]
     boot = scene.get("node", "node1")["status"]["nodeInfo"]["bootID"]
