@@ -21,8 +21,9 @@ TERABYTE = 512 * 1024
 STOP_WORKER = """
 import glob, os, signal, time
 end = time.monotonic() + 30
+slots = "som/pool-*/[0-9]*/cgroup.procs"
 while time.monotonic() < end:
-    for group in glob.glob("/sys/fs/cgroup/**/som/pool-*/[0-9]*/cgroup.procs", recursive=True):
+    for group in glob.glob(f"/sys/fs/cgroup/{slots}") + glob.glob(f"/sys/fs/cgroup/*/{slots}"):
         for pid in open(group).read().split():
             os.kill(int(pid), signal.SIGSTOP)
             print(pid)
