@@ -95,6 +95,7 @@ class Node:
 
     async def give_back(self) -> None:
         """Ends everything, whatever state the test has left it in."""
+        await self.driver.close()
         self.restart()
         self.driver.end_builders()
         for (lease_id, number), size_bytes in self.driver.attached().items():

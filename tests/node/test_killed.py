@@ -1,7 +1,12 @@
 """SIGKILL at any step: what was taken is found again, or was freed by the kernel."""
 
+import asyncio
 import dataclasses
+import json
+import os
 import pathlib
+import signal
+import subprocess
 from collections.abc import Iterator
 from typing import Literal
 
@@ -11,7 +16,8 @@ from node import killing, machine, nodes
 from node.nodes import PAGE
 from som_device_plugin import seams
 from som_device_plugin.drivers import worker
-from som_device_plugin.linux import hugepages
+from som_device_plugin.linux import cgroups, hugepages, mountinfo
+from som_device_plugin.sources import hold
 
 When = Literal["before", "after"]
 GROWN = 544 * PAGE  # More than one step of 1 GiB.
@@ -58,6 +64,46 @@ async def test_a_worker_killed_anywhere_leaves_nothing(
     assert (await node.source.refill("databases")).free_bytes == 160 * PAGE
     await node.driver.build(start, on_progress=lambda _bytes: None)
     assert node.read(start) == b"\0"
+
+
+async def test_a_worker_started_ahead_takes_nothing_once_its_agent_is_gone(
+    node: nodes.Node,
+) -> None:
+    await node.apply(8 * PAGE)
+    start = node.start(4 * PAGE)
+    (directory := node.file(start).parent).mkdir(parents=True)
+    hierarchy = cgroups.find(mountinfo.read())
+    group = hierarchy.pool(node.state_dir, start.pool) / "0"
+    hierarchy.create(group)
+    orders = [
+        str(hold.file_path(node.state_dir, start.pool)),
+        str(start.size_bytes),
+        str(PAGE),
+        str(directory),
+        start.mount_source,
+        "-1",
+        str(group),
+    ]
+    orphan = await asyncio.create_subprocess_exec(*worker.command("build"), stdin=subprocess.PIPE)
+    await orphan.communicate(json.dumps(orders).encode() + b"\n")
+    assert orphan.returncode == 0
+    assert node.driver.attached() == {}
+    assert node.source.reserved("databases").free_bytes == 8 * PAGE
+
+
+async def test_a_worker_that_the_system_kills_takes_its_child_along(node: nodes.Node) -> None:
+    await node.apply(512 * PAGE)
+    start = node.start(512 * PAGE)
+
+    def kill_workers(_bytes: int) -> None:
+        for children in pathlib.Path("/proc/self/task").glob("*/children"):
+            for pid in children.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+
+    with pytest.raises(seams.DriverError, match="ended with status -9"):
+        await node.driver.build(start, on_progress=kill_workers)
+    machine.wait_until(lambda: node.driver.usage(start).free, what="the start is free")
+    assert node.driver.attached() == {}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.drivers import worker
+from som_device_plugin.drivers import spare, worker
 from som_device_plugin.linux import cgroups, mountinfo, mounts, processes
 from som_device_plugin.sources import hold
 
@@ -39,6 +38,7 @@ class HugeTLBFS:
     ) -> None:
         self._state_dir = state_dir.resolve()
         self._hierarchy = hierarchy or cgroups.find(mountinfo.read())
+        self._workers = spare.Spare(self._hierarchy.others)
         self._revoked_devices: dict[str, str] = {}
         # Between a look at the mounts and the steps that follow from it, no other thread may act.
         self._revoking = threading.Lock()
@@ -114,20 +114,16 @@ class HugeTLBFS:
 
     async def _run_worker(self, start: seams.Start, on_progress: Callable[[int], None]) -> None:
         node = -1 if start.preferred_node is None else start.preferred_node
-        process = await asyncio.create_subprocess_exec(
-            *worker.command(
-                "build",
+        process = await self._workers.build(
+            [
                 str(hold.file_path(self._state_dir, start.pool)),
                 str(start.size_bytes),
                 str(start.page_bytes),
                 str(self._directory(start.lease_id)),
                 start.mount_source,
                 str(node),
-            ),
-            *self._hierarchy.joining(self._group(start)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+                str(self._group(start)),
+            ]
         )
         assert process.stdout and process.stderr
         try:
@@ -139,10 +135,12 @@ class HugeTLBFS:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-            await asyncio.to_thread(self.revoke, start)
+            await asyncio.to_thread(self._undo, start)
             raise
+        finally:
+            self._workers.refill()
         if status:
-            await asyncio.to_thread(self.revoke, start)
+            await asyncio.to_thread(self._undo, start)
         if status == worker.EXIT_NO_PAGES:
             raise seams.NotEnoughMemory(
                 f"{v1alpha1.format_bytes(start.size_bytes)} from pool {start.pool}: {message}"
@@ -151,6 +149,11 @@ class HugeTLBFS:
             raise seams.DriverError(
                 f"building {start.mount_source}: worker ended with status {status}: {message}"
             )
+
+    def _undo(self, start: seams.Start) -> None:
+        # A child of the worker may be at it still.
+        self._hierarchy.end_processes(self._group(start))
+        self.revoke(start)
 
     def revoke(self, start: seams.Start) -> None:
         """See `seams.Driver`."""
@@ -206,6 +209,10 @@ class HugeTLBFS:
     def end_builders(self) -> None:
         """See `seams.Driver`."""
         self._hierarchy.end_processes(self._hierarchy.som(self._state_dir))
+
+    async def close(self) -> None:
+        """Ends what was started ahead; what is built stays."""
+        await self._workers.close()
 
     @property
     def _leases(self) -> pathlib.Path:

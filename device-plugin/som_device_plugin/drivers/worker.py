@@ -1,15 +1,19 @@
 """The process that takes huge pages: what it maps is charged to the cgroup that it joins.
 
-Spawned (see `command`) and never forked: the agent has gRPC threads, and huge page limits of its
-own. Every start of a container waits for it, so it imports little. It says on stdout
-`ready <bytes>` while it works, and on stderr what went wrong.
+Spawned (see `command`) and never forked from the agent, which has gRPC threads. One that builds
+may have been started ahead: it reads what to build from its stdin, a JSON list in a line, and says
+on stdout `ready <bytes>` while it works. One that extends a hold reads sizes, and answers each with
+`yes` or `no`. What went wrong is on stderr.
 """
 
 import ctypes
 import errno
 import fcntl
+import json
 import os
+import signal
 import sys
+import threading
 import time
 
 from som_device_plugin.linux import mounts
@@ -27,6 +31,9 @@ _MAP_SHARED = 0x1
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _MADV_POPULATE_WRITE = 23
 _MPOL_PREFERRED = 1
+_PR_SET_PDEATHSIG = 1
+_CLONE_INTO_CGROUP = 0x200000000
+_CLONE3 = 435
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237, "riscv64": 237}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,15 +60,21 @@ def command(*arguments: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    what, hold, size, page, *rest = arguments
+    what, *given = arguments
     try:
         if what == "extend":
-            _join(rest)
-            _extend(hold, int(size))
-        else:
-            directory, source, node, *groups = rest
+            hold, *groups = given
             _join(groups)
-            _build(hold, int(size), int(page), directory, source, int(node))
+            _extend(hold)
+        else:
+            _join(given)
+            orders = _read_orders()
+            if orders is None:
+                return 0
+            hold, size, page, directory, source, node, group = orders
+            _enter(group)
+            if not _abandoned():
+                _build(hold, int(size), int(page), directory, source, int(node))
     except NoPages as error:
         print(error, file=sys.stderr)
         return EXIT_NO_PAGES
@@ -69,6 +82,50 @@ def main(arguments: list[str]) -> int:
         print(error.strerror if error.filename is None else error, file=sys.stderr)
         return 1
     return 0
+
+
+def _read_orders() -> list[str] | None:
+    """What to build; None: the agent has no use for this worker any more."""
+    with open(0, closefd=False) as file:
+        line = file.readline()
+    return json.loads(line) if line else None
+
+
+def _enter(group: str) -> None:
+    """Go on in `group`. On v2 as a child that is born there: a process that moves waits for a grace
+    period of RCU, longer than a small lease takes (clone(2), CLONE_INTO_CGROUP, Linux 5.7).
+    """
+    if not os.path.exists(f"{group}/cgroup.type"):  # noqa: PTH110
+        _join([f"{group}/cgroup.procs"])
+        return
+    # struct clone_args of linux/sched.h: flags first, exit_signal fifth, cgroup last.
+    arguments = (ctypes.c_uint64 * 11)()
+    arguments[0] = _CLONE_INTO_CGROUP
+    arguments[4] = signal.SIGCHLD
+    arguments[10] = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+    parent = os.getpid()
+    child = _libc.syscall(_CLONE3, arguments, ctypes.sizeof(arguments))
+    if child < 0:
+        raise _error(f"starting a process in {group}")
+    if child > 0:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status < 0:
+            os.kill(parent, -status)
+        os._exit(status)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _abandoned() -> bool:
+    """Whether the agent is gone. Its successor ends all workers that are in som's cgroups, and so
+    must not miss one that joins later.
+    """
+    os.set_blocking(0, False)
+    try:
+        return not os.read(0, 1)
+    except BlockingIOError:
+        return False
 
 
 def _build(hold: str, size: int, page: int, directory: str, source: str, node: int) -> None:
@@ -81,14 +138,16 @@ def _build(hold: str, size: int, page: int, directory: str, source: str, node: i
     if node >= 0:
         _prefer(node)
     address = _swap(hold, file, size)
-    _populate(address, size, max(_CHUNK_BYTES, page), source)
+    _populate(address, size, page, source)
     mounts.attach(mount, directory)
 
 
-def _populate(address: int, size: int, chunk: int, source: str) -> None:
+def _populate(address: int, size: int, page: int, source: str) -> None:
     """Have the kernel zero all of it, by a thread per core: one alone does not use the memory's
     bandwidth. They yield to whoever else wants the cores.
     """
+    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)), size // page)
+    chunk = max(page, min(_CHUNK_BYTES, size // threads // page * page))
     offsets = iter(range(0, size, chunk))
     ready: list[int] = []
     failures: list[OSError] = []
@@ -102,19 +161,12 @@ def _populate(address: int, size: int, chunk: int, source: str) -> None:
             ready.append(length)
             os.write(1, b"ready %d\n" % sum(ready))
 
-    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)), -(-size // chunk))
-    if threads == 1:
-        work()
-    else:
-        # Imported here: small leases do not need it, and wait for every import.
-        import threading
-
-        os.nice(_NICE)
-        workers = [threading.Thread(target=work) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+    os.nice(_NICE)
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     if failures:
         raise failures[0]
 
@@ -143,11 +195,12 @@ def _swap(hold: str, file: int, size: int) -> int:
         os.close(hold_file)
 
 
-def _extend(hold: str, size: int) -> None:
-    """Reserve the hold up to `size` bytes; all of it or nothing. Its caller has it locked."""
+def _extend(hold: str) -> None:
+    """Reserve the hold up to each size asked for; all of it or nothing. The agent has it locked."""
     file = os.open(hold, os.O_RDWR)
-    if _map(file, size) is None:
-        raise NoPages(f"{size} bytes cannot be reserved")
+    with open(0, closefd=False) as sizes:
+        for line in sizes:
+            os.write(1, b"no\n" if _map(file, int(line)) is None else b"yes\n")
 
 
 def _map(file: int, size: int) -> int | None:

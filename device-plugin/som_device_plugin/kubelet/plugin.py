@@ -96,12 +96,13 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
     ) -> deviceplugin_pb2.AllocateResponse:
         """Where each container's /dev/som will be. FAILED_PRECONDITION with what is wrong."""
         answer = deviceplugin_pb2.AllocateResponse()
-        async with self._turns.allocating():
-            for container in request.container_requests:
+        wanted = [_tickets(container.devices_ids) for container in request.container_requests]
+        async with self._turns.allocating([ticket for tickets in wanted for ticket in tickets]):
+            for tickets in wanted:
                 try:
-                    allocation = await self._tickets.allocate(_tickets(container.devices_ids))
+                    allocation = await self._tickets.allocate(tickets)
                 except SomError as error:
-                    _log.error("Allocate of %s refused: %s", list(container.devices_ids), error)
+                    _log.error("Allocate of %s refused: %s", tickets, error)
                     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
                 answer.container_responses.append(_response(allocation))
         return answer
@@ -110,13 +111,15 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
         self, request: deviceplugin_pb2.PreStartContainerRequest, context: grpc.aio.ServicerContext
     ) -> deviceplugin_pb2.PreStartContainerResponse:
         """Makes the lease real. UNAVAILABLE while it is not; kubelet tries again in 10 seconds."""
+        tickets = _tickets(request.devices_ids)
+        self._turns.starting(tickets)
         try:
-            await self._tickets.pre_start(_tickets(request.devices_ids))
+            await self._tickets.pre_start(tickets)
         except seams.StartRefused as refusal:
-            _log.info("start with %s refused: %s", list(request.devices_ids), refusal)
+            _log.info("start with %s refused: %s", tickets, refusal)
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal))
         except SomError as error:
-            _log.error("start with %s failed: %s", list(request.devices_ids), error)
+            _log.error("start with %s failed: %s", tickets, error)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return deviceplugin_pb2.PreStartContainerResponse()
 

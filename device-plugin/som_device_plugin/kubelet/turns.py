@@ -8,8 +8,10 @@ client's List can still do that; `GetPreferredAllocation` then chooses another t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
+
+from som_device_plugin import seams
 
 SETTLE_S: Final = 0.01
 """How long after an Allocate kubelet may still be writing its books."""
@@ -27,10 +29,11 @@ class Turns:
         self._no_allocate.set()
         self._list = asyncio.Lock()
         self._settled_at = 0.0
+        self._settling: frozenset[seams.Ticket] = frozenset()
 
     @contextlib.asynccontextmanager
-    async def allocating(self) -> AsyncIterator[None]:
-        """From the time kubelet chooses a device until it has entered it in its books."""
+    async def allocating(self, tickets: Sequence[seams.Ticket] = ()) -> AsyncIterator[None]:
+        """From the time kubelet chooses `tickets` until it has entered them in its books."""
         self._allocates += 1
         self._no_allocate.clear()
         try:
@@ -40,9 +43,15 @@ class Turns:
             yield
         finally:
             self._settled_at = asyncio.get_running_loop().time() + SETTLE_S
+            self._settling = frozenset(tickets)
             self._allocates -= 1
             if self._allocates == 0:
                 self._no_allocate.set()
+
+    def starting(self, tickets: Sequence[seams.Ticket]) -> None:
+        """Kubelet starts a container with `tickets`: so they are in its books."""
+        if self._settling and self._settling <= set(tickets):
+            self._settled_at = 0.0
 
     @contextlib.asynccontextmanager
     async def listing(self) -> AsyncIterator[None]:

@@ -38,7 +38,7 @@ class Hold:
         self._source = f"som-hold:{pool}"
         self._hierarchy = hierarchy
         self._group = hierarchy.pool(state_dir, pool) / "hold"
-        self._page_bytes = page_bytes
+        self.page_bytes = page_bytes
 
     def prepare(self) -> None:
         """Mount the hold, of length 0. Idempotent."""
@@ -49,7 +49,7 @@ class Hold:
             if not self._mounted():
                 mount = mounts.build_hugetlbfs(
                     self._source,
-                    {"pagesize": str(self._page_bytes), "nr_inodes": "2", "mode": "0700"},
+                    {"pagesize": str(self.page_bytes), "nr_inodes": "2", "mode": "0700"},
                 )
                 try:
                     mounts.attach(mount, str(directory))
@@ -78,12 +78,28 @@ class Hold:
         """Let go of everything beyond `size_bytes`."""
         os.ftruncate(fd, size_bytes)
 
-    def extend(self, size_bytes: int) -> None:
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[str]]:
+        """A process in the hold's cgroup, for `extend`. No lease should wait for it to start."""
+        with subprocess.Popen(
+            [
+                *worker.command("extend", str(self._file)),
+                *self._hierarchy.joining(self._group),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        ) as process:
+            yield process
+
+    def extend(self, process: subprocess.Popen[str], size_bytes: int) -> None:
         """Reserve up to `size_bytes`, or as much as others have left. The caller has locked."""
         for _ in range(_TRIES):
-            available = hugepages.machine_counts(self._page_bytes).available * self._page_bytes
+            available = hugepages.machine_counts(self.page_bytes).available * self.page_bytes
             within_reach = min(size_bytes, self._file.stat().st_size + max(available, 0))
-            if within_reach <= self._file.stat().st_size or self._reserve(within_reach):
+            if within_reach <= self._file.stat().st_size or self._reserve(process, within_reach):
                 return
 
     def remove(self) -> None:
@@ -94,22 +110,18 @@ class Hold:
             self._file.parent.rmdir()
         self._hierarchy.remove(self._group)
 
-    def _reserve(self, size_bytes: int) -> bool:
-        command = worker.command("extend", str(self._file), str(size_bytes), str(self._page_bytes))
-        done = subprocess.run(
-            [*command, *self._hierarchy.joining(self._group)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode not in (0, worker.EXIT_NO_PAGES):
+    def _reserve(self, process: subprocess.Popen[str], size_bytes: int) -> bool:
+        assert process.stdin and process.stdout and process.stderr
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{size_bytes}\n")
+            process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
             raise HoldError(
                 f"extending the hold {self._file} to {size_bytes} bytes: exit status "
-                f"{done.returncode}: {done.stderr.strip()}"
+                f"{process.wait()}: {process.stderr.read().strip()}"
             )
-        return done.returncode == 0
+        return answer == "yes\n"
 
     def _mounted(self) -> bool:
         return any(

@@ -352,18 +352,26 @@ class HugeTLBSource:
         return events, {pool: self.reserved(pool) for pool in pools}
 
     def _fill(self, pool: str) -> None:
-        """Make the hold as long as what the pool has and starts do not hold."""
+        """Make the hold as long as it should be."""
         page_bytes = self._records.pools()[pool]
         pool_hold = self._hold(pool, page_bytes)
         pool_hold.prepare()
         with pool_hold.locked() as fd:
-            size_bytes = pool_hold.size_bytes
-            held_bytes = self._held_bytes(pool, page_bytes, size_bytes)
-            wanted_bytes = sum(self._records.pages(pool).values()) * page_bytes - held_bytes
-            if wanted_bytes < size_bytes:
+            wanted_bytes = self._wanted_bytes(pool, pool_hold)
+            if wanted_bytes < pool_hold.size_bytes:
                 pool_hold.shrink(fd, max(wanted_bytes, 0))
-            elif wanted_bytes > size_bytes:
-                pool_hold.extend(wanted_bytes)
+            missing_bytes = wanted_bytes - pool_hold.size_bytes
+        if missing_bytes <= 0 or hugepages.machine_counts(page_bytes).available <= 0:
+            return
+        # Leases take pages while the worker starts, so it is reckoned anew.
+        with pool_hold.worker() as worker, pool_hold.locked():
+            pool_hold.extend(worker, self._wanted_bytes(pool, pool_hold))
+
+    def _wanted_bytes(self, pool: str, pool_hold: hold.Hold) -> int:
+        """What the pool has and starts do not hold."""
+        pages = sum(self._records.pages(pool).values())
+        held_bytes = self._held_bytes(pool, pool_hold.page_bytes, pool_hold.size_bytes)
+        return pages * pool_hold.page_bytes - held_bytes
 
     def _held_bytes(self, pool: str, page_bytes: int, hold_bytes: int) -> int:
         """What starts hold of the pool, by their cgroups: pages in use or promised.
