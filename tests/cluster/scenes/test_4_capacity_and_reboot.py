@@ -37,13 +37,13 @@ def observed(cluster: Cluster) -> bool:
 
 
 def wait_units(cluster: Cluster, units: int) -> None:
-    """Wait until the node's books say so."""
+    """Wait until the node's books say so, and kubelet has taken them over."""
 
     def reached() -> bool:
-        capacity = cluster.get("node", "node1")["status"]["capacity"]
-        return str(capacity.get("som.io/2Mi")) == str(units)
+        offered = cluster.get("node", "node1")["status"]["allocatable"]
+        return str(offered.get("som.io/2Mi")) == str(units)
 
-    cluster.wait_for(f"{units} units in the node's capacity", reached)
+    cluster.wait_for(f"{units} units to be offered", reached)
 
 
 @pytest.mark.parametrize("capacity, units", [("64Mi", 32), ("256Mi", 128), ("64Mi", 32)])
