@@ -38,8 +38,19 @@ def wait_tickets(cluster: Cluster) -> None:
     cluster.wait_for("tickets to be offered", lambda: _tickets(cluster), deadline_s=90)
 
 
+def wait_units(cluster: Cluster, units: int) -> None:
+    """Wait until kubelet offers so many units, which it derives from the node's capacity."""
+    cluster.wait_for(
+        f"{units} units to be offered", lambda: _offered(cluster, "som.io/2Mi") == units
+    )
+
+
 def _tickets(cluster: Cluster) -> int:
-    return int(cluster.get("node", "node1")["status"]["allocatable"].get("som.io/ticket", "0"))
+    return _offered(cluster, "som.io/ticket")
+
+
+def _offered(cluster: Cluster, resource: str) -> int:
+    return int(cluster.get("node", "node1")["status"]["allocatable"].get(resource, "0"))
 
 
 def restart(cluster: Cluster) -> None:

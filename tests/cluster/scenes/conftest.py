@@ -9,7 +9,7 @@ import pytest
 
 from cluster.harness import images
 from cluster.harness.cluster import Cluster
-from cluster.scenes import pods, release
+from cluster.scenes import agents, pods, release
 
 POOL = images.PROJECT / "examples" / "sompool.yaml"
 
@@ -22,6 +22,8 @@ def som(cluster: Cluster, product: list[Path]) -> Iterator[Cluster]:
     release.install(cluster)
     cluster.apply(POOL.read_text())
     cluster.kubectl("wait", "--for=condition=Ready", "sompool/examples", "--timeout=90s")
+    agents.wait_units(cluster, 1024)
+    agents.wait_tickets(cluster)
     yield cluster
 
 

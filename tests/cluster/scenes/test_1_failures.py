@@ -127,14 +127,6 @@ def test_all_others_start_in_the_end(som: Cluster) -> None:
         assert pods.wait_output(som, name, "hold")[0] == "check: same"
 
 
-def wait_allocatable(cluster: Cluster, units: int) -> None:
-    def reached() -> bool:
-        allocatable = cluster.get("node", "node1")["status"]["allocatable"]
-        return bool(allocatable["som.io/2Mi"] == str(units))
-
-    cluster.wait_for(f"kubelet to offer {units} units", reached)
-
-
 def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(clean: Cluster) -> None:
     """The node promises what the pool has not, so that kubelet and agent see such a pod."""
     som = clean
@@ -146,7 +138,7 @@ def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(clean: Cluster) -
         som.kubectl("wait", "pod", operator, namespace, "--for=delete", "--timeout=60s")
         capacity = json.dumps({"status": {"capacity": {"som.io/2Mi": str(TERABYTE)}}})
         som.kubectl("patch", "node", "node1", "--subresource=status", f"--patch={capacity}")
-        wait_allocatable(som, TERABYTE)
+        agents.wait_units(som, TERABYTE)
         som.apply(pods.pod("tera", pods.container("hold", units=TERABYTE)))
         refused = "som: needs 1Ti, but pool examples has"
         som.wait_for("the agent's refusal", lambda: refused in pods.warnings(som, "tera"))
@@ -157,4 +149,4 @@ def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(clean: Cluster) -
         pods.delete(som, "tera")
     finally:
         som.kubectl("scale", "deployment/som-operator", namespace, "--replicas=1")
-    wait_allocatable(som, 1024)
+    agents.wait_units(som, 1024)

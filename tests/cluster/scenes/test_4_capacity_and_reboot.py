@@ -36,22 +36,12 @@ def observed(cluster: Cluster) -> bool:
     return bool(pool["status"]["observedGeneration"] == reported == generation)
 
 
-def wait_units(cluster: Cluster, units: int) -> None:
-    """Wait until the node's books say so, and kubelet has taken them over."""
-
-    def reached() -> bool:
-        offered = cluster.get("node", "node1")["status"]["allocatable"]
-        return str(offered.get("som.io/2Mi")) == str(units)
-
-    cluster.wait_for(f"{units} units to be offered", reached)
-
-
 @pytest.mark.parametrize("capacity, units", [("64Mi", 32), ("256Mi", 128), ("64Mi", 32)])
 def test_pool_changes_its_size_under_a_running_pod(
     scene: Cluster, capacity: str, units: int
 ) -> None:
     set_capacity(scene, capacity)
-    wait_units(scene, units)
+    agents.wait_units(scene, units)
     scene.wait_for(
         f"the agent to report {capacity}",
         lambda: pods.pool_status(scene, "examples")["capacity"] == capacity,
@@ -68,7 +58,7 @@ def test_capacity_below_what_pods_use_kills_none_at_a_kubelet_restart(scene: Clu
     assert pods.restarts(scene, "stays-0") == 0
     assert scene.get("node", "node1")["status"]["capacity"]["som.io/2Mi"] == "32"
     set_capacity(scene, "256Mi")
-    wait_units(scene, 128)
+    agents.wait_units(scene, 128)
 
 
 def test_after_a_reboot_pods_start_when_the_pool_is_back_with_zeroed_memory(

@@ -21,6 +21,7 @@ def scene(som: Cluster) -> Iterator[Cluster]:
     som.kubectl("delete", "pod", "--all", "--timeout=90s")
     som.change_memory_manager(static=False)
     som.kubectl("wait", "--for=condition=Ready", "sompool/examples", "--timeout=90s")
+    agents.wait_units(som, 1024)
     agents.wait_tickets(som)
 
 
