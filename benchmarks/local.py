@@ -44,6 +44,14 @@ class Local:
         (ready,) = [message for message in messages if message["event"] == "ready"]
         return Run(output=done.stdout, ready=ready)
 
+    def wait_released(self) -> None:
+        """Returns when all of the pool is free again."""
+        while True:
+            status = json.loads(self.som("status", "--output", "json").stdout)
+            (shown,) = status["node"]["pools"]
+            if shown["free"] == shown["capacity"]:
+                return
+
     def agent_pid(self) -> int:
         return int((self.state_dir / "agent.pid").read_text().split()[0])
 

@@ -66,9 +66,15 @@ def main() -> None:
             local.figure("native hugetlb: program start to touched", native, unit="s", mib=mib)
             ratios = [a / b for a, b in zip(native, own, strict=True)]
             local.figure("native hugetlb / som", ratios, unit="ratio", mib=mib)
-        small = [som.run(SMALL_MIB, ["/bin/true"]).ready for _ in range(3 * rounds)]
-        for call in ("allocate_s", "pre_start_s"):
-            local.figure(call, [ready[call] for ready in small], unit="s", mib=SMALL_MIB)
+        for beside in ("nothing", "a release"):
+            small = []
+            for _ in range(3 * rounds):
+                if beside == "nothing":
+                    som.wait_released()
+                small.append(som.run(SMALL_MIB, ["/bin/true"]).ready)
+            for call in ("allocate_s", "pre_start_s"):
+                values = [ready[call] for ready in small]
+                local.figure(call, values, unit="s", mib=SMALL_MIB, beside=beside)
         rss, imports = rss_bytes(som.agent_pid()), import_rss_bytes()
         local.figure("agent RSS", [rss], unit="bytes")
         local.figure("agent RSS above its imports", [rss - imports], unit="bytes")
