@@ -51,7 +51,8 @@ class Reflector(Generic[T]):
     that leaves the decoded value equal is no change. `on_change(key, old, new)` is called after
     the cache has changed; None stands for absent. It must be quick: typically it adds a key to
     a `WorkQueue`. An object that was deleted and created again under its name while the watch
-    was down is one change from the old to the new value.
+    was down is one change from the old to the new value. With `resync_s`, every object is also
+    reported unchanged that often.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Reflector(Generic[T]):
         decode: Callable[[Json], T | None],
         on_change: Callable[[Key, T | None, T | None], None],
         field_selector: str = "",
+        resync_s: float | None = None,
         idle_timeout_s: float = 50.0,
         time: clock.Clock | None = None,
         jitter: backoff.Jitter | None = None,
@@ -72,6 +74,7 @@ class Reflector(Generic[T]):
         self._on_change = on_change
         self._path = resource.path()
         self._selectors = {"fieldSelector": field_selector} if field_selector else {}
+        self._resync_s = resync_s
         self._idle_timeout_s = idle_timeout_s
         self._time = time or clock.SystemClock()
         self._backoff = backoff.Backoff(jitter=jitter or random.Random())
@@ -96,6 +99,13 @@ class Reflector(Generic[T]):
 
     async def run(self) -> NoReturn:
         """Follow the collection until cancelled. Errors of the server are outlived, not raised."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._resync_s is not None:
+                tasks.create_task(self._resync(self._resync_s))
+            tasks.create_task(self._follow())
+        raise AssertionError("both tasks run for ever")
+
+    async def _follow(self) -> NoReturn:
         while True:
             started_s = self._time.monotonic()
             try:
@@ -210,6 +220,12 @@ class Reflector(Generic[T]):
             raise errors.KubeError(
                 f"{attempted} {self._path}", status=0, reason="BadAnswer", message=repr(error)
             ) from error
+
+    async def _resync(self, every_s: float) -> NoReturn:
+        while True:
+            await self._time.sleep(every_s)
+            for key, value in list(self._cache.items()):
+                self._on_change(key, value, value)
 
 
 def _key(item: Json) -> Key:

@@ -246,6 +246,17 @@ async def test_an_unreadable_object_of_which_nothing_is_known_is_not_taken_for_a
     assert watching.seen == {"a": "fine"}
 
 
+async def test_a_resync_reports_every_object_unchanged(
+    server: FakeApiServer, client: kube.Client
+) -> None:
+    clock = FakeClock()
+    server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock, resync_s=600).running() as watching:
+        await watching.reflector.wait_synced()
+        await clock.advance(600)
+    assert watching.changes == [("a", None, "1"), ("a", "1", "1")]
+
+
 async def test_a_mistake_in_the_callback_is_raised(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:
@@ -257,5 +268,6 @@ async def test_a_mistake_in_the_callback_is_raised(
     watched = kube.Reflector(
         client, kube.NODES, decode=lambda item: item, on_change=mistaken, time=clock
     )
-    with pytest.raises(KeyError):
+    with pytest.raises(ExceptionGroup) as caught:
         await watched.run()
+    assert caught.group_contains(KeyError)

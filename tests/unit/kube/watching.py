@@ -21,6 +21,7 @@ class Watching:
         clock: FakeClock,
         *,
         field_selector: str = "",
+        resync_s: float | None = None,
         idle_timeout_s: float = 5.0,
         seed: int = 0,
     ) -> None:
@@ -31,6 +32,7 @@ class Watching:
             decode=_decode,
             on_change=lambda key, old, new: self.changes.append((key.name, old, new)),
             field_selector=field_selector,
+            resync_s=resync_s,
             idle_timeout_s=idle_timeout_s,
             time=clock,
             jitter=random.Random(seed),
