@@ -22,11 +22,13 @@ class Node:
     def __init__(self, state_dir: pathlib.Path, *, guard: plan.Guard | None = None) -> None:
         self.state_dir = state_dir
         self.guard = guard or plan.Guard()
+        self._drivers: list[hugetlbfs.HugeTLBFS] = []
         self.restart()
 
     def restart(self, *, boot_id: str = "this-boot") -> None:
         """What a new agent sees: the kernel and the store, and nothing remembered."""
         self.driver = hugetlbfs.HugeTLBFS(state_dir=self.state_dir)
+        self._drivers.append(self.driver)
         self.connection = database.open_database(self.state_dir / "som.db")
         self.source = hugetlb.HugeTLBSource(
             connection=self.connection,
@@ -95,7 +97,8 @@ class Node:
 
     async def give_back(self) -> None:
         """Ends everything, whatever state the test has left it in."""
-        await self.driver.close()
+        for driver in self._drivers:
+            await driver.close()
         self.restart()
         self.driver.end_builders()
         for (lease_id, number), size_bytes in self.driver.attached().items():

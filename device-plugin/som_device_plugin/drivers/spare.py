@@ -24,7 +24,7 @@ class Spare:
     """
 
     def __init__(self, others: Sequence[pathlib.Path]) -> None:
-        self._command = worker.command("build", *(str(path / "cgroup.procs") for path in others))
+        self._leave = [str(path / "cgroup.procs") for path in others]
         self._process: asyncio.subprocess.Process | None = None
         self._refill: asyncio.Task[None] | None = None
 
@@ -65,7 +65,7 @@ class Spare:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *self._command,
+            *worker.command("build", *self._leave),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
