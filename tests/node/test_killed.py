@@ -71,24 +71,27 @@ async def test_a_worker_started_ahead_takes_nothing_once_its_agent_is_gone(
 ) -> None:
     await node.apply(8 * PAGE)
     start = node.start(4 * PAGE)
-    (directory := node.file(start).parent).mkdir(parents=True)
-    hierarchy = cgroups.find(mountinfo.read())
-    group = hierarchy.pool(node.state_dir, start.pool) / "0"
-    hierarchy.create(group)
-    orders = [
-        str(hold.file_path(node.state_dir, start.pool)),
-        str(start.size_bytes),
-        str(PAGE),
-        str(directory),
-        start.mount_source,
-        "-1",
-        str(group),
-    ]
     orphan = await asyncio.create_subprocess_exec(*worker.command("build"), stdin=subprocess.PIPE)
-    await orphan.communicate(json.dumps(orders).encode() + b"\n")
+    await orphan.communicate(json.dumps(orders(node, start)).encode() + b"\n")
     assert orphan.returncode == 0
     assert node.driver.attached() == {}
     assert node.source.reserved("databases").free_bytes == 8 * PAGE
+
+
+async def test_a_worker_whose_agent_is_killed_midway_attaches_nothing(node: nodes.Node) -> None:
+    await node.apply(1024 * PAGE)
+    start = node.start(1024 * PAGE)  # More chunks than a worker has threads.
+    told, telling = os.pipe()
+    os.close(told)
+    orphan = await asyncio.create_subprocess_exec(
+        *worker.command("build"), stdin=subprocess.PIPE, stdout=telling, stderr=subprocess.DEVNULL
+    )
+    os.close(telling)
+    assert orphan.stdin
+    orphan.stdin.write(json.dumps(orders(node, start)).encode() + b"\n")
+    assert await orphan.wait() == 1
+    assert node.driver.attached() == {}, "a part of it would look like all of it"
+    machine.wait_until(lambda: node.driver.usage(start).free, what="the start is free")
 
 
 async def test_a_worker_that_the_system_kills_takes_its_child_along(node: nodes.Node) -> None:
@@ -175,6 +178,23 @@ async def test_a_pools_end_killed_anywhere_is_finished_by_the_next_agent(
     node.restart()
     await node.source.release("databases")
     assert hugepages.node_counts(PAGE, 0).persistent == others.pages
+
+
+def orders(node: nodes.Node, start: seams.Start) -> list[str]:
+    """What a worker reads that builds `start`, whose directory and group are made."""
+    (directory := node.file(start).parent).mkdir(parents=True)
+    hierarchy = cgroups.find(mountinfo.read())
+    group = hierarchy.pool(node.state_dir, start.pool) / str(start.slot)
+    hierarchy.create(group)
+    return [
+        str(hold.file_path(node.state_dir, start.pool)),
+        str(start.size_bytes),
+        str(PAGE),
+        str(directory),
+        start.mount_source,
+        "-1",
+        str(group),
+    ]
 
 
 async def everything_is_found(node: nodes.Node, others: Others) -> None:

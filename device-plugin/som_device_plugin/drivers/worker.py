@@ -2,8 +2,8 @@
 
 Spawned (see `command`) and never forked from the agent, which has gRPC threads. One that builds
 may have been started ahead: it reads what to build from its stdin, a JSON list in a line, and says
-on stdout `ready <bytes>` while it works. One that extends a hold reads sizes, and answers each with
-`yes` or `no`. What went wrong is on stderr.
+on stdout `ready <bytes>` while it works. One that extends a hold says `yes` when it has started,
+then reads sizes, and answers each with `yes` or `no`. What went wrong is on stderr.
 """
 
 import ctypes
@@ -153,13 +153,16 @@ def _populate(address: int, size: int, page: int, source: str) -> None:
     failures: list[OSError] = []
 
     def work() -> None:
-        for offset in offsets:
-            length = min(chunk, size - offset)
-            if _libc.madvise(address + offset, length, _MADV_POPULATE_WRITE):
-                failures.append(_error(f"populating {length} bytes at {offset} of {source}"))
-                return
-            ready.append(length)
-            os.write(1, b"ready %d\n" % sum(ready))
+        try:
+            for offset in offsets:
+                length = min(chunk, size - offset)
+                if _libc.madvise(address + offset, length, _MADV_POPULATE_WRITE):
+                    raise _error(f"populating {length} bytes at {offset} of {source}")
+                ready.append(length)
+                # Fails when the agent is gone: then nothing may be attached.
+                os.write(1, b"ready %d\n" % sum(ready))
+        except OSError as error:
+            failures.append(error)
 
     os.nice(_NICE)
     workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -198,6 +201,7 @@ def _swap(hold: str, file: int, size: int) -> int:
 def _extend(hold: str) -> None:
     """Reserve the hold up to each size asked for; all of it or nothing. The agent has it locked."""
     file = os.open(hold, os.O_RDWR)
+    os.write(1, b"yes\n")
     with open(0, closefd=False) as sizes:
         for line in sizes:
             os.write(1, b"no\n" if _map(file, int(line)) is None else b"yes\n")
