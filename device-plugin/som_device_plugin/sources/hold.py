@@ -80,7 +80,7 @@ class Hold:
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[subprocess.Popen[str]]:
-        """A process in the hold's cgroup, for `extend`. No lease should wait for it to start."""
+        """A process in the hold's cgroup, for `extend`. It has started: no lease waits for that."""
         with subprocess.Popen(
             [
                 *worker.command("extend", str(self._file)),
@@ -92,6 +92,7 @@ class Hold:
             text=True,
             errors="replace",
         ) as process:
+            self._answer(process, "starting")
             yield process
 
     def extend(self, process: subprocess.Popen[str], size_bytes: int) -> None:
@@ -111,17 +112,21 @@ class Hold:
         self._hierarchy.remove(self._group)
 
     def _reserve(self, process: subprocess.Popen[str], size_bytes: int) -> bool:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin
+        # Past the buffer, which would fail once more when it is closed.
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(f"{size_bytes}\n")
-            process.stdin.flush()
+            os.write(process.stdin.fileno(), b"%d\n" % size_bytes)
+        return self._answer(process, f"asked for {size_bytes} bytes") == "yes\n"
+
+    def _answer(self, process: subprocess.Popen[str], asked: str) -> str:
+        assert process.stdout and process.stderr
         answer = process.stdout.readline()
         if not answer:
             raise HoldError(
-                f"extending the hold {self._file} to {size_bytes} bytes: exit status "
+                f"extending the hold {self._file}: its worker, {asked}, ended with status "
                 f"{process.wait()}: {process.stderr.read().strip()}"
             )
-        return answer == "yes\n"
+        return answer
 
     def _mounted(self) -> bool:
         return any(
