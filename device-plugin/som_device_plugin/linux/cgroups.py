@@ -139,7 +139,8 @@ class Hierarchy:
                     f"processes {processes} in {group} did not end within {_END_TIMEOUT_S:.0f} s "
                     "of SIGKILL; see their state in ps"
                 )
-            for process in processes:
+            # 0 stands for one of another PID namespace; to kill(2), for the agent itself.
+            for process in filter(None, processes):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.005)

@@ -1,5 +1,6 @@
 """Where the hugetlb controller is found, and the cure where it is not."""
 
+import os
 import pathlib
 
 import pytest
@@ -106,3 +107,16 @@ def test_a_hierarchy_that_is_gone_says_nothing_about_who_holds_memory(
     (tmp_path / "cgroup.procs").unlink()
     with pytest.raises(cgroups.CgroupError, match="is gone"):
         found.charge(tmp_path / "som" / "pool-a" / "0", 2 << 20)
+
+
+def test_a_process_of_another_pid_namespace_is_waited_for_and_not_taken_for_the_agent(
+    unified: mountinfo.Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (unified.mountpoint / "cgroup.procs").write_text("0\n4711\n")
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, _signal: killed.append(process))
+    monkeypatch.setattr(cgroups, "_END_TIMEOUT_S", 0.05)
+
+    with pytest.raises(cgroups.CgroupError, match="did not end"):
+        cgroups.find([unified]).end_processes(unified.mountpoint)
+    assert set(killed) == {4711}
