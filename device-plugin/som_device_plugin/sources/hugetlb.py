@@ -175,16 +175,13 @@ class HugeTLBSource:
             free_bytes = pool_hold.size_bytes
             capacity_bytes = free_bytes + self._held_bytes(pool, page_bytes, free_bytes)
         order = self._orders.get(pool)
-        target_bytes = order.target_bytes if order else sum(pages.values()) * page_bytes
-        shortfall = ""
-        if capacity_bytes < target_bytes:
-            reason = order.reason if order else ""
-            if capacity_bytes < sum(pages.values()) * page_bytes:
-                reason = reason or "the rest is in use or reserved by other processes of the node"
-            shortfall = (
-                f"{plan.human_bytes(capacity_bytes)} of {plan.human_bytes(target_bytes)}: "
-                f"{reason or 'not reserved yet'}"
-            )
+        pages_bytes = sum(pages.values()) * page_bytes
+        shortfall = plan.shortfall(
+            capacity_bytes=capacity_bytes,
+            target_bytes=order.target_bytes if order else pages_bytes,
+            pages_bytes=pages_bytes,
+            reason=order.reason if order else "",
+        )
         return PoolReserved(
             pool=pool,
             capacity_bytes=capacity_bytes,
@@ -208,8 +205,7 @@ class HugeTLBSource:
                 f"this machine has no huge pages of {name}: its processor or kernel lacks them; "
                 "use another pageSize"
             )
-        overcommit = counters.overcommit(page_bytes)
-        if overcommit:
+        if overcommit := counters.overcommit(page_bytes):
             raise Refused(f"pool {order.pool} is not reserved: {overcommit}")
         with self._counters.locked():
             if order.pool not in self._records.pools():
@@ -218,19 +214,15 @@ class HugeTLBSource:
             growth = order.target_bytes // page_bytes - sum(self._pages(order.pool).values())
             room = self._counters.room_pages(page_bytes)
             if growth > room:
-                order.short = {-1: "more would leave too little memory for the rest of the node"}
+                order.short = {-1: plan.GUARDED}
                 self._orders[order.pool] = order
                 memory = hugepages.memory()
-                keep_bytes = self._guard.keep_bytes(total_bytes=memory.total_bytes)
-                largest = (order.target_bytes // page_bytes - growth + room) * page_bytes
-                raise Refused(
-                    f"pool {order.pool} of {plan.human_bytes(order.target_bytes)}: the node has "
-                    f"{plan.human_bytes(memory.available_bytes)} available of "
-                    f"{plan.human_bytes(memory.total_bytes)}, of which "
-                    f"{plan.human_bytes(keep_bytes)} stays for everybody else (--guard-percent "
-                    f"{self._guard.percent}); the largest capacity now is "
-                    f"{plan.human_bytes(largest - largest % plan.GIB or largest)}"
+                why = self._guard.refusal(
+                    available_bytes=memory.available_bytes,
+                    total_bytes=memory.total_bytes,
+                    largest_bytes=(order.target_bytes // page_bytes - growth + room) * page_bytes,
                 )
+                raise Refused(f"pool {order.pool} of {plan.human_bytes(order.target_bytes)}: {why}")
             self._records.add(order.pool, page_bytes, dict.fromkeys(hugepages.nodes(), 0))
             self._orders[order.pool] = order
             self._fill(order.pool)
@@ -276,8 +268,7 @@ class HugeTLBSource:
             return True
         asked = min(step.pages, self._counters.room_pages(order.page_bytes))
         if asked == 0:
-            reason = "more would leave too little memory for the rest of the node"
-            order.short.update(dict.fromkeys(pages, reason))
+            order.short.update(dict.fromkeys(pages, plan.GUARDED))
             return False
         got = self._counters.change(order.pool, order.page_bytes, step.node, asked)
         if got < asked:

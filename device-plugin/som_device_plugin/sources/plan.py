@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 GIB: Final = 2**30
+GUARDED: Final = "more would leave too little memory for the rest of the node"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,15 @@ class Guard:
     def keep_bytes(self, *, total_bytes: int) -> int:
         """Bytes of MemAvailable that no growth may touch, on a node of `total_bytes`."""
         return max(total_bytes * self.percent // 100, self.minimum_bytes)
+
+    def refusal(self, *, available_bytes: int, total_bytes: int, largest_bytes: int) -> str:
+        """Why a pool of more than `largest_bytes` cannot be, from what the node has."""
+        return (
+            f"the node has {human_bytes(available_bytes)} available of {human_bytes(total_bytes)}, "
+            f"of which {human_bytes(self.keep_bytes(total_bytes=total_bytes))} stays for everybody "
+            f"else (--guard-percent {self.percent}); the largest capacity now is "
+            f"{human_bytes(largest_bytes - largest_bytes % GIB or largest_bytes)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +182,18 @@ def _distribute(pages: int, shares: Sequence[Share]) -> tuple[Share, ...]:
         rest -= extra
         settled.append(Share(share.pool, low + extra, low + extra))
     return tuple(settled)
+
+
+def shortfall(*, capacity_bytes: int, target_bytes: int, pages_bytes: int, reason: str) -> str:
+    """Why leases can have less than `target_bytes` of a pool with `pages_bytes`; "": they can."""
+    if capacity_bytes >= target_bytes:
+        return ""
+    if capacity_bytes < pages_bytes:
+        reason = reason or "the rest is in use or reserved by other processes of the node"
+    return (
+        f"{human_bytes(capacity_bytes)} of {human_bytes(target_bytes)}: "
+        f"{reason or 'not reserved yet'}"
+    )
 
 
 def human_bytes(value_bytes: int) -> str:
