@@ -200,4 +200,4 @@ class Cluster:
         count = -1
         while count != len(self.server.requests):
             count = len(self.server.requests)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)

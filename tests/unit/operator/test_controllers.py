@@ -49,7 +49,7 @@ async def test_each_transition_is_one_event(cluster: Cluster) -> None:
     async with cluster.operator():
         await cluster.ready()
         await until(lambda: sorted(cluster.events("n")) == ["NotCounted", "Reserved"])
-        await until(lambda: "Reserved" in cluster.events("a"))
+        await until(lambda: "Settled" in cluster.events("a"))
         await cluster.quiet()
     assert sorted(cluster.events("n")) == ["NotCounted", "Reserved"]
     assert cluster.events("a") == ["Reserving", "Reserved", "Settled"]
