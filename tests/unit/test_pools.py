@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import pytest
 
@@ -106,15 +107,22 @@ def test_the_report_has_names_and_huge_pages(node: Node) -> None:
     assert "shop/db, UID 2, UID 3 and 1 more;" in message
 
 
+async def order_away_while_held(
+    node: Node, condition: Callable[[str], tuple[str, str, str]]
+) -> None:
+    """The pool is reserved and ordered away, and containers hold it."""
+    node.source.held = True
+    await until(lambda: condition("Ready")[1] == "Reserved")
+    node.order()
+    await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+
+
 async def test_a_pool_ordered_away_leaves_also_when_the_agent_restarts_without_an_api_server(
     node: Node,
 ) -> None:
     node.order(order(GIB))
-    node.source.held = True
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
-        node.order()
-        await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+        await order_away_while_held(node, condition)
     node.source.calls.clear()
     async with node.agent() as condition:
         await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
@@ -137,11 +145,8 @@ async def test_a_pool_that_leaves_is_tried_again_when_something_of_it_was_freed_
 ) -> None:
     monkeypatch.setattr(pools, "RETRY_S", (60.0,))
     node.order(order(GIB))
-    node.source.held = True
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
-        node.order()
-        await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+        await order_away_while_held(node, condition)
         await node.own.refill()
         seen = len(node.source.calls)
         await until(lambda: node.source.calls[seen:].count("check") > 2)

@@ -38,7 +38,7 @@ class HugeTLBFS:
     ) -> None:
         self._state_dir = state_dir.resolve()
         self._hierarchy = hierarchy or cgroups.find(mountinfo.read())
-        self._workers = spare.Spare(self._hierarchy.others)
+        self._workers = spare.Spare(self._hierarchy.leaving)
         self._revoked_devices: dict[str, str] = {}
         # Between a look at the mounts and the steps that follow from it, no other thread may act.
         self._revoking = threading.Lock()

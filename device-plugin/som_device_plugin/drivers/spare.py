@@ -6,7 +6,6 @@ Starting an interpreter takes longer than zeroing a small lease.
 import asyncio
 import contextlib
 import json
-import pathlib
 import subprocess
 from collections.abc import Sequence
 from typing import Final
@@ -20,11 +19,11 @@ REFILL_AFTER_S: Final = 0.1
 class Spare:
     """Hands out workers that build, started ahead where there was time for it.
 
-    They move to the groups of `others` (see `cgroups.Hierarchy`) as they start.
+    They write to the files `leaving` (see `cgroups.Hierarchy`) as they start.
     """
 
-    def __init__(self, others: Sequence[pathlib.Path]) -> None:
-        self._leave = [str(path / "cgroup.procs") for path in others]
+    def __init__(self, leaving: Sequence[str]) -> None:
+        self._leaving = leaving
         self._process: asyncio.subprocess.Process | None = None
         self._refill: asyncio.Task[None] | None = None
 
@@ -65,7 +64,7 @@ class Spare:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *worker.command("build", *self._leave),
+            *worker.command("build", *self._leaving),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -74,9 +74,14 @@ class Hierarchy:
                 "/sys/fs/cgroup, writable"
             ) from error
 
+    @property
+    def leaving(self) -> list[str]:
+        """The files to which a process writes 0 to be free of other limits."""
+        return [str(path / "cgroup.procs") for path in self.others]
+
     def joining(self, group: pathlib.Path) -> list[str]:
         """The files to which a process writes 0 to be in `group` and free of other limits."""
-        return [str(path / "cgroup.procs") for path in (*self.others, group)]
+        return [*self.leaving, str(group / "cgroup.procs")]
 
     def charge(self, group: pathlib.Path, page_bytes: int) -> Charge:
         """What `group` and its children hold; nothing where it does not exist."""

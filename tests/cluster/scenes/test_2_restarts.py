@@ -25,6 +25,15 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
     yield clean
 
 
+def run_holder(cluster: Cluster, name: str) -> str:
+    """Start a pod that holds 128 MiB beside the two; all that is allocated then."""
+    cluster.apply(pods.pod(name, pods.container("fill", ONES, "hold", units=64)))
+    pods.wait_output(cluster, name, "hold")
+    running = f"{KEPT_BYTES + 128}Mi"
+    pods.wait_allocated(cluster, "examples", running)
+    return running
+
+
 def restart_both(cluster: Cluster) -> None:
     cluster.restart_kubelet()
     agents.restart(cluster)
@@ -58,18 +67,14 @@ def test_restart_leaves_pods_and_their_memory_alone(
 
 
 def test_pod_deleted_while_the_agent_is_down_is_freed_when_it_is_back(scene: Cluster) -> None:
-    scene.apply(pods.pod("leaving", pods.container("fill", ONES, "hold", units=64)))
-    pods.wait_output(scene, "leaving", "hold")
+    run_holder(scene, "leaving")
     with agents.away(scene):
         pods.delete(scene, "leaving")
     pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
 
 
 def test_pod_deleted_while_kubelet_is_down_is_freed_when_it_is_back(scene: Cluster) -> None:
-    scene.apply(pods.pod("leaving", pods.container("fill", ONES, "hold", units=64)))
-    pods.wait_output(scene, "leaving", "hold")
-    running = f"{KEPT_BYTES + 128}Mi"
-    pods.wait_allocated(scene, "examples", running)
+    running = run_holder(scene, "leaving")
     scene.stop_kubelet()
     pods.delete(scene, "leaving", wait=False)
     assert pods.pool_status(scene, "examples")["allocated"] == running
@@ -90,10 +95,7 @@ def test_pod_that_comes_while_the_agent_is_down_waits_and_says_why(scene: Cluste
 
 
 def test_pod_deleted_by_force_is_not_freed_while_its_container_runs(scene: Cluster) -> None:
-    scene.apply(pods.pod("forced", pods.container("fill", ONES, "hold", units=64)))
-    pods.wait_output(scene, "forced", "hold")
-    running = f"{KEPT_BYTES + 128}Mi"
-    pods.wait_allocated(scene, "examples", running)
+    running = run_holder(scene, "forced")
     scene.stop_kubelet()
     scene.kubectl("delete", "pod", "forced", "--force", "--grace-period=0")
     silent = "PodResources is silent"
