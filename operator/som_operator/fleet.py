@@ -8,15 +8,12 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Set
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import pydantic
 
 from som_api import kube, v1alpha1
 from som_operator import observed, pools
-
-RESYNC_S: Final = 600.0
-"""How often every pool and node is looked at although nothing was heard of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +41,7 @@ class Fleet:
         self._gone: set[str] = set()
         self._orders: pools.Orders | None = None
         self._pools = kube.Reflector[v1alpha1.SomPool | None](
-            client,
-            kube.SOMPOOLS,
-            decode=_decode_pool,
-            on_change=self._pool_changed,
-            resync_s=RESYNC_S,
-            time=time,
+            client, kube.SOMPOOLS, decode=_decode_pool, on_change=self._pool_changed, time=time
         )
         self._somnodes = kube.Reflector[v1alpha1.SomNode | Unreadable](
             client, kube.SOMNODES, decode=_decode_somnode, on_change=self._node_changed, time=time
@@ -59,7 +51,6 @@ class Fleet:
             kube.NODES,
             decode=observed.decode_node,
             on_change=self._node_changed,
-            resync_s=RESYNC_S,
             time=time,
         )
         self._pods = kube.Reflector[observed.Pod | None](
