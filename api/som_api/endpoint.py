@@ -1,12 +1,15 @@
 """A component's own HTTP endpoint: /healthz, /readyz, /metrics."""
 
 import contextlib
+import logging
 import pathlib
 from collections.abc import AsyncIterator, Callable
 
 import prometheus_client
 from aiohttp import web
 from prometheus_client import registry
+
+_log = logging.getLogger(__name__)
 
 
 class EndpointError(Exception):
@@ -18,18 +21,24 @@ async def serve(
     *,
     address: str,
     not_ready: Callable[[], str],
+    unhealthy: Callable[[], str] = str,
     collected: registry.CollectorRegistry = registry.REGISTRY,
 ) -> AsyncIterator[None]:
     """Serve on `address` (`HOST:PORT`, or `unix:PATH`) inside the block.
 
-    `not_ready` answers why the component is not ready, or "" when it is.
+    `not_ready` answers why the component is not ready, or "" when it is. `unhealthy` answers
+    what only a new start of the process can cure (see `heartbeats`), or "": /healthz says it
+    with 503, and so does the log, because kubelet shows only the 503 when it kills.
 
     Raises:
         EndpointError: the address cannot be had, or is none.
     """
 
     async def health(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        reason = unhealthy()
+        if reason:
+            _log.error("unhealthy: %s", reason)
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
     async def readiness(_: web.Request) -> web.Response:
         reason = not_ready()
