@@ -1,15 +1,21 @@
 # som: `make demo` shows it on this machine, `make test` runs every tier that this machine can run.
+.DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTHON ?= python3
 
-.PHONY: setup generate check demo test test-unit test-node
-setup: $(STAMP)
+.PHONY: help setup generate check demo test test-unit test-node
+help: ## this list
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## the virtual environment, with locked dependencies; minutes the first time
 
 $(STAMP): pyproject.toml setup.py requirements-dev.lock $(wildcard device-plugin/som_device_plugin/kubelet/*.proto)
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { apt-get -q update && apt-get -qy install python3-venv; }
-	@command -v gcc >/dev/null || { apt-get -q update && apt-get -qy install gcc libc6-dev; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'som needs Python 3.11 or newer: make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tests/install-packages python3-venv
+	@command -v gcc >/dev/null || tests/install-packages gcc libc6-dev
+	@echo 'installing the locked dependencies into $(VENV), minutes the first time'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -19,7 +25,7 @@ generate: setup ## the CRDs of the chart, from the pydantic models; pages of doc
 	$(BIN)/python -m som_api.v1alpha1.crd --write charts/som/templates/crds
 	$(BIN)/python docs/generate.py --write
 
-check: setup
+check: setup ## formats, lints, types, import rules, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -27,17 +33,17 @@ check: setup
 	$(BIN)/python -m som_api.v1alpha1.crd --check charts/som/templates/crds
 	$(BIN)/python docs/generate.py --check
 
-demo: setup
+demo: setup ## a pool of 2 GiB on this machine, two owners, everything given back
 	$(BIN)/python examples/demo.py
 
-test: setup
+test: setup ## every tier that this machine can run, with the time of each
 	$(BIN)/python tests/tiers.py
 
-test-unit: setup
+test-unit: setup ## types and decisions; needs nothing
 	$(BIN)/pytest tests/unit
 
-test-node: setup
-	@command -v strace >/dev/null || test $$(id -u) != 0 || { apt-get -q update && apt-get -qy install strace; }
+test-node: setup ## real huge pages on this machine, and local mode; needs root
+	@command -v strace >/dev/null || tests/install-packages strace
 	$(BIN)/pytest tests/node
 
 -include tests/*/*.mk

@@ -8,7 +8,7 @@ cluster-build: setup ## builds what the cache lacks
 cluster-up: setup ## starts the cluster and waits for its node
 	$(HARNESS) up
 
-cluster-down: setup
+cluster-down: setup ## ends it
 	$(HARNESS) down
 
 cluster-shell: setup ## a shell inside, KUBECONFIG set

@@ -2,9 +2,8 @@
 DRIVER_PACKAGES := qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring gcc libc6-dev
 
 .PHONY: test-driver driver-tools
-test-driver: setup driver-tools
+test-driver: setup driver-tools ## som.ko in virtual machines [KERNEL=6.1|6.12|newest] [TEST=part of a name]
 	$(BIN)/pytest tests/driver -k "$(if $(KERNEL),[$(KERNEL)/,/) and $(or $(TEST),/)"
 
 driver-tools:
-	@dpkg -s $(DRIVER_PACKAGES) >/dev/null 2>&1 || test $$(id -u) != 0 || \
-		{ apt-get -q update && apt-get -qy --no-install-recommends install $(DRIVER_PACKAGES); }
+	@tests/install-packages $(DRIVER_PACKAGES)

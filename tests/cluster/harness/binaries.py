@@ -22,6 +22,7 @@ GO_TOOLCHAIN = "1.26.8"  # Used where PATH has no Go that is new enough.
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "som" / "cluster"
 SOURCES = Path(__file__).parent.parent / "gomod"
+INSTALL = Path(__file__).parents[2] / "install-packages"
 
 PACKAGES: Mapping[str, str] = {
     "/usr/sbin/runc": "runc",
@@ -92,9 +93,7 @@ def install_packages() -> None:
     if not missing:
         return
     print(f"installing {' '.join(missing)}", flush=True)
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run(["apt-get", "update", "-q"], env=quiet)
-    run(["apt-get", "install", "-qy", "--no-install-recommends", *missing], env=quiet)
+    run([INSTALL, *missing])
 
 
 def build_all() -> list[Path]:
@@ -177,7 +176,7 @@ def _repoint(go: Path, tree: Path, version: str) -> None:
 def _go() -> Path:
     """Go from PATH when it is new enough, else from the module golang.org/toolchain."""
     if not shutil.which("go"):
-        run(["apt-get", "install", "-qy", "--no-install-recommends", "golang-go"])
+        run([INSTALL, "golang-go"])
     found = Path(shutil.which("go") or "/usr/bin/go")
     version = re.search(r"go(\d+)\.(\d+)", run([found, "version"]).stdout)
     wanted = tuple(int(part) for part in GO_TOOLCHAIN.split(".")[:2])
