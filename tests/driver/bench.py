@@ -10,7 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from driver import build, debian, guest, plans
+from driver import build, plans
+from guests import debian, guest
 
 PACKAGES = "qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring gcc libc6-dev"
 

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from driver import debian
+from guests import debian
 
 TREE = Path(__file__).parents[2]
 GUEST = Path(__file__).parent / "guest"

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import pytest
 
 from driver import bench as benches
-from driver import debian, guest, plans
+from driver import plans
+from guests import debian, guest
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from driver.guest import Machine, Test
+from guests.guest import Machine, Test
 
 # Of 6 GiB, QEMU's PC has the upper 3 at 4 GiB. Only the Movable zone at the end can be carved.
 RANGES = {"external": "0x100000000,0xa0000000", "carved": "0x140000000,0x80000000"}

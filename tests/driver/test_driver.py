@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from driver import guest, plans
+from driver import plans
+from guests import guest
 
 
 def test_in_guest(kernel: str, boot: plans.Boot, test: guest.Test, run: guest.Run) -> None:

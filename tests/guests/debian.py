@@ -8,13 +8,16 @@ are neither read nor changed. Nothing is installed, only unpacked.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import os
 import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "som" / "driver"
@@ -82,31 +85,42 @@ class DebianError(Exception):
 def kernel(name: str) -> Kernel:
     """The kernel of a series in `SERIES`, fetched and unpacked unless the cache has it."""
     series = SERIES[name]
-    try:
-        release = newest_release(series)
-    except DebianError:
-        if (cached := newest_cached(series)) is None:
-            raise
-        release = cached
-    found = Kernel(name=name, release=release, root=CACHE / "kernels" / release)
-    if not found.image.exists():
-        shutil.rmtree(found.root, ignore_errors=True)
-        unpack(series, release, found.root)
-    return found
+    with cache_locked():
+        try:
+            release = newest_release(series)
+        except DebianError:
+            if (cached := newest_cached(series)) is None:
+                raise
+            release = cached
+        found = Kernel(name=name, release=release, root=CACHE / "kernels" / release)
+        if not found.image.exists():
+            shutil.rmtree(found.root, ignore_errors=True)
+            unpack(series, release, found.root)
+        return found
 
 
 def library(package: str, pattern: str) -> Path:
     """The one file of a bookworm package that matches, unpacked into the cache."""
     series = SERIES["6.1"]
     unpacked = CACHE / "packages" / package
-    if not any(unpacked.glob(pattern)):
-        update(series)
-        archives = world(series) / "archives"
-        apt(series, "apt-get", "-qq", "download", package, cwd=archives)
-        (newest,) = sorted(archives.glob(f"{package}_*.deb"))[-1:]
-        unpacked.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["dpkg-deb", "-x", newest, unpacked], check=True)
-    return next(unpacked.glob(pattern)).resolve()
+    with cache_locked():
+        if not any(unpacked.glob(pattern)):
+            update(series)
+            archives = world(series) / "archives"
+            apt(series, "apt-get", "-qq", "download", package, cwd=archives)
+            (newest,) = sorted(archives.glob(f"{package}_*.deb"))[-1:]
+            unpacked.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["dpkg-deb", "-x", newest, unpacked], check=True)
+        return next(unpacked.glob(pattern)).resolve()
+
+
+@contextlib.contextmanager
+def cache_locked() -> Iterator[None]:
+    """One test run at a time fetches and unpacks; another one then finds what it has left."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def newest_release(series: Series) -> str:

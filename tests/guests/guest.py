@@ -1,7 +1,7 @@
 """A virtual machine that boots one Debian kernel, runs a plan of tests and powers off.
 
 The guest has two serial ports: on the first the kernel and the tests talk (the console), on the
-second `guest/init` writes one line per test. QEMU emulates the processor; the two flags below
+second `init` writes one line per test. QEMU emulates the processor; the two flags below
 keep it from corrupting its guests (`thread=multi` while the kernel patches its own text, and
 cmpxchg16b in QEMU 7.2), so an `Oops: int3` is a fault of the bench, not of the module. Without
 `erms` and `fsrm` kernels clear memory by words, which the emulator does eight times faster.
@@ -18,9 +18,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from driver import debian
+from guests import debian
 
-INIT = Path(__file__).parent / "guest" / "init"
+INIT = Path(__file__).parent / "init"
 # What no test may leave on the console.
 ALARMS = re.compile(
     r"BUG|WARNING|WARN_ON|Oops|[Bb]ad (page|pud|pmd|pte|rss-counter)|refcount_t|lockdep"
