@@ -14,7 +14,7 @@ from som_operator import books
 
 ROOT = pathlib.Path(__file__).parents[3]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 BY_NAME = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 TROUBLESHOOT = (DOCS / "how-to/troubleshoot.md").read_text()
 SEEN = sorted((ROOT / "tests/cluster/golden/describe").glob("*.txt"))
