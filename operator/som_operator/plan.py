@@ -11,7 +11,8 @@ Rules that the tests hold it to:
   the predecessor.
 - A frozen pool's entry stays as it is.
 - Capacity rises only by a fresh report of the agent, and falls only by such a report or by an
-  admin's decision, never below the units of the Pods bound to the node. Silence changes nothing.
+  admin's decision, never below the units of the Pods bound to the node. Silence changes nothing,
+  and an agent that has not reported on its SomNode yet is silent.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ def plan_node(
         if name not in shares:
             shares[name] = report.leaving(name)
     entries.sort(key=lambda entry: entry.name)
-    return NodePlan(tuple(entries), _capacity(node, somnode, report, entries, bound), shares)
+    return NodePlan(tuple(entries), _capacity(node, report, entries, bound), shares)
 
 
 def _choose(
@@ -89,7 +90,6 @@ def _holds(ordered: Mapping[str, v1alpha1.NodePool], entry: v1alpha1.NodePool) -
 
 def _capacity(
     node: observed.Node,
-    somnode: v1alpha1.SomNode | None,
     report: Report,
     entries: Iterable[v1alpha1.NodePool],
     bound: observed.Bound,
@@ -104,9 +104,11 @@ def _capacity(
     for unit in observed.UNITS:
         now = node.units.get(unit, 0)
         entry = by_unit.get(unit)
-        if entry is None:
-            # A SomNode that is not there tells nothing about memory that is advertised.
-            target = 0 if somnode else now
+        if not report.exists:
+            # Orders alone do not tell: a SomNode made again may name another pool than before.
+            target = now
+        elif entry is None:
+            target = 0
         else:
             ordered = entry.capacity // v1alpha1.UNIT_BYTES[unit]
             reserved = report.reserved_units(entry)

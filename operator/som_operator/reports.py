@@ -64,6 +64,11 @@ class Report:
         )
         self.pools = {pool.name: pool for pool in self._status.pools}
 
+    @property
+    def exists(self) -> bool:
+        """Whether an agent has ever reported on this SomNode."""
+        return self._status.observed_generation is not None
+
     def predecessor(self, entry: v1alpha1.NodePool) -> str | None:
         """The pool that still has memory here which `entry` would come on top of, if any."""
         for pool in self._status.pools:
@@ -81,7 +86,7 @@ class Report:
     def share(self, entry: v1alpha1.NodePool) -> Share:
         """How the pool stands that shall have `entry`."""
         pool = self.pools.get(entry.name)
-        if self._status.observed_generation is None:
+        if not self.exists:
             return self._share(entry.name, State.RESERVING, "the agent has not reported yet")
         if not self._of_this_boot:
             return self._share(

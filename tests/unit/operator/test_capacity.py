@@ -85,6 +85,27 @@ def test_a_paused_pool_whose_somnode_is_missing_loses_nothing(world: World):
     assert capacity(world) == UNITS
 
 
+def test_a_somnode_made_again_without_a_paused_pool_takes_nothing_away(world: World):
+    world.put(pool(paused=True))
+    world.put(pool("b", unit="1Gi"))
+    del world.somnodes["n"]
+    world.operate()
+    assert [entry.name for entry in world.somnodes["n"].spec.pools] == ["b"]
+    assert capacity(world) == UNITS
+
+
+def test_a_somnode_made_again_for_another_pool_takes_nothing_away_before_the_report():
+    world = World.of(pool("b", capacity_bytes=2 * GIB), node())
+    world.settle()
+    world.put(pool("a"))
+    del world.somnodes["n"]
+    world.operate()
+    assert [entry.name for entry in world.somnodes["n"].spec.pools] == ["a"]
+    assert capacity(world) == 2 * UNITS
+    world.obey()
+    assert capacity(world) == UNITS
+
+
 def test_a_report_of_less_lowers_capacity(world: World):
     (entry,) = world.somnodes["n"].spec.pools
     world.report("n", pool_report(entry, capacity_bytes=GIB // 4))

@@ -110,16 +110,28 @@ def test_no_entry_of_a_frozen_pool_ever_changes(world: World) -> None:
         assert after == frozen
 
 
+def _rivals(*, holder_bytes: int, rival: v1alpha1.SomPool) -> World:
+    """Pool b has node n; `rival`, with the lower name, came later."""
+    world = World.of(node("n"), pool("b", capacity_bytes=holder_bytes))
+    world.settle()
+    world.put(rival)
+    return world
+
+
 @hypothesis.given(_worlds(), st.booleans())
+@hypothesis.example(_rivals(holder_bytes=2 * GIB, rival=pool("a")), True)
 def test_silence_never_lowers_capacity(world: World, somnodes_are_missing: bool) -> None:
     world.operate()
+    before = {name: node.units for name, node in world.nodes.items()}
     if somnodes_are_missing:
         world.somnodes.clear()
     for name, somnode in world.somnodes.items():
         world.somnodes[name] = somnode.model_copy(update={"status": v1alpha1.SomNodeStatus()})
-    for name, planned in world.plans().items():
+    for _ in range(3):
+        world.operate()
+    for name, units in before.items():
         for unit in observed.UNITS:
-            assert planned.units[unit] == world.nodes[name].units.get(unit, 0)
+            assert world.nodes[name].units.get(unit, 0) == units.get(unit, 0)
 
 
 @hypothesis.given(_worlds())
