@@ -17,7 +17,7 @@ from som_api.kube.conditions import merge, publish
 from som_api.kube.connect import connect
 from som_api.kube.errors import KubeError
 from som_api.kube.events import Recorder, node_ref
-from som_api.kube.reflector import Key, Reflector
+from som_api.kube.reflector import Key, Reflector, Unreadable
 from som_api.kube.resource import (
     EVENTS,
     NODES,
@@ -47,6 +47,7 @@ __all__ = [
     "Reflector",
     "Resource",
     "SystemClock",
+    "Unreadable",
     "WorkQueue",
     "connect",
     "merge",

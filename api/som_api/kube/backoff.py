@@ -19,13 +19,8 @@ class Backoff:
         self._longest_s = longest_s
         self._failures = 0
 
-    @property
-    def failures(self) -> int:
-        """Attempts that failed since the last `reset`."""
-        return self._failures
-
     def reset(self) -> None:
-        """Begin anew after a success."""
+        """Begin again after a success."""
         self._failures = 0
 
     def next_s(self) -> float:

@@ -1,14 +1,19 @@
-"""JSON requests to the API server.
+r"""JSON requests to the API server.
 
 Address, TLS, the rotation of service account tokens and exec credentials come from the official
 client (`kubernetes.aio`). Its models, retries and watch are not used: they cost memory on every
 node, and its watch either raises or floods the server on ordinary failures.
+
+What strangers can write into an object bounds what comes here: the API server takes no request of
+more than 3 MiB and writes up to six bytes for one (`<` as `\u003c`), so that one object can be a
+line of 18 MiB. `MOST_BYTES` lies above that, and below what hurts.
 """
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,10 +27,21 @@ from som_api.kube.resource import Json
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0
 REQUEST_TIMEOUT_S = 30.0
+MOST_BYTES = 32 * 2**20
+
+# A peer that is gone without a word is found after 30 + 3 * 10 s, whatever the stream expects.
+_KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
+# What the server says of a patch that cannot be applied; of a result that is invalid it says why.
+_PATCH_DOES_NOT_FIT = "the server rejected our request"
 
 Params = Mapping[str, str | int | bool]
 
@@ -56,7 +72,11 @@ class Client:
         await self._api.close()
 
     async def get(self, path: str, *, params: Params | None = None) -> Json:
-        """Read one object or one page of a collection."""
+        """Read one object or one page of a collection.
+
+        The reason of the KubeError is "TooLarge" for an answer of more than `MOST_BYTES`: ask
+        for fewer objects.
+        """
         return await self._request("GET", path, params=params)
 
     async def create(self, path: str, body: Json) -> Json:
@@ -76,20 +96,34 @@ class Client:
         return await self._request("PATCH", path, body=body, content_type=_MERGE_PATCH)
 
     async def json_patch(self, path: str, operations: list[Json]) -> Json:
-        """JSON patch (RFC 6902): the operations in order, all or none; `test` guards them."""
-        return await self._request("PATCH", path, body=operations, content_type=_JSON_PATCH)
+        """JSON patch (RFC 6902): the operations in order, all or none; `test` guards them.
 
-    async def delete(self, path: str, *, options: Json | None = None) -> Json:
-        """Delete an object; `options` is a DeleteOptions (preconditions, grace period)."""
-        return await self._request("DELETE", path, body=options)
+        The KubeError of a guard that does not hold is a conflict, as of a stale version: 409.
+        """
+        try:
+            return await self._request("PATCH", path, body=operations, content_type=_JSON_PATCH)
+        except errors.KubeError as error:
+            if error.status == 422 and error.message.startswith(_PATCH_DOES_NOT_FIT):
+                raise errors.KubeError(
+                    f"PATCH {path}",
+                    status=409,
+                    reason="Conflict",
+                    message="the object is not as expected; somebody changed it meanwhile",
+                ) from error
+            raise
 
+    async def delete(self, path: str) -> Json:
+        """Delete an object."""
+        return await self._request("DELETE", path)
+
+    @contextlib.asynccontextmanager
     async def watch(
         self, path: str, *, params: Params, idle_timeout_s: float
-    ) -> AsyncGenerator[Json, None]:
-        """Yield watch events as they come, and return when the server ends the watch.
+    ) -> AsyncIterator[AsyncIterator[Json]]:
+        """Begin a watch: its events come as they happen, and end when the server ends the watch.
 
-        Raises KubeError for everything else, ERROR events inside the stream and a stream that
-        was silent for `idle_timeout_s` included. Close the generator to end the watch.
+        Raises KubeError for everything else, also while the events are read: ERROR events inside
+        the stream and a stream that was silent for `idle_timeout_s` included.
         """
         attempted = f"watch {path}"
         limits = aiohttp.ClientTimeout(
@@ -101,18 +135,12 @@ class Client:
                     "GET", path, params={**params, "watch": True}, limits=limits
                 )
         try:
-            if response.status != 200:
-                with _as_kube_error(attempted):
-                    raise _refusal(attempted, response, await response.read())
-            while True:
-                with _as_kube_error(attempted):
-                    line = await response.content.readline()
-                    if not line:
-                        return
-                    event = _json_object(json.loads(line))
-                    if event.get("type") == "ERROR":
-                        raise _status_error(attempted, _json_object(event.get("object")))
-                yield event
+            with _as_kube_error(attempted):
+                if response.status != 200:
+                    raise _refusal(attempted, response, await _whole(response.content))
+                _keep_alive(response)
+            async with contextlib.aclosing(_events(attempted, response.content)) as events:
+                yield events
         finally:
             response.close()
 
@@ -140,7 +168,7 @@ class Client:
                     limits=limits,
                 )
                 async with response:
-                    answer = await response.read()
+                    answer = await _whole(response.content)
             if not 200 <= response.status < 300:
                 raise _refusal(attempted, response, answer)
             return _json_object(json.loads(answer))
@@ -169,39 +197,90 @@ class Client:
         return response
 
 
+class _TooLarge(Exception):
+    """More than MOST_BYTES came."""
+
+
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    """All of an answer."""
+    answer = bytearray()
+    async for chunk in content.iter_any():
+        answer += chunk
+        if len(answer) > MOST_BYTES:
+            raise _TooLarge
+    return bytes(answer)
+
+
+async def _events(attempted: str, content: aiohttp.StreamReader) -> AsyncGenerator[Json, None]:
+    """The events of a watch's stream."""
+    async with contextlib.aclosing(_lines(content)) as lines:
+        while True:
+            with _as_kube_error(attempted):
+                line = await anext(lines, b"")
+                if not line:
+                    return
+                event = _json_object(json.loads(line))
+                if event.get("type") == "ERROR":
+                    raise _status_error(attempted, _json_object(event.get("object")))
+            yield event
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, each with its end; what follows the last one, too.
+
+    `StreamReader.readline` refuses lines of more than twice the session's buffer.
+    """
+    begun = bytearray()
+    async for chunk in content.iter_any():
+        *ended, rest = chunk.split(b"\n")
+        for line in ended:
+            yield bytes(begun) + line + b"\n"
+            begun.clear()
+        begun += rest
+        if len(begun) > MOST_BYTES:
+            raise _TooLarge
+    if begun:
+        yield bytes(begun)
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    connection = response.connection
+    if connection is None or connection.transport is None:
+        return  # A server that was quick to answer and to end it.
+    stream = connection.transport.get_extra_info("socket")
+    for level, option, value in _KEEP_ALIVE:
+        stream.setsockopt(level, option, value)
+
+
 @contextlib.contextmanager
 def _as_kube_error(attempted: str) -> Iterator[None]:
-    """Turn everything that connection, credentials and parsing raise into KubeError."""
+    """Turn whatever connection, credentials and parsing raise into KubeError.
+
+    Everything, because a stream can raise more than its documentation says, and what one answer
+    raises concerns that answer and nothing else.
+    """
     try:
         yield
     except errors.KubeError:
         raise
-    except TimeoutError as error:
-        raise errors.KubeError(
-            attempted,
-            status=0,
-            reason="Timeout",
-            message=f"the API server stayed silent ({error or 'no data'})",
-        ) from error
-    except (official_config.ConfigException, FileNotFoundError, PermissionError) as error:
-        raise errors.KubeError(
-            attempted, status=0, reason="Config", message=f"no valid credentials: {error}"
-        ) from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        raise errors.KubeError(
-            attempted,
-            status=0,
-            reason="NoAnswer",
-            message=f"{error}; is the API server up, and reachable from here?",
-        ) from error
-    # ValueError: no JSON, no UTF-8, or a line longer than any Kubernetes object.
-    except (aiohttp.ClientError, ValueError) as error:
-        raise errors.KubeError(
-            attempted,
-            status=0,
-            reason="BadAnswer",
-            message=f"the answer is not what an API server sends: {error!r}",
-        ) from error
+    except Exception as error:
+        reason, message = _explained(error)
+        raise errors.KubeError(attempted, status=0, reason=reason, message=message) from error
+
+
+def _explained(error: Exception) -> tuple[str, str]:
+    """(reason, message) of what is no answer of an API server."""
+    match error:
+        case TimeoutError():
+            return "Timeout", f"the API server stayed silent ({error or 'no data'})"
+        case official_config.ConfigException() | FileNotFoundError() | PermissionError():
+            return "Config", f"no valid credentials: {error}"
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
+            return "NoAnswer", f"{error}; is the API server up, and reachable from here?"
+        case _TooLarge():
+            return "TooLarge", f"the answer is longer than {MOST_BYTES} bytes"
+        case _:
+            return "BadAnswer", f"the answer is not what an API server sends: {error!r}"
 
 
 def _json_object(value: Any) -> Json:

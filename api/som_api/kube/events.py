@@ -25,6 +25,8 @@ SIMILAR_WINDOW_S = 600.0
 
 _OUTBOX = 1000
 _LONGEST_MESSAGE = 1024
+# Where Events about objects without a namespace belong.
+_NAMESPACE = "default"
 _log = logging.getLogger(__name__)
 
 
@@ -128,7 +130,6 @@ class Recorder:
 
     async def _write(self, series: _Series) -> bool:
         """Create or update the Event; return False if that should be tried again."""
-        namespace = series.topic.target.namespace or "default"
         try:
             if series.written:
                 repetition = {
@@ -136,10 +137,10 @@ class Recorder:
                     "lastTimestamp": clock.rfc3339(series.last),
                     "message": series.message,
                 }
-                path = EVENTS.path(namespace=namespace, name=series.name)
+                path = EVENTS.path(namespace=_NAMESPACE, name=series.name)
                 await self._kube.merge_patch(path, repetition)
             else:
-                await self._kube.create(EVENTS.path(namespace=namespace), self._event(series))
+                await self._kube.create(EVENTS.path(namespace=_NAMESPACE), self._event(series))
                 series.written = True
         except errors.KubeError as error:
             if error.status == 404 and series.written:
@@ -156,12 +157,12 @@ class Recorder:
         return {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
-            "metadata": {"name": series.name, "namespace": target.namespace or "default"},
+            "metadata": {"name": series.name, "namespace": _NAMESPACE},
             "involvedObject": {
                 "apiVersion": target.resource.api_version,
                 "kind": target.resource.kind,
                 "name": target.name,
-                "namespace": target.namespace,
+                "namespace": "",
                 "uid": target.uid,
             },
             "type": "Warning" if topic.warning else "Normal",

@@ -2,17 +2,20 @@
 
 Theory of operation. A list gives the whole truth and a version; a watch from that version gives
 every change after it. The version is kept across broken watches, so that a list is needed only
-at the start, when the server no longer knows the version (410), and after three watches in a row
-that the server refused (a server restored from a backup refuses the version for ever).
+at the start, when the server no longer knows the version (410), and after three answers in a row
+that were of no use (a server restored from a backup refuses the version for ever).
 
-Watches end after `idle_timeout_s` - 5 s at the server's side, and are taken up at once; a watch
-that is silent for longer hangs (half-open TCP) and is given up. Everything else that ends a watch
-is followed by a jittered pause that doubles: at most 10 requests in 30 s whatever the server does,
-and a server that is well again is noticed within 60 s. (A collection of more than `PAGE_SIZE`
-objects takes one request per page of a list.)
+A watch that was of use (it brought news, or stood for `STEADY_S`) is taken up again at once when
+it ends, but not oftener than every `SPACING_S`: servers end watches at their end of time, when a
+client reads slowly, and when they stop themselves. Everything else is followed by a jittered
+pause that doubles. Both together: at most 10 requests in 30 s whatever the server does, and a
+server that is well again is noticed within 60 s. (A collection of more than `PAGE_SIZE` objects
+takes one request per page of a list.) A peer that is gone without a word is found by TCP (see
+`client`); one that is silent for `idle_timeout_s`, where a server sends bookmarks every minute,
+is given up.
 
 Absence of information is not information: the cache changes only by a complete list or an event,
-never by an error, and an object that cannot be decoded keeps its last value.
+never by an error. An object that cannot be taken in is that object's problem: see `unreadable`.
 """
 
 import asyncio
@@ -21,16 +24,21 @@ import logging
 import random
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, NamedTuple, NoReturn, TypeVar
+from typing import Final, Generic, NamedTuple, NoReturn, TypeVar, cast
 
+from som_api import heartbeats
 from som_api.kube import backoff, client, clock, errors
 from som_api.kube.resource import Json, Resource
 
 PAGE_SIZE = 500
-LONG_LIVED_S = 30.0
+SPACING_S: Final = 3.0
+STEADY_S: Final = 10.0
+LASTS_S: Final = (300, 600)
+"""How long a watch is asked for, jittered: each renewal is a request of every agent."""
 
 _LONGEST_RETRY_AFTER_S = 30.0
-_REFUSALS_BEFORE_RELIST = 3
+_USELESS_BEFORE_RELIST = 3
+_LONGEST_PROBLEM = 500
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -42,17 +50,37 @@ class Key(NamedTuple):
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        return "/".join(filter(None, self))
+
+
+class Unreadable(ValueError):
+    """`decode` cannot read an object as it is; `partly` is what can be told of it all the same.
+
+    For a caller who must not take such an object for absent, or for what it was before: the
+    identity of a Pod, the names in a SomNode.
+    """
+
+    def __init__(self, problem: str, *, partly: object) -> None:
+        super().__init__(problem)
+        self.partly = partly
+
 
 class Reflector(Generic[T]):
     """Keeps `decode(object)` of every object of a collection, and reports each change.
 
     `decode` keeps the fields that the caller needs, or returns None for an object of no
-    interest, and raises ValueError, KeyError or TypeError for one that it cannot read. A change
-    that leaves the decoded value equal is no change. `on_change(key, old, new)` is called after
-    the cache has changed; None stands for absent. It must be quick: typically it adds a key to
-    a `WorkQueue`. An object that was deleted and created again under its name while the watch
-    was down is one change from the old to the new value. With `resync_s`, every object is also
-    reported unchanged that often.
+    interest. `on_change(key, old, new)` is called after the cache has changed; None stands for
+    absent. It must be quick: typically it adds a key to a `WorkQueue`. A change that leaves the
+    decoded value equal is no change. An object that was deleted and created again under its name
+    while the watch was down is one change from the old to the new value.
+
+    Whatever `decode` or `on_change` raises is a problem of that one object: it is logged once and
+    kept in `unreadable`, and everything else goes on. `on_change` is called, too, when an object
+    becomes unreadable or readable again (with `old` and `new` as the cache has them).
+
+    With `beats`, the process is unhealthy once the reflector hangs. A server that is away is no
+    reason: a new start of the process would not bring it back; see `age_s`.
     """
 
     def __init__(
@@ -63,8 +91,8 @@ class Reflector(Generic[T]):
         decode: Callable[[Json], T | None],
         on_change: Callable[[Key, T | None, T | None], None],
         field_selector: str = "",
-        resync_s: float | None = None,
-        idle_timeout_s: float = 50.0,
+        idle_timeout_s: float = 150.0,
+        beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock | None = None,
         jitter: backoff.Jitter | None = None,
     ) -> None:
@@ -74,24 +102,59 @@ class Reflector(Generic[T]):
         self._on_change = on_change
         self._path = resource.path()
         self._selectors = {"fieldSelector": field_selector} if field_selector else {}
-        self._resync_s = resync_s
         self._idle_timeout_s = idle_timeout_s
+        self._beats = beats or heartbeats.Heartbeats()
         self._time = time or clock.SystemClock()
-        self._backoff = backoff.Backoff(jitter=jitter or random.Random())
+        self._jitter = jitter or random.Random()
+        self._backoff = backoff.Backoff(jitter=self._jitter)
         self._cache: dict[Key, T] = {}
+        self._unreadable: dict[Key, str] = {}
         self._version: str | None = None
-        self._refusals = 0
+        self._useless = 0
+        self._failures = 0
+        self._is_news = False
+        self._opened_s: float | None = None
+        self._heard_s = self._time.monotonic()
         self._synced = asyncio.Event()
 
     @property
+    def resource(self) -> Resource:
+        """The kind that is followed."""
+        return self._resource
+
+    @property
     def cache(self) -> Mapping[Key, T]:
-        """The objects as last known, by key; complete once `synced`."""
+        """The objects as last known, by key; complete once `synced`, `unreadable` aside."""
         return types.MappingProxyType(self._cache)
+
+    @property
+    def unreadable(self) -> Mapping[Key, str]:
+        """The objects that exist but cannot be taken in as they are now, with the reason.
+
+        In `cache` stands what `Unreadable.partly` says of such an object, else its last state that
+        could be read (which may be that of a predecessor under its name), else nothing: then all
+        that is known is that it exists. Whoever concludes something from an absence in `cache`,
+        or acts on a value, asks here first.
+        """
+        return types.MappingProxyType(self._unreadable)
 
     @property
     def synced(self) -> bool:
         """Whether the first list is complete. Stays true while the server is away."""
         return self._synced.is_set()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the server was last heard: how old the cache may be.
+
+        Up to `idle_timeout_s` where a collection is quiet and the server sends no bookmarks.
+        """
+        return self._time.monotonic() - self._heard_s
+
+    @property
+    def failures(self) -> int:
+        """How often sight was lost, ends of watches that were of use aside."""
+        return self._failures
 
     async def wait_synced(self) -> None:
         """Return when the first list is complete."""
@@ -99,65 +162,84 @@ class Reflector(Generic[T]):
 
     async def run(self) -> NoReturn:
         """Follow the collection until cancelled. Errors of the server are outlived, not raised."""
-        async with asyncio.TaskGroup() as tasks:
-            if self._resync_s is not None:
-                tasks.create_task(self._resync(self._resync_s))
-            tasks.create_task(self._follow())
-        raise AssertionError("both tasks run for ever")
-
-    async def _follow(self) -> NoReturn:
         while True:
-            started_s = self._time.monotonic()
+            self._is_news, self._opened_s, problem = False, None, None
             try:
+                self._beat()
                 if self._version is None:
                     await self._list()
                 await self._watch()
-                problem = None
             except errors.KubeError as error:
                 problem = error
-                self._forget_version_if_refused(error)
-            if self._time.monotonic() - started_s >= LONG_LIVED_S:
-                self._backoff.reset()
-                if problem is None:
-                    continue
+                self._forget_version_if_useless(error)
+            await self._pause(problem)
+
+    async def _pause(self, problem: errors.KubeError | None) -> None:
+        stood_s = 0.0 if self._opened_s is None else self._time.monotonic() - self._opened_s
+        was_of_use = self._is_news or stood_s >= STEADY_S
+        if was_of_use:
+            self._backoff.reset()
+            pause_s = max(0.0, SPACING_S - stood_s)
+        else:
+            self._failures += 1
             pause_s = self._backoff.next_s()
-            if problem is not None and problem.retry_after_s is not None:
-                pause_s = max(pause_s, min(problem.retry_after_s, _LONGEST_RETRY_AFTER_S))
-            _log.warning(
-                "lost sight of %s (%s); trying again in %.1f s",
-                self._path,
-                problem or "the server ended the watch early",
-                pause_s,
-            )
+        if problem is not None and problem.retry_after_s is not None:
+            pause_s = max(pause_s, min(problem.retry_after_s, _LONGEST_RETRY_AFTER_S))
+        _log.log(
+            logging.DEBUG if was_of_use else logging.WARNING,
+            "lost sight of %s (%s); trying again in %.1f s",
+            self._path,
+            problem or "the server ended the watch",
+            pause_s,
+        )
+        if pause_s:
             await self._time.sleep(pause_s)
 
-    def _forget_version_if_refused(self, error: errors.KubeError) -> None:
-        if error.status == 0:
+    def _forget_version_if_useless(self, error: errors.KubeError) -> None:
+        if error.reason in ("NoAnswer", "Timeout", "Config"):
             return
-        self._refusals += 1
-        if error.status == 410 or self._refusals >= _REFUSALS_BEFORE_RELIST:
+        self._useless += 1
+        if error.status == 410 or self._useless >= _USELESS_BEFORE_RELIST:
             self._version = None
 
+    def _hear(self) -> None:
+        """The server answered: what is known is as old as this moment."""
+        self._heard_s = self._time.monotonic()
+        self._beat()
+
+    def _beat(self) -> None:
+        self._beats.beat(f"watch of {self._resource.plural}")
+
     async def _list(self) -> None:
-        listed: dict[Key, T | None] = {}
-        params: dict[str, str | int] = {**self._selectors, "limit": PAGE_SIZE}
+        listed: dict[Key, tuple[T | None, str]] = {}
+        token, size = "", PAGE_SIZE
         while True:
-            page = await self._kube.get(self._path, params=params)
+            params: dict[str, str | int] = {**self._selectors, "limit": size}
+            if token:
+                params["continue"] = token
+            try:
+                page = await self._kube.get(self._path, params=params)
+            except errors.KubeError as error:
+                if error.reason != "TooLarge" or size == 1:
+                    raise
+                size = size // 2
+                continue
+            self._beat()
             with self._refusing_malformed("list"):
                 for item in page["items"]:
-                    key = _key(item)
-                    listed[key] = self._decoded(key, item)
+                    listed[_key(item)] = self._read(item)
                 version = _version(page)
                 token = page["metadata"].get("continue", "")
             if not token:
                 break
-            params["continue"] = token
+            size = min(PAGE_SIZE, size * 2)
         self._version = version
-        self._refusals = 0
-        for key in self._cache.keys() - listed.keys():
+        self._useless = 0
+        for key in (self._cache.keys() | self._unreadable.keys()) - listed.keys():
             self._update(key, None)
-        for key, value in listed.items():
-            self._update(key, value)
+        for key, (value, problem) in listed.items():
+            self._update(key, value, problem)
+        self._hear()
         self._synced.set()
 
     async def _watch(self) -> None:
@@ -166,51 +248,57 @@ class Reflector(Generic[T]):
             **self._selectors,
             "resourceVersion": self._version,
             "allowWatchBookmarks": True,
-            "timeoutSeconds": max(1, int(self._idle_timeout_s) - 5),
+            "timeoutSeconds": int(self._jitter.uniform(*LASTS_S)),
         }
-        events = self._kube.watch(self._path, params=params, idle_timeout_s=self._idle_timeout_s)
-        async with contextlib.aclosing(events):
+        async with self._kube.watch(
+            self._path, params=params, idle_timeout_s=self._idle_timeout_s
+        ) as events:
+            self._opened_s = self._time.monotonic()
+            self._hear()
             async for event in events:
                 with self._refusing_malformed("watch"):
-                    version = _version(event["object"])
-                    change = self._change(event["type"], event["object"])
+                    kind, item = event["type"], event["object"]
+                    version = _version(item)
+                    if kind not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
+                        raise ValueError(f"unknown event type {kind!r}")
+                    key = None if kind == "BOOKMARK" else _key(item)
+                self._is_news = self._is_news or version != self._version
                 self._version = version
-                self._refusals = 0
-                if change is not None:
-                    self._update(*change)
+                self._useless = 0
+                if key is not None:
+                    self._update(key, *(self._read(item) if kind != "DELETED" else (None, "")))
+                self._hear()
+                # Events that have come already do not suspend: others' turn between two of them.
+                await asyncio.sleep(0)
+            self._hear()
 
-    def _change(self, kind: str, item: Json) -> tuple[Key, T | None] | None:
-        """What an event says about which object; None for a bookmark."""
-        match kind:
-            case "ADDED" | "MODIFIED":
-                key = _key(item)
-                return key, self._decoded(key, item)
-            case "DELETED":
-                return _key(item), None
-            case "BOOKMARK":
-                return None
-            case _:
-                raise ValueError(f"unknown event type {kind!r}")
+    def _read(self, item: Json) -> tuple[T | None, str]:
+        """(value, "") of an object, or (what is known of it, why it cannot be read)."""
+        try:
+            return self._decode(item), ""
+        except Unreadable as error:
+            return cast(T, error.partly), str(error)[:_LONGEST_PROBLEM]
+        except Exception as error:
+            return None, repr(error)[:_LONGEST_PROBLEM]
 
-    def _update(self, key: Key, value: T | None) -> None:
-        old = self._cache.get(key)
+    def _update(self, key: Key, value: T | None, problem: str = "") -> None:
+        old, old_problem = self._cache.get(key), self._unreadable.pop(key, "")
+        if problem:
+            self._unreadable[key] = problem
+            if problem != old_problem:
+                _log.error("%s %s cannot be read: %s", self._resource.kind, key, problem)
+            value = old if value is None else value
         if value is None:
             self._cache.pop(key, None)
         else:
             self._cache[key] = value
-        if old != value:
-            self._on_change(key, old, value)
-
-    def _decoded(self, key: Key, item: Json) -> T | None:
+        if old == value and bool(problem) == bool(old_problem):
+            return
         try:
-            return self._decode(item)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            name = f"{self._resource.kind} {'/'.join(filter(None, key))}"
-            if key not in self._cache:
-                # Leaving it out would look like a deletion to whoever reads the cache.
-                raise ValueError(f"{name} cannot be read: {error!r}") from error
-            _log.error("%s cannot be read, its last known state stands: %r", name, error)
-            return self._cache[key]
+            self._on_change(key, old, value)
+        except Exception as error:
+            _log.exception("%s %s cannot be taken in", self._resource.kind, key)
+            self._unreadable[key] = repr(error)[:_LONGEST_PROBLEM]
 
     @contextlib.contextmanager
     def _refusing_malformed(self, attempted: str) -> Iterator[None]:
@@ -220,12 +308,6 @@ class Reflector(Generic[T]):
             raise errors.KubeError(
                 f"{attempted} {self._path}", status=0, reason="BadAnswer", message=repr(error)
             ) from error
-
-    async def _resync(self, every_s: float) -> NoReturn:
-        while True:
-            await self._time.sleep(every_s)
-            for key, value in list(self._cache.items()):
-                self._on_change(key, value, value)
 
 
 def _key(item: Json) -> Key:

@@ -38,13 +38,12 @@ SOMNODES = Resource("som.io/v1alpha1", "SomNode", "somnodes")
 
 @dataclasses.dataclass(frozen=True)
 class ObjectRef:
-    """One object, named well enough to write to it and to put an Event on it."""
+    """One cluster-scoped object, named well enough to write to it and to put an Event on it."""
 
     resource: Resource
     name: str
-    namespace: str = ""
     uid: str = ""
 
     def path(self, *, subresource: str = "") -> str:
         """The URL path of the object, or of its subresource."""
-        return self.resource.path(namespace=self.namespace, name=self.name, subresource=subresource)
+        return self.resource.path(name=self.name, subresource=subresource)

@@ -8,8 +8,10 @@ import subprocess
 import types
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 import yaml
+from aiohttp import web
 from kubernetes.aio.config import incluster_config
 
 from fakes import failures
@@ -214,7 +216,8 @@ async def test_a_watch_that_does_not_begin_is_given_up_before_it_would_be_idle(
     server.failure = failures.silence_before_headers
     async with asyncio.timeout(5):
         with pytest.raises(kube.KubeError, match="Timeout"):
-            await anext(client.watch(kube.NODES.path(), params={}, idle_timeout_s=3600))
+            async with client.watch(kube.NODES.path(), params={}, idle_timeout_s=3600):
+                pass
 
 
 async def test_cancelling_a_request_is_no_failure(
@@ -235,18 +238,82 @@ async def test_retry_after_is_told(server: FakeApiServer, client: kube.Client) -
     assert caught.value.retry_after_s == 1.0
 
 
-async def test_a_large_object_passes_through_a_watch(
+def line_of(size_bytes: int) -> tuple[kube.Json, bytes]:
+    """An object and its watch line, escaped as an API server does: six bytes for one."""
+    annotations = {"large": "<" * (size_bytes // 6)}
+    item = {"metadata": {"name": "a", "annotations": annotations, "resourceVersion": "5"}}
+    line = json.dumps({"type": "ADDED", "object": item}).replace("<", "\\u003c")
+    return item, line.encode() + b"\n"
+
+
+async def test_an_object_of_the_largest_size_that_a_server_sends_passes_through_a_watch(
     server: FakeApiServer, client: kube.Client
 ) -> None:
-    annotations = {"large": "x" * 1_500_000}
-    item = {"metadata": {"name": "a", "annotations": annotations, "resourceVersion": "5"}}
+    item, line = line_of(18 * 2**20)
 
-    async def large(request):  # type: ignore[no-untyped-def]
-        line = json.dumps({"type": "ADDED", "object": item}).encode()
+    async def send_line(request: web.Request) -> web.StreamResponse:
         response = await failures._open(request)
-        await response.write(line + b"\n")
+        await response.write(line + line[:-1])  # The last line of a stream may lack its end.
         return response
 
-    server.failure = large
-    watch = client.watch(kube.NODES.path(), params={}, idle_timeout_s=5)
-    assert [event["object"] async for event in watch] == [item]
+    server.failure = send_line
+    async with client.watch(kube.NODES.path(), params={}, idle_timeout_s=5) as events:
+        assert [event["object"] async for event in events] == [item, item]
+
+
+async def test_lines_are_told_apart_wherever_the_network_cuts_them(
+    server: FakeApiServer, client: kube.Client
+) -> None:
+    _, line = line_of(60)
+
+    async def send_bytes(request: web.Request) -> web.StreamResponse:
+        response = await failures._open(request)
+        for number in range(len(line)):
+            await response.write(line[number : number + 1])
+        await response.write(line + line + line[:7])
+        await asyncio.sleep(0.01)
+        await response.write(line[7:])
+        return response
+
+    server.failure = send_bytes
+    async with client.watch(kube.NODES.path(), params={}, idle_timeout_s=5) as events:
+        assert len([event async for event in events]) == 4
+
+
+@pytest.mark.parametrize("watching", [True, False])
+async def test_an_answer_without_end_is_given_up(
+    watching: bool, server: FakeApiServer, client: kube.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_client, "MOST_BYTES", 2**20)
+
+    async def never_end(request: web.Request) -> web.StreamResponse:
+        response = await failures._open(request)
+        while True:
+            await response.write(b"x" * 2**16)
+
+    server.failure = never_end
+    with pytest.raises(kube.KubeError, match="longer than 1048576 bytes") as caught:
+        if watching:
+            async with client.watch(PATH, params={}, idle_timeout_s=5) as events:
+                await anext(events)
+        else:
+            await client.get(PATH)
+    assert caught.value.reason == "TooLarge"
+
+
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("Connection closed."), RecursionError(), EOFError()]
+)
+async def test_whatever_a_stream_raises_is_a_failure_of_that_stream(
+    problem: Exception, server: FakeApiServer, client: kube.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(content: object) -> AsyncIterator[bytes]:
+        raise problem
+        yield b""
+
+    monkeypatch.setattr(aiohttp.StreamReader, "iter_any", fail)
+    with pytest.raises(kube.KubeError, match="not what an API server sends"):
+        async with client.watch(PATH, params={"resourceVersion": 1}, idle_timeout_s=5) as events:
+            await anext(events)
+    with pytest.raises(kube.KubeError, match="not what an API server sends"):
+        await client.get(PATH)

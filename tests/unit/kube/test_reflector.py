@@ -1,11 +1,13 @@
 import asyncio
 
 import pytest
+from aiohttp import web
 
-from fakes import failures
+from fakes import api_server, failures
 from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from som_api import kube
+from som_api.kube import client as kube_client
 from som_api.kube import reflector
 from unit.kube.watching import Watching, node, until
 
@@ -168,16 +170,34 @@ async def test_a_watch_that_ends_is_taken_up_where_it_was(
     assert [new for _, _, new in watching.changes] == ["1", "2", "3", "4", "5"]
 
 
-async def test_a_watch_that_lived_long_and_ended_well_is_taken_up_at_once(
+async def test_a_quiet_watch_that_stood_for_a_while_is_taken_up_at_once(
     server: FakeApiServer, client: kube.Client
 ) -> None:
     clock = FakeClock()
     async with Watching(client, clock).running():
         await until(lambda: server.verbs() == ["list", "watch"])
-        await clock.advance(reflector.LONG_LIVED_S)
-        await server.end_watches()
-        await until(lambda: server.verbs() == ["list", "watch", "watch"])
+        for watches in range(2, 6):
+            await clock.advance(reflector.STEADY_S)
+            await server.end_watches()
+            await until(lambda watches=watches: server.verbs().count("watch") == watches)
     assert clock.sleeps == []
+
+
+async def test_a_watch_that_brought_news_is_taken_up_at_once_however_often_it_is_ended(
+    server: FakeApiServer, client: kube.Client
+) -> None:
+    clock = FakeClock()
+    server.put("v1", "nodes", node("a", "0"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        for watches in range(1, 20):
+            await until(lambda watches=watches: server.verbs().count("watch") == watches)
+            server.put("v1", "nodes", node("a", str(watches)))
+            await until(lambda watches=watches: watching.seen == {"a": str(watches)})
+            await server.end_watches()
+            await clock.advance(reflector.SPACING_S)
+    assert max(clock.sleeps) <= reflector.SPACING_S
+    assert server.verbs().count("list") == 1
 
 
 async def test_a_bookmark_saves_a_list(
@@ -222,52 +242,149 @@ async def test_a_server_that_was_away_is_asked_only_for_what_changed(
     assert server.verbs().count("list") == 1
 
 
-async def test_an_unreadable_object_keeps_its_last_known_state(
-    server: FakeApiServer, client: kube.Client, clock: FakeClock
+async def test_an_unreadable_object_keeps_its_last_known_state_and_is_named(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.put("v1", "nodes", node("a"))
     async with Watching(client, clock).running() as watching:
         await watching.reflector.wait_synced()
-        server.put("v1", "nodes", node("a", "unreadable"))
+        for heartbeat in "123":
+            server.put("v1", "nodes", node("a", "unreadable", heartbeat=heartbeat))
         server.put("v1", "nodes", node("b"))
         await until(lambda: "b" in watching.seen)
-    assert watching.seen == {"a": "1", "b": "1"}
+        assert watching.seen == {"a": "1", "b": "1"}
+        assert watching.unreadable == {"a": "ValueError('from a newer version')"}
+        server.put("v1", "nodes", node("a", "1", back="yes"))
+        await until(lambda: not watching.unreadable)
+    assert watching.changes == [
+        ("a", None, "1"),
+        ("a", "1", "1"),
+        ("b", None, "1"),
+        ("a", "1", "1"),
+    ]
+    assert caplog.text.count("Node a cannot be read") == 1
 
 
-async def test_an_unreadable_object_of_which_nothing_is_known_is_not_taken_for_absent(
+async def test_an_unreadable_object_hides_no_other_and_is_known_to_exist(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "nodes", node("poison", "unreadable"))
+    server.put("v1", "nodes", node("before"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("poison 2", "unreadable"))
+        server.put("v1", "nodes", node("after"))
+        await until(lambda: "after" in watching.seen)
+        assert watching.unreadable.keys() == {"poison", "poison 2"}
+        server.remove("v1", "nodes", "poison")
+        server.put("v1", "nodes", node("poison 2", "fine"))
+        await until(lambda: not watching.unreadable)
+    assert watching.seen == {"before": "1", "after": "1", "poison 2": "fine"}
+    assert [change for change in watching.changes if change[0] == "poison"] == [
+        ("poison", None, None),
+        ("poison", None, None),
+    ]
+    assert server.verbs() == ["list", "watch"]
+
+
+async def test_an_unreadable_object_that_went_while_away_is_forgotten(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:
     server.put("v1", "nodes", node("a", "unreadable"))
     async with Watching(client, clock).running() as watching:
-        await until(lambda: len(clock.sleeps) >= 2)
-        assert not watching.reflector.synced
-        server.put("v1", "nodes", node("a", "fine"))
-        await watching.reflector.wait_synced()
-    assert watching.seen == {"a": "fine"}
+        await until(lambda: watching.unreadable.keys() == {"a"})
+        await server.stop()
+        server.remove("v1", "nodes", "a")
+        server.store.forget_history()
+        await server.start()
+        await until(lambda: not watching.unreadable)
 
 
-async def test_a_resync_reports_every_object_unchanged(
-    server: FakeApiServer, client: kube.Client
-) -> None:
-    clock = FakeClock()
-    server.put("v1", "nodes", node("a"))
-    async with Watching(client, clock, resync_s=600).running() as watching:
-        await watching.reflector.wait_synced()
-        await clock.advance(600)
-    assert watching.changes == [("a", None, "1"), ("a", "1", "1")]
-
-
-async def test_a_mistake_in_the_callback_is_raised(
+async def test_what_can_be_told_of_an_unreadable_object_stands_for_it(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:
     server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("a", "partly"))
+        await until(lambda: watching.seen == {"a": "something"})
+        assert watching.unreadable == {"a": "the rest"}
 
-    def mistaken(*_: object) -> None:
-        raise KeyError("mine")
 
-    watched = kube.Reflector(
-        client, kube.NODES, decode=lambda item: item, on_change=mistaken, time=clock
-    )
-    with pytest.raises(ExceptionGroup) as caught:
-        await watched.run()
-    assert caught.group_contains(KeyError)
+async def test_a_mistake_in_the_callback_is_a_problem_of_one_object(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Watching(client, clock, mistaken_about="bad").running() as watching:
+        await watching.reflector.wait_synced()
+        server.put("v1", "nodes", node("bad"))
+        server.put("v1", "nodes", node("good"))
+        await until(lambda: "good" in watching.seen)
+        assert watching.unreadable == {"bad": "KeyError('mine')"}
+    assert [name for name, _, _ in watching.changes] == ["good"]
+    assert "KeyError: 'mine'" in caplog.text
+
+
+async def test_events_that_make_no_sense_lead_to_a_new_list(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    async def send_nonsense(request: web.Request) -> web.StreamResponse | None:
+        if request.query.get("resourceVersion") != held:
+            return None
+        response = await failures._open(request)
+        await api_server.send(response, "RENAMED", node("a"))
+        return response
+
+    server.put("v1", "nodes", node("a"))
+    async with Watching(client, clock).running() as watching:
+        await until(lambda: "watch" in server.verbs())
+        held = str(server.store.version)
+        server.failure = send_nonsense
+        await server.end_watches()
+        server.put("v1", "nodes", node("b"))
+        await until(lambda: "b" in watching.seen)
+    assert server.verbs()[:6] == ["list", "watch", "watch", "watch", "watch", "list"]
+
+
+async def test_a_list_that_is_too_large_for_one_answer_comes_in_smaller_pages(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_client, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(reflector, "PAGE_SIZE", 64)
+    for number in range(40):
+        size = 90_000 if number % 10 == 0 else 10
+        server.put("v1", "nodes", node(f"node-{number}", note="x" * size))
+    async with Watching(client, clock).running() as watching:
+        await watching.reflector.wait_synced()
+    assert len(watching.seen) == 40
+    assert clock.sleeps == []
+
+
+async def test_the_age_of_what_is_known_grows_while_the_server_is_away(
+    server: FakeApiServer, client: kube.Client
+) -> None:
+    clock = FakeClock()
+    async with Watching(client, clock).running() as watching:
+        await until(lambda: "watch" in server.verbs())
+        await until(lambda: watching.reflector.synced)
+        await server.stop()
+        await clock.advance(100)
+        assert watching.reflector.age_s == 100
+        await server.start()
+        await clock.advance(30)
+        server.put("v1", "nodes", node("a"))
+        await until(lambda: watching.seen == {"a": "1"})
+        assert watching.reflector.age_s == 0
+
+
+async def test_a_server_that_is_away_is_no_reason_to_start_again(
+    server: FakeApiServer, client: kube.Client
+) -> None:
+    clock = FakeClock()
+    async with Watching(client, clock).running() as watching:
+        await until(lambda: watching.reflector.synced)
+        await server.stop()
+        for attempts in range(1, 30):
+            await until(lambda attempts=attempts: len(clock.sleeps) == attempts)
+            await clock.advance(30)
+            assert watching.beats.late() == ""
+        await server.start()

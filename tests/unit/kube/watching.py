@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 
 from fakes.clock import FakeClock
-from som_api import kube
+from som_api import heartbeats, kube
 
 DEADLINE_S = 10.0
 QUICK_IDLE_TIMEOUT_S = 0.05
@@ -21,19 +21,21 @@ class Watching:
         clock: FakeClock,
         *,
         field_selector: str = "",
-        resync_s: float | None = None,
         idle_timeout_s: float = 5.0,
+        mistaken_about: str = "",
         seed: int = 0,
     ) -> None:
         self.changes: list[tuple[str, str | None, str | None]] = []
+        self.beats = heartbeats.Heartbeats(monotonic=clock.monotonic)
+        self._mistaken_about = mistaken_about
         self.reflector = kube.Reflector(
             client,
             kube.NODES,
             decode=_decode,
-            on_change=lambda key, old, new: self.changes.append((key.name, old, new)),
+            on_change=self._take,
             field_selector=field_selector,
-            resync_s=resync_s,
             idle_timeout_s=idle_timeout_s,
+            beats=self.beats,
             time=clock,
             jitter=random.Random(seed),
         )
@@ -41,6 +43,15 @@ class Watching:
     @property
     def seen(self) -> dict[str, str]:
         return {key.name: value for key, value in self.reflector.cache.items()}
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        return {key.name: problem for key, problem in self.reflector.unreadable.items()}
+
+    def _take(self, key: kube.Key, old: str | None, new: str | None) -> None:
+        if key.name == self._mistaken_about:
+            raise KeyError("mine")
+        self.changes.append((key.name, old, new))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Watching"]:
@@ -68,4 +79,6 @@ def _decode(item: kube.Json) -> str | None:
     value: str = item["metadata"].get("labels", {}).get("v", "")
     if value == "unreadable":
         raise ValueError("from a newer version")
+    if value == "partly":
+        raise kube.Unreadable("the rest", partly="something")
     return None if value == "boring" else value
