@@ -25,11 +25,16 @@ def decode_pod(manifest: Mapping[str, Any]) -> seams.Pod:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=seams.PodUid(metadata["uid"]),
-        terminal=status.get("phase") in _TERMINAL,
+        terminal=has_ended(manifest),
         containers=tuple(request for each in containers for request in _requests(each)),
         keep_on_restart=(metadata.get("annotations") or {}).get(KEEP_ON_RESTART) == "true",
         restarts=dict(_restarts(status)),
     )
+
+
+def has_ended(manifest: Mapping[str, Any]) -> bool:
+    """Whether the pod's containers have ended for good."""
+    return (manifest.get("status") or {}).get("phase") in _TERMINAL
 
 
 def _restarts(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -44,10 +49,12 @@ def _restarts(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _requests(container: Mapping[str, Any]) -> Iterator[seams.ContainerRequest]:
     """Of an extended resource limits and requests are equal, and limits are always there.
 
-    A limit of 0, which templates write, is none.
+    A limit of 0, which templates write, is none. One of 100E, which a mirror pod may have, is more
+    than any node has: 63 bits of bytes.
     """
     limits = (container.get("resources") or {}).get("limits") or {}
     for unit in v1alpha1.UNIT_BYTES:
-        count = v1alpha1.parse_bytes(limits.get(v1alpha1.resource_name(unit), 0))
+        wanted = v1alpha1.read_bytes(limits.get(v1alpha1.resource_name(unit), 0))
+        count = min(wanted, v1alpha1.MOST_BYTES // v1alpha1.UNIT_BYTES[unit])
         if count:
             yield seams.ContainerRequest(name=container["name"], unit=unit, count=count)

@@ -63,6 +63,13 @@ def test_counts_may_be_written_as_quantities(count: str, expected: int) -> None:
     assert pods.decode_pod(manifest(spec=spec)).containers[0].count == expected
 
 
+@pytest.mark.parametrize("unit", ["2Mi", "1Gi"])
+def test_a_count_beyond_any_memory_is_the_most_that_63_bits_of_bytes_hold(unit: str) -> None:
+    spec = {"containers": [{"name": "db", "resources": limits(f"som.io/{unit}", "100E")}]}
+    (request,) = pods.decode_pod(manifest(spec=spec)).containers
+    assert 2**62 < request.size_bytes < 2**63
+
+
 @pytest.mark.parametrize("resources", [None, {"limits": None}, limits("som.io/2Mi", "0")])
 def test_null_and_zero_are_no_request(resources: dict[str, Any] | None) -> None:
     containers = [{"name": "db", "resources": resources}]

@@ -6,7 +6,13 @@ field exists here, in the cluster and in local mode with the same name, bounds a
 
 from som_api.v1alpha1.faults import Fault, InvalidManifest
 from som_api.v1alpha1.meta import API_VERSION, GROUP, VERSION, Condition, ObjectMeta
-from som_api.v1alpha1.quantities import Bytes, format_bytes, parse_bytes
+from som_api.v1alpha1.quantities import (
+    MOST_BYTES,
+    Bytes,
+    format_bytes,
+    parse_bytes,
+    read_bytes,
+)
 from som_api.v1alpha1.selectors import LabelSelector, LabelSelectorRequirement
 from som_api.v1alpha1.somnode import (
     HugePages,
@@ -35,6 +41,7 @@ from som_api.v1alpha1.sompool import (
 __all__ = [
     "API_VERSION",
     "GROUP",
+    "MOST_BYTES",
     "TICKET_RESOURCE",
     "UNIT_BYTES",
     "VERSION",
@@ -63,5 +70,6 @@ __all__ = [
     "format_bytes",
     "parse_bytes",
     "parse_sompool",
+    "read_bytes",
     "resource_name",
 ]

@@ -15,10 +15,14 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 
 class ApiModel(pydantic.BaseModel):
-    """A value of the API: frozen, unknown fields refused, camelCase in YAML."""
+    """A value of the API: frozen, camelCase in YAML.
+
+    Unknown fields are ignored: a component meets objects of the next version during an upgrade.
+    What a person wrote is read by `sompool.parse_sompool`, which refuses them.
+    """
 
     model_config = pydantic.ConfigDict(
-        extra="forbid",
+        extra="ignore",
         frozen=True,
         alias_generator=alias_generators.to_camel,
         validate_by_name=True,

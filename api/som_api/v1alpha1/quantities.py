@@ -4,12 +4,19 @@ The grammar is Kubernetes' own (k8s.io/apimachinery resource.Quantity) without s
 fractions, which CEL in a CRD cannot compute exactly; the official client's parser reads it.
 """
 
+import decimal
 import re
 from typing import Annotated, Any, Final
 
 import pydantic
 import pydantic_core
 from kubernetes.utils import quantity
+
+MOST_BYTES: Final = 2**63 - 2**30
+"""The largest multiple of every unit within 63 bits."""
+
+STRICT: Final = "strict"
+"""Validation context of what a person wrote: there, what is out of range is refused."""
 
 _MAX_BYTES: Final = 2**63 - 1
 _MAX_LENGTH: Final = 32
@@ -29,6 +36,26 @@ def parse_bytes(value: object) -> int:
     Raises:
         ValueError: not a quantity, no whole number, negative, or beyond 63 bits.
     """
+    amount = _amount(value)
+    if amount > _MAX_BYTES:
+        raise ValueError(f"{value!r} is out of range; use a positive quantity, such as 64Gi")
+    return int(amount)
+
+
+def read_bytes(value: object) -> int:
+    """As `parse_bytes`, but `MOST_BYTES` for what is out of range: for what the API server has.
+
+    Whoever may write an object there may write 100E. That is too much, but no reason not to read
+    the rest.
+
+    Raises:
+        ValueError: not a quantity, no whole number, or negative.
+    """
+    amount = _amount(value)
+    return int(amount) if amount <= _MAX_BYTES else MOST_BYTES
+
+
+def _amount(value: object) -> decimal.Decimal:
     # Python's numbers allow more than Kubernetes' (1_000, +5, NaN).
     is_text = isinstance(value, str) and len(value) <= _MAX_LENGTH and re.fullmatch(_PATTERN, value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
@@ -36,10 +63,13 @@ def parse_bytes(value: object) -> int:
         raise ValueError(
             f"{value!r} is not a quantity; write a whole number with a suffix, such as 64Gi"
         )
-    amount = quantity.parse_quantity(value)
-    if not 0 <= amount <= _MAX_BYTES:
+    try:
+        amount: decimal.Decimal = quantity.parse_quantity(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a quantity: {error}") from error
+    if amount < 0:
         raise ValueError(f"{value!r} is out of range; use a positive quantity, such as 64Gi")
-    return int(amount)
+    return amount
 
 
 def format_bytes(value_bytes: int) -> str:
@@ -48,6 +78,10 @@ def format_bytes(value_bytes: int) -> str:
         if value_bytes and value_bytes % factor == 0:
             return f"{value_bytes // factor}{suffix}"
     return str(value_bytes)
+
+
+def _validate(value: object, info: pydantic.ValidationInfo) -> int:
+    return parse_bytes(value) if info.context == STRICT else read_bytes(value)
 
 
 class _QuantitySchema:
@@ -65,8 +99,8 @@ class _QuantitySchema:
 
 Bytes = Annotated[
     int,
-    pydantic.BeforeValidator(parse_bytes),
+    pydantic.BeforeValidator(_validate),
     pydantic.PlainSerializer(format_bytes, return_type=str),
     _QuantitySchema,
 ]
-"""A field of bytes: a quantity in YAML and JSON, an `int` in code."""
+"""A field of bytes: a quantity in YAML and JSON, an `int` in code, 63 bits at most."""

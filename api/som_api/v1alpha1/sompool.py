@@ -197,11 +197,14 @@ class SomPool(meta.ApiModel):
     status: SomPoolStatus = SomPoolStatus()
 
 
+_META: Final = {field.alias for field in SomPoolMeta.model_fields.values()} - {"ownerReferences"}
+
+
 def parse_sompool(manifest: Any) -> SomPool:
-    """The SomPool of a decoded YAML or JSON document.
+    """The SomPool of a decoded YAML or JSON document that a person wrote: nothing is overlooked.
 
     Raises:
-        faults.InvalidManifest: with one fault per field.
+        faults.InvalidManifest: with one fault per field, unknown fields included.
     """
     if not isinstance(manifest, dict):
         raise faults.InvalidManifest(
@@ -216,8 +219,11 @@ def parse_sompool(manifest: Any) -> SomPool:
                     )
                 ]
             )
+    if isinstance(metadata := manifest.get("metadata"), dict):
+        # Kubernetes' own, which has more fields than are read here.
+        manifest = {**manifest, "metadata": {k: v for k, v in metadata.items() if k in _META}}
     try:
-        return SomPool.model_validate(manifest)
+        return SomPool.model_validate(manifest, extra="forbid", context=quantities.STRICT)
     except pydantic.ValidationError as error:
         raise faults.from_pydantic(error) from None
 

@@ -1,9 +1,11 @@
 """The pods of this node, from a watch, answered from its cache.
 
 An API server that is away changes nothing: the cache stands, and a pod is gone only when a
-complete list or a deletion event says so.
+complete list or a deletion event says so. A pod that cannot be read is there: its identity keeps
+its memory, and its container does not start.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -20,7 +22,7 @@ class NodePods:
         self._reflector = kube.Reflector(
             client,
             kube.PODS,
-            decode=pods.decode_pod,
+            decode=self._decode,
             on_change=lambda key, old, new: None,
             field_selector=f"spec.nodeName={node_name}",
             time=time,
@@ -35,6 +37,21 @@ class NodePods:
 
     def pods(self) -> Sequence[seams.Pod]:
         return list(self._reflector.cache.values())
+
+    def _decode(self, item: kube.Json) -> seams.Pod:
+        try:
+            return pods.decode_pod(item)
+        except Exception as error:
+            raise kube.Unreadable(repr(error), partly=self._partly(item)) from error
+
+    def _partly(self, item: kube.Json) -> seams.Pod:
+        """The pod as it was before, or its identity."""
+        metadata = item["metadata"]
+        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        known = self.get(namespace=namespace, name=name)
+        if known is None or known.uid != uid:
+            known = seams.Pod(namespace, name, uid, terminal=False, containers=())
+        return dataclasses.replace(known, terminal=pods.has_ended(item))
 
     async def run(self) -> NoReturn:
         """Follow the node's pods until cancelled."""

@@ -2,6 +2,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
+
 from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from som_api import kube
@@ -83,6 +85,38 @@ async def test_a_pod_that_ended_is_terminal_until_it_is_deleted(
         await until(lambda: [known.terminal for known in source.pods()] == [True])
         server.remove("v1", "pods", "job", namespace="shop")
         await until(lambda: source.pods() == [])
+
+
+@pytest.mark.parametrize("poison", ["100E", "9e9", "lots"])
+async def test_a_pod_that_nobody_can_serve_hides_no_other_and_is_not_gone(
+    poison: str, server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "pods", pod("before", _2Mi="1"))
+    async with followed(client, clock) as source:
+        uid = server.put("v1", "pods", pod("poison", _2Mi=poison))["metadata"]["uid"]
+        server.put("v1", "pods", pod("after", _2Mi="1"))
+        await until(lambda: source.get(namespace="shop", name="after") is not None)
+        assert {known.name for known in source.pods()} == {"before", "poison", "after"}
+        known = source.get(namespace="shop", name="poison")
+        assert known is not None
+        assert (known.uid, known.terminal) == (uid, False)
+        server.put("v1", "pods", pod("poison", phase="Failed", _2Mi=poison))
+        server.remove("v1", "pods", "before", namespace="shop")
+        await until(lambda: {p.name: p.terminal for p in source.pods()}["poison"])
+    async with followed(client, clock) as restarted:
+        assert {known.name for known in restarted.pods()} == {"poison", "after"}
+
+
+async def test_a_pod_that_became_unreadable_keeps_what_it_asked_for(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("v1", "pods", pod("db", _2Mi="64"))
+    async with followed(client, clock) as source:
+        before = source.get(namespace="shop", name="db")
+        server.put("v1", "pods", pod("db", _2Mi="lots"))
+        server.put("v1", "pods", pod("after", _2Mi="1"))
+        await until(lambda: source.get(namespace="shop", name="after") is not None)
+        assert source.get(namespace="shop", name="db") == before
 
 
 async def test_no_pod_is_gone_because_the_api_server_is(

@@ -35,3 +35,17 @@ def test_format_takes_the_largest_exact_suffix() -> None:
     assert [v1alpha1.format_bytes(b) for b in (0, 1, 2**30, 3 * 2**29, 2**50)] == [
         "0", "1", "1Gi", "1536Mi", "1Pi",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["100E", "9Ei", "9" * 32, "1e999999999", 2**63, 2**70])
+def test_too_much_is_refused_to_a_person_and_clamped_in_an_object(value: object) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        v1alpha1.parse_bytes(value)
+    assert v1alpha1.read_bytes(value) == v1alpha1.MOST_BYTES
+    assert v1alpha1.SomPoolStatus(capacity=value).capacity == v1alpha1.MOST_BYTES  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["lots", -1, "1e" + "9" * 30, None, True])
+def test_what_is_no_amount_is_refused_in_an_object_too(value: object) -> None:
+    with pytest.raises(ValueError, match=r"not a quantity|out of range"):
+        v1alpha1.read_bytes(value)

@@ -58,3 +58,13 @@ def test_pool_survives_the_way_through_json() -> None:
     for example in sompools.VALID:
         pool = v1alpha1.parse_sompool(example.manifest)
         assert v1alpha1.SomPool.model_validate_json(pool.model_dump_json(by_alias=True)) == pool
+
+
+def test_what_a_person_wrote_is_read_strictly_and_what_a_server_has_tolerantly() -> None:
+    manifest = sompools.Example("", sompools.spec(capacity="64Gi")).manifest
+    manifest["metadata"]["creationTimestamp"] = "2026-11-28T05:49:28Z"
+    assert v1alpha1.parse_sompool(manifest).spec.capacity == 64 * 2**30
+    manifest["spec"]["fromTheFuture"] = {"a": 1}
+    with pytest.raises(v1alpha1.InvalidManifest, match=r"spec\.fromTheFuture: unknown field"):
+        v1alpha1.parse_sompool(manifest)
+    assert v1alpha1.SomPool.model_validate(manifest).spec.capacity == 64 * 2**30
