@@ -57,23 +57,29 @@ def parser() -> argparse.ArgumentParser:
         default=240,
         dest="timeout_s",
         metavar="SECONDS",
-        help="how long to wait for the nodes (default: %(default)s)",
+        help="how long to wait for operator and nodes (default: %(default)s)",
+    )
+    leaving.add_argument(
+        "--release",
+        default="",
+        help="do nothing unless helm uninstalls this release (default: you want it)",
     )
     return result
 
 
 async def _run(arguments: argparse.Namespace) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
     if arguments.command == "uninstall":
         await uninstall.uninstall(
             kubeconfig=arguments.kubeconfig,
             namespace=arguments.namespace,
             timeout_s=arguments.timeout_s,
+            release=arguments.release,
         )
         return
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
     time = kube.SystemClock()
     collected = registry.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=collected)
@@ -114,12 +120,18 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments."""
+    """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments.
+
+    An uninstall that is told to stop has failed, with the shell's number for SIGTERM: a Job can
+    tell it from a refusal, which another try would not change.
+    """
     arguments = parser().parse_args(argv)
     logs.configure(level=arguments.log_level)
     try:
         asyncio.run(_run(arguments))
     except asyncio.CancelledError:
         _log.info("told to stop")
+        if arguments.command == "uninstall":
+            sys.exit(128 + signal.SIGTERM)
     except (OperatorError, kube.KubeError, endpoint.EndpointError) as error:
         sys.exit(f"som-operator: {error}")

@@ -40,11 +40,15 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pod:
-    """A Pod that is bound to a node and has not ended: the units it holds, or the agent itself."""
+    """A Pod that is bound to a node and has not ended: the units it holds, or the agent itself.
+
+    `agent_ready` is the agent's own readiness, and False for every other Pod.
+    """
 
     node: str
     units: Units
     is_agent: bool
+    agent_ready: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Bound:
 
     units: Units
     runs_agent: bool
+    agent_ready: bool = False
 
 
 def decode_node(item: Mapping[str, Any]) -> Node:
@@ -68,7 +73,7 @@ def decode_node(item: Mapping[str, Any]) -> Node:
             sys.intern(key): sys.intern(value) for key, value in metadata.get("labels", {}).items()
         },
         boot_id=status.get("nodeInfo", {}).get("bootID", ""),
-        ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
+        ready=_is_ready(conditions),
         units=_units(capacity),
         huge_pages={size: _count(capacity.get(f"hugepages-{size}", 0)) for size in PAGE_SIZES},
     )
@@ -85,18 +90,25 @@ def decode_pod(item: Mapping[str, Any], *, agent_namespace: str) -> Pod | None:
     units = _requested(spec)
     if not units and not is_agent:
         return None
-    return Pod(node=sys.intern(node), units=units, is_agent=is_agent)
+    conditions = item.get("status", {}).get("conditions", ())
+    agent_ready = is_agent and _is_ready(conditions)
+    return Pod(sys.intern(node), units, is_agent=is_agent, agent_ready=agent_ready)
 
 
 def bound(pods: Iterable[Pod]) -> Bound:
     """The sum of one node's Pods."""
     units: dict[v1alpha1.Unit, int] = {}
-    runs_agent = False
+    runs_agent = agent_ready = False
     for pod in pods:
         runs_agent |= pod.is_agent
+        agent_ready |= pod.agent_ready
         for unit, count in pod.units.items():
             units[unit] = units.get(unit, 0) + count
-    return Bound(units=units, runs_agent=runs_agent)
+    return Bound(units=units, runs_agent=runs_agent, agent_ready=agent_ready)
+
+
+def _is_ready(conditions: Iterable[Mapping[str, str]]) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _requested(spec: Mapping[str, Any]) -> Units:

@@ -12,8 +12,8 @@ from som_api import v1alpha1
 from som_operator import observed
 
 SKIP_RELEASE: Final = f"{v1alpha1.GROUP}/skip-release"
-"""Annotation of a SomNode: "true" lets a pool be deleted while the node, whose kubelet is not
-ready, has its memory still. The agent gives it back when the node returns."""
+"""Annotation of a SomNode: "true" lets a pool be deleted while the node, from which nothing can be
+heard, has its memory still. The agent gives it back when it returns."""
 
 _STILL_AT_IT: Final = ("Reserving", "Releasing")
 
@@ -43,10 +43,12 @@ class Share:
     rivals: tuple[str, ...] = ()
 
 
-def is_skipped(node: observed.Node | None, somnode: v1alpha1.SomNode) -> bool:
+def is_skipped(
+    node: observed.Node | None, somnode: v1alpha1.SomNode, *, agent_lost: bool = False
+) -> bool:
     """Whether an admin does not want to wait for the node, from which nothing can be heard."""
     wanted = somnode.metadata.annotations.get(SKIP_RELEASE) == "true"
-    return node is not None and not node.ready and wanted
+    return node is not None and (agent_lost or not node.ready) and wanted
 
 
 class Report:

@@ -1,11 +1,16 @@
 """`som-operator uninstall`: gives every node's memory back before the release is deleted.
 
-Run by the chart's pre-delete hook, after which helm deletes the agents. SomPools stay, without
-our finalizer and status, and a later installation finds them.
+Run by the chart's pre-delete hook, after which helm deletes the agents, or by a person. SomPools
+stay, without our finalizer and status, and a later installation finds them.
 
 Theory of operation. The operator is stopped first, for it would order again what is released here.
-Capacity is withdrawn before memory is, so that no pod comes in between. Whatever fails, the
-operator is started again, and it restores capacity and orders: a refused uninstall changes nothing.
+Capacity is withdrawn before memory is, so that no pod comes in between. Whatever ends the run
+before everything is given back, SIGTERM included, the operator is started again, and it restores
+capacity and orders: a refused uninstall changes nothing. A run that was killed leaves the operator
+stopped; the hook's Job then runs again, and a run that finds the operator stopped starts it, too.
+
+A rendered chart that is applied as text brings the hook's Job along. So the Job names helm's
+release, and nothing is done unless helm's own record says that it is being uninstalled.
 """
 
 import asyncio
@@ -15,14 +20,20 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+import pydantic
+
 from som_api import kube, v1alpha1
 from som_operator import OperatorError, __version__, observed, pools, reports
 
 DEPLOYMENT: Final = kube.Resource("apps/v1", "Deployment", "deployments")
+SECRETS: Final = kube.Resource("v1", "Secret", "secrets")
 OPERATOR: Final = "som-operator"
 _OPERATOR_PODS: Final = "app.kubernetes.io/name=som,app.kubernetes.io/component=operator"
+_HELM_RELEASE: Final = "meta.helm.sh/release-name"
 _PAGE: Final = 500
 _POLL_S: Final = 0.5
+_RESTORE_S: Final = 20.0
+"""Below the 30 s between SIGTERM and SIGKILL."""
 _SHOWN: Final = 20
 _CURES: Final = f"mend it, delete the Node, or set {reports.SKIP_RELEASE}=true on the SomNode"
 
@@ -31,23 +42,31 @@ class Refused(OperatorError):
     """Memory is in use, or was not given back; the message names who and what to do."""
 
 
-async def uninstall(*, kubeconfig: pathlib.Path | None, namespace: str, timeout_s: float) -> None:
+async def uninstall(
+    *, kubeconfig: pathlib.Path | None, namespace: str, timeout_s: float, release: str
+) -> None:
     """Connect, and release everything. Raises OperatorError."""
     agent = f"som-uninstall/{__version__}"
     try:
         async with await kube.connect(user_agent=agent, kubeconfig=kubeconfig) as client:
-            await Uninstall(client, namespace=namespace, timeout_s=timeout_s).run()
+            await Uninstall(
+                client, namespace=namespace, timeout_s=timeout_s, release=release
+            ).run()
     except kube.KubeError as error:
         raise OperatorError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Uninstall:
-    """One run, in the release's `namespace`, of at most `timeout_s`; progress goes to `say`."""
+    """One run, in the release's `namespace`, of at most `timeout_s`; progress goes to `say`.
+
+    With a `release`, helm has to be uninstalling it; without, a person wants this.
+    """
 
     client: kube.Client
     namespace: str
     timeout_s: float
+    release: str = ""
     say: Callable[[str], None] = print
     poll_s: float = _POLL_S
 
@@ -55,23 +74,51 @@ class Uninstall:
         """Release everything.
 
         Raises:
-            Refused: containers hold som memory, or a node did not give it back in time.
+            Refused: containers hold som memory, a node did not give it back in time, or helm
+                does not uninstall.
             kube.KubeError: the API server refused.
         """
+        if self.release and not await self._helm_uninstalls():
+            self.say(
+                "nothing is done: helm did not install this, so helm does not uninstall it; "
+                "to uninstall, run som-operator uninstall without --release"
+            )
+            return
         await self._refuse_while_in_use()
-        deployment = DEPLOYMENT.path(namespace=self.namespace, name=OPERATOR)
-        replicas = (await self.client.get(deployment))["spec"]["replicas"]
-        await self.client.merge_patch(deployment, {"spec": {"replicas": 0}})
+        deadline_s = time.monotonic() + self.timeout_s
         try:
-            await self._wait("the operator to stop", self._operator_pods)
+            await self._scale(0)
+            await self._wait("the operator to stop", self._operator_pods, deadline_s)
             await self._withdraw_capacity()
             await self._refuse_while_in_use()
-            await self._release_memory()
+            await self._order_nothing()
+            await self._wait(
+                "the nodes to give their memory back", self._nodes_with_memory, deadline_s
+            )
+            await self._let_go()
         except BaseException:
-            await self.client.merge_patch(deployment, {"spec": {"replicas": replicas}})
+            await self._start_the_operator()
             raise
-        await self._let_go()
         self.say("all som memory is given back")
+
+    async def _helm_uninstalls(self) -> bool:
+        """Whether helm's record says so; False where helm has nothing to do with it."""
+        labels = f"owner=helm,name={self.release},status=uninstalling"
+        async for _ in self._list(SECRETS, namespace=self.namespace, labels=labels):
+            return True
+        try:
+            operator = await self.client.get(self._deployment())
+        except kube.KubeError as error:
+            if error.status != 404:
+                raise
+            return False
+        if _HELM_RELEASE not in operator["metadata"].get("annotations", {}):
+            return False
+        raise Refused(
+            f"no Secret of namespace {self.namespace} says that helm uninstalls release "
+            f"{self.release} (looked for {labels}). If you do want that: run som-operator "
+            "uninstall without --release, with your own rights, then helm uninstall --no-hooks"
+        )
 
     async def _refuse_while_in_use(self) -> None:
         holders = [
@@ -81,17 +128,51 @@ class Uninstall:
         ]
         # A container of a pod that was deleted by force is known to its agent only.
         async for item in self._list(kube.SOMNODES):
-            node = v1alpha1.SomNode.from_manifest(item)
-            allocated_bytes = sum(pool.allocated for pool in node.status.pools)
+            somnode = _decoded(item)
+            allocated_bytes = sum(pool.allocated for pool in somnode.status.pools) if somnode else 0
+            name = item["metadata"]["name"]
             if allocated_bytes and not any(
-                holder.endswith(f" on node {node.metadata.name}") for holder in holders
+                holder.endswith(f" on node {name}") for holder in holders
             ):
                 amount = v1alpha1.format_bytes(allocated_bytes)
-                holders.append(f"containers on node {node.metadata.name}, with {amount}")
+                holders.append(f"containers on node {name}, with {amount}")
         if holders:
             shown = holders[:_SHOWN]
             more = [f"and {len(holders) - _SHOWN} more"] if len(holders) > _SHOWN else []
             raise Refused("\n  ".join(["som memory is in use; delete these first:", *shown, *more]))
+
+    def _deployment(self, subresource: str = "") -> str:
+        return DEPLOYMENT.path(namespace=self.namespace, name=OPERATOR, subresource=subresource)
+
+    async def _scale(self, replicas: int) -> None:
+        """Set the operator's replicas, where there is an operator."""
+        try:
+            await self.client.merge_patch(
+                self._deployment("scale"), {"spec": {"replicas": replicas}}
+            )
+        except kube.KubeError as error:
+            if error.status != 404:
+                raise
+
+    async def _start_the_operator(self) -> None:
+        """Try for a while: nobody else would start it.
+
+        There is one operator, whatever was found: a run that was killed has left none.
+        """
+        deadline_s = time.monotonic() + _RESTORE_S
+        while True:
+            try:
+                await self._scale(1)
+            except kube.KubeError as error:
+                if time.monotonic() > deadline_s or error.status == 403:
+                    command = f"kubectl scale deployment {OPERATOR} --replicas=1"
+                    raise Refused(
+                        f"the operator is stopped and was not started again: {error}; "
+                        f"do it by hand: {command} --namespace={self.namespace}"
+                    ) from error
+                await asyncio.sleep(self.poll_s)
+            else:
+                return
 
     async def _operator_pods(self) -> list[str]:
         pods = self._list(kube.PODS, namespace=self.namespace, labels=_OPERATOR_PODS)
@@ -105,27 +186,44 @@ class Uninstall:
                 path = kube.NODES.path(name=node.name, subresource="status")
                 await self.client.merge_patch(path, {"status": {"capacity": gone}})
 
-    async def _release_memory(self) -> None:
+    async def _order_nothing(self) -> None:
         async for item in self._list(kube.SOMNODES):
             path = kube.SOMNODES.path(name=item["metadata"]["name"])
             await self.client.merge_patch(path, {"spec": {"pools": []}})
-        await self._wait("the nodes to give their memory back", self._nodes_with_memory)
 
     async def _nodes_with_memory(self) -> list[str]:
         nodes = {item["metadata"]["name"]: item async for item in self._list(kube.NODES)}
+        served = await self._served_nodes()
         waiting = []
         async for item in self._list(kube.SOMNODES):
-            somnode = v1alpha1.SomNode.from_manifest(item)
-            name, status = somnode.metadata.name, somnode.status
-            # A node that is gone has released its memory, and an agent that never came took none.
-            if name not in nodes or status.observed_generation is None:
+            name, somnode = item["metadata"]["name"], _decoded(item)
+            # A node that is gone has released its memory.
+            if name not in nodes:
+                continue
+            if somnode is None:
+                if item["metadata"].get("annotations", {}).get(reports.SKIP_RELEASE) != "true":
+                    waiting.append(f"{name} (its SomNode cannot be read: {_CURES})")
+                continue
+            status = somnode.status
+            # An agent that never came took none.
+            if status.observed_generation is None:
                 continue
             acted = status.observed_generation == somnode.metadata.generation
-            node = observed.decode_node(nodes[name])
-            if (status.pools or not acted) and not reports.is_skipped(node, somnode):
-                cure = "" if node.ready else f" (kubelet is not ready: {_CURES})"
+            node, is_served = observed.decode_node(nodes[name]), name in served
+            if (status.pools or not acted) and not reports.is_skipped(
+                node, somnode, agent_lost=not is_served
+            ):
+                silent = "no agent is ready there" if node.ready else "kubelet is not ready"
+                cure = "" if node.ready and is_served else f" ({silent}: {_CURES})"
                 waiting.append(f"{name}{cure}")
         return waiting
+
+    async def _served_nodes(self) -> set[str]:
+        pods = [
+            observed.decode_pod(item, agent_namespace=self.namespace)
+            async for item in self._list(kube.PODS, namespace=self.namespace)
+        ]
+        return {pod.node for pod in pods if pod and pod.agent_ready}
 
     async def _let_go(self) -> None:
         """Delete the SomNodes, and leave SomPools as an admin would have written them."""
@@ -141,14 +239,18 @@ class Uninstall:
             if len(kept) < len(metadata.get("finalizers", ())):
                 await self.client.merge_patch(path, {"metadata": {"finalizers": kept}})
 
-    async def _wait(self, what: str, remaining: Callable[[], Awaitable[list[str]]]) -> None:
+    async def _wait(
+        self, what: str, remaining: Callable[[], Awaitable[list[str]]], deadline_s: float
+    ) -> None:
         """Until `remaining` finds nobody any more."""
-        deadline_s = time.monotonic() + self.timeout_s
         said = ""
         while left := await remaining():
             names = ", ".join(left[:_SHOWN])
             if time.monotonic() > deadline_s:
-                raise Refused(f"waited {self.timeout_s:.0f} s for {what}: {names}")
+                raise Refused(
+                    f"waited {self.timeout_s:.0f} s for {what}: {names}; "
+                    f"kubectl describe somnodes, and the pods in {self.namespace}, say why"
+                )
             if names != said:
                 said = names
                 self.say(f"waiting for {what}: {names}")
@@ -157,14 +259,28 @@ class Uninstall:
     async def _list(
         self, resource: kube.Resource, *, namespace: str = "", labels: str = ""
     ) -> AsyncIterator[kube.Json]:
+        """The items of a collection; of a CRD that is deleted there are none."""
         params: dict[str, str | int | bool] = {"limit": _PAGE}
         if labels:
             params["labelSelector"] = labels
         while True:
-            page = await self.client.get(resource.path(namespace=namespace), params=params)
+            try:
+                page = await self.client.get(resource.path(namespace=namespace), params=params)
+            except kube.KubeError as error:
+                if error.status == 404:
+                    return
+                raise
             for item in page["items"]:
                 yield item
             token = page["metadata"].get("continue")
             if not token:
                 return
             params["continue"] = token
+
+
+def _decoded(item: kube.Json) -> v1alpha1.SomNode | None:
+    """The SomNode, or None where what an agent wrote cannot be read."""
+    try:
+        return v1alpha1.SomNode.from_manifest(item)
+    except pydantic.ValidationError:
+        return None

@@ -209,7 +209,7 @@ class FakeApiServer:
             if new is None:
                 return status(422, "Invalid", "the server rejected our request")
         assert old is not None
-        kept = {"status"} if not subresource else set(old) - {"status"}
+        kept = {"status"} if subresource in ("", "scale") else set(old) - {"status"}
         for field in kept | {"status"}:
             source = old if field in kept else new
             if field in source:

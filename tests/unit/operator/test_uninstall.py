@@ -3,13 +3,19 @@
 import asyncio
 import collections.abc
 import contextlib
+import pathlib
+import signal
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from fakes import api_server
 from fakes.api_server import FakeApiServer
 from fakes.object_store import Place
 from som_operator import pools, uninstall
+from unit.kube.watching import until
+from unit.operator.test_main import COMMAND, kubeconfig
 
 SOM = "som.io/v1alpha1"
 DEPLOYMENT = Place("apps/v1", "deployments", "som-system", "som-operator")
@@ -69,13 +75,40 @@ def _unchanged(server: FakeApiServer) -> bool:
     )
 
 
-async def _run(server: FakeApiServer, *, timeout_s: float = 5) -> list[str]:
+async def _run(server: FakeApiServer, *, timeout_s: float = 5, release: str = "") -> list[str]:
     said: list[str] = []
     async with server.client() as client:
         await uninstall.Uninstall(
-            client, namespace="som-system", timeout_s=timeout_s, say=said.append, poll_s=0.01
+            client,
+            namespace="som-system",
+            timeout_s=timeout_s,
+            release=release,
+            say=said.append,
+            poll_s=0.01,
         ).run()
     return said
+
+
+def _helm_installed(server: FakeApiServer, *, status: str) -> None:
+    """What helm leaves in a cluster: its record, and its mark on the Deployment."""
+    record = _named("sh.helm.release.v1.som.v3", "som-system")
+    record["metadata"]["labels"] = {"owner": "helm", "name": "som", "status": status}
+    server.put("v1", "secrets", record)
+    deployment = _get(server, DEPLOYMENT)
+    deployment["metadata"]["annotations"] = {"meta.helm.sh/release-name": "som"}
+    server.put(DEPLOYMENT.api_version, DEPLOYMENT.plural, deployment)
+
+
+def _annotate_somnode(server: FakeApiServer) -> None:
+    somnode = _get(server, SOMNODE)
+    somnode["metadata"]["annotations"] = {"som.io/skip-release": "true"}
+    server.put(SOMNODE.api_version, SOMNODE.plural, somnode)
+
+
+def _make_unreadable(server: FakeApiServer) -> None:
+    somnode = _get(server, SOMNODE)
+    somnode["status"]["pools"][0]["capacity"] = "9" * 32
+    server.put(SOMNODE.api_version, SOMNODE.plural, somnode)
 
 
 @contextlib.asynccontextmanager
@@ -166,7 +199,123 @@ async def test_node_that_is_gone_has_released_its_memory(server: FakeApiServer) 
 
 async def test_node_that_does_not_answer_can_be_skipped(server: FakeApiServer) -> None:
     server.put("v1", "nodes", _node(ready="Unknown"))
-    somnode = _get(server, SOMNODE)
-    somnode["metadata"]["annotations"] = {"som.io/skip-release": "true"}
-    server.put(SOMNODE.api_version, SOMNODE.plural, somnode)
+    _annotate_somnode(server)
     assert "all som memory is given back" in await _run(server)
+
+
+async def test_node_without_an_agent_is_named_and_can_be_skipped(server: FakeApiServer) -> None:
+    with pytest.raises(uninstall.Refused, match=r"n \(no agent is ready there: .*skip-release"):
+        await _run(server, timeout_s=0.05)
+    assert _unchanged(server)
+    _annotate_somnode(server)
+    assert "all som memory is given back" in await _run(server)
+
+
+async def test_somnode_that_cannot_be_read_is_named_and_can_be_skipped(
+    server: FakeApiServer,
+) -> None:
+    _make_unreadable(server)
+    with pytest.raises(uninstall.Refused, match=r"n \(its SomNode cannot be read: .*skip-release"):
+        await _run(server, timeout_s=0.05)
+    assert _unchanged(server)
+    _annotate_somnode(server)
+    assert "all som memory is given back" in await _run(server)
+
+
+async def test_crds_that_are_deleted_already_hold_nothing(server: FakeApiServer) -> None:
+    async def no_crds(request: web.Request) -> web.StreamResponse | None:
+        if not request.path.startswith("/apis/som.io/"):
+            return None
+        return web.Response(status=404, text="404 page not found")
+
+    server.failure = no_crds
+    assert "all som memory is given back" in await _run(server)
+
+
+async def test_an_operator_that_is_gone_need_not_stop(server: FakeApiServer) -> None:
+    server.remove("v1", "nodes", "n")
+    server.remove("apps/v1", "deployments", "som-operator", namespace="som-system")
+    assert "all som memory is given back" in await _run(server)
+
+
+async def test_rendered_chart_that_is_applied_as_text_uninstalls_nothing(
+    server: FakeApiServer,
+) -> None:
+    (said,) = await _run(server, release="som")
+    assert said.startswith("nothing is done: helm did not install this")
+    assert server.verbs() == ["list", "get"]
+
+
+async def test_chart_applied_as_text_over_helms_release_uninstalls_nothing(
+    server: FakeApiServer,
+) -> None:
+    _helm_installed(server, status="deployed")
+    with pytest.raises(uninstall.Refused, match=r"(?s)no Secret .* without --release"):
+        await _run(server, release="som")
+    assert "patch" not in server.verbs()
+
+
+async def test_helm_uninstall_uninstalls(server: FakeApiServer) -> None:
+    _helm_installed(server, status="uninstalling")
+    async with _agent(server):
+        said = await _run(server, release="som")
+    assert said[-1] == "all som memory is given back"
+
+
+async def test_operator_that_a_killed_run_left_stopped_is_started_by_the_next_refusal(
+    server: FakeApiServer,
+) -> None:
+    deployment = _get(server, DEPLOYMENT)
+    deployment["spec"]["replicas"] = 0
+    server.put(DEPLOYMENT.api_version, DEPLOYMENT.plural, deployment)
+    with pytest.raises(uninstall.Refused, match="waited"):
+        await _run(server, timeout_s=0.05)
+    assert _unchanged(server)
+
+
+async def test_operator_is_started_again_when_the_api_server_is_back(
+    server: FakeApiServer,
+) -> None:
+    scaled: list[int] = []
+
+    async def away_for_a_while(request: web.Request) -> web.StreamResponse | None:
+        if request.path.endswith("/scale"):
+            scaled.append(len(scaled))
+            if 1 <= len(scaled) - 1 <= 3:
+                return api_server.status(503, "ServiceUnavailable", "etcd has no leader")
+        return None
+
+    server.failure = away_for_a_while
+    with pytest.raises(uninstall.Refused, match="waited"):
+        await _run(server, timeout_s=0.05)
+    assert len(scaled) == 5
+    assert _unchanged(server)
+
+
+async def test_one_deadline_is_for_the_operator_and_the_nodes_together(
+    server: FakeApiServer,
+) -> None:
+    timeout_s = 0.2
+
+    async def operator_stops_at_the_deadline(request: web.Request) -> None:
+        if "labelSelector" in request.query:
+            await asyncio.sleep(timeout_s)
+
+    server.failure = operator_stops_at_the_deadline
+    with pytest.raises(uninstall.Refused, match="give their memory back: n"):
+        await _run(server, timeout_s=timeout_s)
+    looks = [request for request in server.requests if request.path.endswith("/somnodes")]
+    assert len(looks) == len(["in use?", "in use still?", "to order nothing", "given back?"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_run_that_is_told_to_stop_starts_the_operator_and_fails(
+    server: FakeApiServer, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    options = ["--kubeconfig", kubeconfig(tmp_path, server.url), "uninstall"]
+    process = await asyncio.create_subprocess_exec(*COMMAND, *options)
+    await until(lambda: _get(server, DEPLOYMENT)["spec"]["replicas"] == 0)
+    await until(lambda: "som.io/2Mi" not in _get(server, NODE)["status"]["capacity"])
+    process.send_signal(number)
+    assert await asyncio.wait_for(process.wait(), 10) == 128 + signal.SIGTERM
+    assert _unchanged(server)
