@@ -9,14 +9,15 @@ from typing import Final, NoReturn
 
 from som_api import kube
 from som_operator import metrics
+from som_operator.agents import Agents
 from som_operator.fleet import Fleet
 from som_operator.node_controller import NodeController
-from som_operator.pool_controller import PoolController
+from som_operator.pool_controller import STATUS_EVERY_S, PoolController
 from som_operator.shares import Shares
 
 NODE_WORKERS: Final = 8
-STATUS_DELAY_S: Final = 1.0
-"""Reports of many nodes within this time make one status of their pool."""
+NODES_AT_ONCE: Final = 100
+"""Plans between two turns of the event loop: a fleet of them takes longer than a probe waits."""
 
 
 class Controllers:
@@ -32,6 +33,7 @@ class Controllers:
         time: kube.Clock,
     ) -> None:
         self.shares = Shares()
+        self.agents = Agents(time=time)
         self._node_queue = kube.WorkQueue[str](
             measure("node", self._reconcile_node), workers=NODE_WORKERS, time=time
         )
@@ -44,32 +46,47 @@ class Controllers:
             time=time,
         )
         self._nodes = NodeController(
-            client, self.fleet, self.shares, recorder, pool_changed=self._pool_changed, time=time
+            client,
+            self.fleet,
+            self.shares,
+            recorder,
+            self.agents,
+            pool_changed=self._pool_changed,
+            time=time,
         )
         self._pools = PoolController(
-            client, self.fleet, self.shares, recorder, survey=self._survey, time=time
+            client,
+            self.fleet,
+            self.shares,
+            recorder,
+            survey=self._survey,
+            lost_agents=lambda: self.agents.lost,
+            time=time,
         )
 
     async def run(self) -> NoReturn:
         """Reconcile until cancelled, once all caches are complete."""
         await self.fleet.wait_synced()
-        self._survey()
+        await self._survey()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._node_queue.run())
             tasks.create_task(self._pool_queue.run())
         raise AssertionError("queues run for ever")
 
-    def _survey(self) -> None:
-        """Plan all nodes at once: a pool's status is about all of them or about none."""
-        for name, node in self.fleet.nodes.items():
-            if self.fleet.is_readable(name):
-                self._nodes.survey(node)
+    async def _survey(self) -> None:
+        """Plan all nodes: a pool's status is about all of them or about none."""
+        for count, node in enumerate(list(self.fleet.nodes.values())):
+            if count % NODES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            # It may have changed, or gone, meanwhile.
+            if (node_now := self.fleet.node(node.name)) is not None:
+                self._nodes.survey(node_now)
 
     def _pool_changed(self, name: str) -> None:
-        self._pool_queue.add_after(name, STATUS_DELAY_S)
+        self._pool_queue.add_after(name, STATUS_EVERY_S)
 
-    async def _reconcile_node(self, name: str) -> None:
-        await self._nodes.reconcile(name)
+    async def _reconcile_node(self, name: str) -> float | None:
+        return await self._nodes.reconcile(name)
 
     async def _reconcile_pool(self, name: str) -> float | None:
         return await self._pools.reconcile(name)

@@ -5,26 +5,24 @@ Every change makes the keys due that it can concern: `node_due(name)` for what a
 """
 
 import asyncio
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Set
-from typing import NoReturn
+from collections.abc import Callable, Set
+from typing import NoReturn, TypeVar
 
 import pydantic
 
 from som_api import kube, v1alpha1
 from som_operator import observed, pools
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A SomNode that an agent or operator of another version wrote. It may hold any pool."""
-
-
 class Fleet:
-    """The caches and what follows from them. Nothing may be decided before `wait_synced`."""
+    """The caches and what follows from them. Nothing may be decided before `wait_synced`.
+
+    `nodes` and `somnodes` are by name.
+    """
 
     def __init__(
         self,
@@ -40,11 +38,17 @@ class Fleet:
         self._pods_of: dict[str, dict[kube.Key, observed.Pod]] = {}
         self._gone: set[str] = set()
         self._orders: pools.Orders | None = None
+        self.nodes: dict[str, observed.Node] = {}
+        self.somnodes: dict[str, v1alpha1.SomNode | observed.UnreadableSomNode] = {}
         self._pools = kube.Reflector[v1alpha1.SomPool | None](
             client, kube.SOMPOOLS, decode=_decode_pool, on_change=self._pool_changed, time=time
         )
-        self._somnodes = kube.Reflector[v1alpha1.SomNode | Unreadable](
-            client, kube.SOMNODES, decode=_decode_somnode, on_change=self._node_changed, time=time
+        self._somnodes = kube.Reflector[v1alpha1.SomNode | observed.UnreadableSomNode](
+            client,
+            kube.SOMNODES,
+            decode=_decode_somnode,
+            on_change=self._somnode_changed,
+            time=time,
         )
         self._nodes = kube.Reflector[observed.Node](
             client,
@@ -91,20 +95,23 @@ class Fleet:
         """The pool with its status as last seen."""
         return self._pools.cache.get(kube.Key("", name))
 
-    @property
-    def nodes(self) -> Mapping[str, observed.Node]:
-        return {key.name: node for key, node in self._nodes.cache.items()}
+    def pool_ref(self, name: str) -> kube.ObjectRef | None:
+        """The pool as Events name it, where it is known."""
+        pool = self.pool(name)
+        return kube.ObjectRef(kube.SOMPOOLS, name, uid=pool.metadata.uid) if pool else None
 
     def node(self, name: str) -> observed.Node | None:
-        return self._nodes.cache.get(kube.Key("", name))
+        return self.nodes.get(name)
 
     def somnode(self, name: str) -> v1alpha1.SomNode | None:
-        found = self._somnodes.cache.get(kube.Key("", name))
-        return None if isinstance(found, Unreadable) else found
+        """The node's SomNode, where there is one that can be read."""
+        found = self.somnodes.get(name)
+        return None if isinstance(found, observed.UnreadableSomNode) else found
 
-    def is_readable(self, node: str) -> bool:
-        """Whether the node has a SomNode that can be read, or none: else it stays as it is."""
-        return not isinstance(self._somnodes.cache.get(kube.Key("", node)), Unreadable)
+    def unreadable(self, node: str) -> observed.UnreadableSomNode | None:
+        """The node's SomNode where it cannot be read: then the node stays as it is."""
+        found = self.somnodes.get(node)
+        return found if isinstance(found, observed.UnreadableSomNode) else None
 
     def bound(self, node: str) -> observed.Bound:
         """What the Pods of a node say together."""
@@ -113,11 +120,6 @@ class Fleet:
     @property
     def pool_names(self) -> Set[str]:
         return {key.name for key in self._pools.cache}
-
-    @property
-    def somnodes(self) -> Mapping[str, v1alpha1.SomNode | None]:
-        """All SomNodes, None for one that cannot be read."""
-        return {key.name: self.somnode(key.name) for key in self._somnodes.cache}
 
     def is_gone(self, pool: str) -> None:
         """Note that the API server, asked for this pool by name, said that there is none."""
@@ -135,10 +137,22 @@ class Fleet:
 
     def _all_due(self) -> None:
         self._orders = None
-        for key in self._nodes.cache:
-            self._node_due(key.name)
+        for name in self.nodes:
+            self._node_due(name)
 
-    def _node_changed(self, key: kube.Key, old: object, new: object) -> None:
+    def _node_changed(
+        self, key: kube.Key, old: observed.Node | None, new: observed.Node | None
+    ) -> None:
+        _keep(self.nodes, key, new)
+        self._node_due(key.name)
+
+    def _somnode_changed(
+        self,
+        key: kube.Key,
+        old: v1alpha1.SomNode | observed.UnreadableSomNode | None,
+        new: v1alpha1.SomNode | observed.UnreadableSomNode | None,
+    ) -> None:
+        _keep(self.somnodes, key, new)
         self._node_due(key.name)
 
     def _pod_changed(
@@ -153,6 +167,13 @@ class Fleet:
             self._pods_of.setdefault(new.node, {})[key] = new
         for node in {pod.node for pod in (old, new) if pod is not None}:
             self._node_due(node)
+
+
+def _keep(by_name: dict[str, T], key: kube.Key, value: T | None) -> None:
+    if value is None:
+        by_name.pop(key.name, None)
+    else:
+        by_name[key.name] = value
 
 
 def _without_status(pool: v1alpha1.SomPool) -> object:
@@ -175,12 +196,21 @@ def _decode_pool(item: kube.Json) -> v1alpha1.SomPool | None:
         return None
 
 
-def _decode_somnode(item: kube.Json) -> v1alpha1.SomNode | Unreadable:
+def _decode_somnode(item: kube.Json) -> v1alpha1.SomNode | observed.UnreadableSomNode:
     try:
         return v1alpha1.SomNode.from_manifest(item)
     except pydantic.ValidationError as error:
+        problem = _first_fault(error)
         _log.error(
             "SomNode cannot be read; its node stays as it is",
-            extra={"node": item["metadata"]["name"], "error": str(error)},
+            extra={"node": item["metadata"]["name"], "error": problem},
         )
-        return Unreadable()
+        # That these are lists of objects with names is in the CRD.
+        parts = (item.get("spec", {}), item.get("status", {}))
+        named = frozenset(entry["name"] for part in parts for entry in part.get("pools", ()))
+        return observed.UnreadableSomNode(named, problem)
+
+
+def _first_fault(error: pydantic.ValidationError) -> str:
+    detail = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(step) for step in detail['loc'])}: {detail['msg']}"

@@ -8,6 +8,7 @@ import prometheus_client
 from prometheus_client import core, registry
 
 import som_operator
+from som_operator import observed
 
 if TYPE_CHECKING:
     from som_operator.controllers import Controllers
@@ -77,6 +78,16 @@ class FleetCollector(registry.Collector):
             nodes.add_metric([pool_name, state.value], count)
         yield nodes
         yield core.GaugeMetricFamily("som_operator_nodes", "Nodes known", len(fleet.nodes))
+        yield core.GaugeMetricFamily(
+            "som_operator_nodes_without_agent",
+            "Nodes whose kubelet is ready and whose agent is not, for longer than a restart takes",
+            len(self._controllers.agents.lost & fleet.somnodes.keys()),
+        )
+        yield core.GaugeMetricFamily(
+            "som_operator_unreadable_somnodes",
+            "SomNodes that cannot be read; their nodes stay as they are",
+            sum(isinstance(s, observed.UnreadableSomNode) for s in fleet.somnodes.values()),
+        )
         build = core.InfoMetricFamily("som_operator_build", "Version of the operator")
         build.add_metric([], {"version": som_operator.__version__})
         yield build

@@ -1,17 +1,43 @@
 """Carries one node's plan out: its SomNode's spec, the som capacity in its status, its Events.
 
-What kubelet's books lack is said in a condition of the SomNode, beside the agent's.
+What kubelet's books lack, and whether the agent is there, is said in conditions of the SomNode,
+beside the agent's own.
 """
 
+import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from som_api import kube, v1alpha1
-from som_operator import books, observed, plan, statuses
+from som_operator import agents, books, node_events, observed, plan, pools, statuses
+from som_operator.agents import Agents
 from som_operator.fleet import Fleet
+from som_operator.reports import Share
 from som_operator.shares import Shares
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Facts:
+    """All that a plan depends on. `somnode` is what is written to, too."""
+
+    orders: pools.Orders
+    node: observed.Node
+    somnode: v1alpha1.SomNode | None
+    bound: observed.Bound
+    agent_lost: bool
+
+    def same(self, other: "_Facts") -> bool:
+        """Whether nothing came in between: caches replace an object when it changes."""
+        return (
+            self.orders is other.orders
+            and self.node is other.node
+            and self.somnode is other.somnode
+            and self.agent_lost == other.agent_lost
+            and self.bound == other.bound
+        )
 
 
 class NodeController:
@@ -23,6 +49,7 @@ class NodeController:
         fleet: Fleet,
         shares: Shares,
         recorder: kube.Recorder,
+        agents: Agents,
         *,
         pool_changed: Callable[[str], None],
         time: kube.Clock,
@@ -30,42 +57,62 @@ class NodeController:
         self._client = client
         self._fleet = fleet
         self._shares = shares
-        self._recorder = recorder
+        self._events = node_events.NodeEvents(recorder, time=time)
+        self._agents = agents
         self._pool_changed = pool_changed
-        self._statuses = statuses.Statuses[v1alpha1.SomNodeStatus](client, recorder, time=time)
+        self._statuses = statuses.Statuses[v1alpha1.SomNodeStatus](client, time=time)
+        self._planned: dict[str, tuple[_Facts, plan.NodePlan]] = {}
 
-    async def reconcile(self, name: str) -> None:
-        """Make the node what its plan says. Raises KubeError."""
+    async def reconcile(self, name: str) -> float | None:
+        """Make the node what its plan says. Raises KubeError.
+
+        Returns the seconds after which its agent is lost, where that may be.
+        """
         node = self._fleet.node(name)
         if node is None:
             self._statuses.forget(name)
+            self._agents.forget(name)
+            self._planned.pop(name, None)
             for pool in self._shares.forget(name):
                 self._pool_changed(pool)
-            return
-        if not self._fleet.is_readable(name):
-            return
-        planned = self.survey(node)
-        # A node stops to advertise before it stops to have.
-        await self._advertise(node, planned.units)
-        await self._order(node, planned.entries)
-        await self._tell_books(node)
+            return None
+        self.survey(node)
+        known = self._planned.get(name)
+        if known is not None:
+            facts, planned = known
+            # A node stops to advertise before it stops to have.
+            await self._advertise(node, planned.units)
+            await self._order(facts, planned.entries)
+            await self._tell_conditions(facts)
+        left_s = self._agents.left_s(name)
+        return left_s if 0.0 < left_s < math.inf else None
 
-    def survey(self, node: observed.Node) -> plan.NodePlan:
+    def survey(self, node: observed.Node) -> None:
         """Plan the node and note how every pool stands there, without a write."""
-        planned = plan.plan_node(
-            self._fleet.orders, node, self._fleet.somnode(node.name), self._fleet.bound(node.name)
-        )
-        changed, news = self._shares.put(node.name, planned.shares)
+        name, orders = node.name, self._fleet.orders
+        unreadable = self._fleet.unreadable(name)
+        if unreadable is not None:
+            self._planned.pop(name, None)
+            self._note(name, plan.unreadable_shares(orders, node, unreadable))
+            return
+        somnode, bound = self._fleet.somnode(name), self._fleet.bound(name)
+        lost = self._agents.look(node, bound, somnode)
+        facts = _Facts(orders, node, somnode, bound, lost)
+        known = self._planned.get(name)
+        if known is None or not facts.same(known[0]):
+            why = agents.detail(bound) if lost else ""
+            planned = plan.plan_node(orders, node, somnode, bound, agent_lost=why)
+            self._planned[name] = facts, planned
+            self._note(name, planned.shares)
+
+    def _note(self, node: str, shares: Mapping[str, Share]) -> None:
+        changed, news = self._shares.put(node, shares)
         for pool in changed:
             self._pool_changed(pool)
         for item in news:
-            self._recorder.emit(
-                kube.node_ref(node.name),
-                reason=item.reason,
-                message=item.message,
-                warning=item.warning,
+            self._events.of_pool(self._fleet.pool_ref(item.pool)).emit(
+                kube.node_ref(node), reason=item.reason, message=item.message, warning=item.warning
             )
-        return planned
 
     async def _advertise(self, node: observed.Node, units: observed.Units) -> None:
         """Patch capacity only: kubelet derives allocatable from it."""
@@ -81,8 +128,9 @@ class NodeController:
             await self._client.merge_patch(path, patch)
             _log.info("node advertises", extra={"node": node.name, "capacity": changed})
 
-    async def _order(self, node: observed.Node, entries: Sequence[v1alpha1.NodePool]) -> None:
-        somnode = self._fleet.somnode(node.name)
+    async def _order(self, facts: _Facts, entries: Sequence[v1alpha1.NodePool]) -> None:
+        """The SomNode is the one that was planned with: its generation guards the write."""
+        node, somnode = facts.node, facts.somnode
         owners = [{"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}]
         spec = v1alpha1.SomNodeSpec(pools=tuple(entries)).model_dump(mode="json", exclude_none=True)
         if somnode is None:
@@ -106,16 +154,25 @@ class NodeController:
         )
         _log.info("node ordered", extra={"node": node.name, "pools": _in_words(entries)})
 
-    async def _tell_books(self, node: observed.Node) -> None:
-        somnode = self._fleet.somnode(node.name)
-        condition = books.condition(node, somnode)
-        if somnode is None or condition is None or somnode.metadata.deletion_timestamp:
+    async def _tell_conditions(self, facts: _Facts) -> None:
+        """In one request: what is not in it would be taken back."""
+        node, somnode = facts.node, self._fleet.somnode(facts.node.name)
+        if somnode is None or somnode.metadata.deletion_timestamp:
             return
+        wanted = (
+            books.condition(node, somnode),
+            agents.condition(facts.bound, somnode, lost=facts.agent_lost),
+        )
+        conditions = tuple(condition for condition in wanted if condition is not None)
+        if not conditions:
+            return
+        pool = next((self._fleet.pool_ref(entry.name) for entry in somnode.spec.pools), None)
         await self._statuses.publish(
             kube.ObjectRef(kube.SOMNODES, node.name),
+            self._events.of_pool(pool),
             version=somnode.metadata.resource_version,
             current=somnode.status,
-            wanted=v1alpha1.SomNodeStatus(conditions=(condition,)),
+            wanted=v1alpha1.SomNodeStatus(conditions=conditions),
             about=kube.node_ref(node.name),
         )
 

@@ -52,6 +52,14 @@ class Pod:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UnreadableSomNode:
+    """A SomNode that does not say what it should; it holds the pools that it names all the same."""
+
+    pools: frozenset[str]
+    problem: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Bound:
     """What the Pods of one node say together."""
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from som_api import v1alpha1
 from som_operator import observed, pools, reports
-from som_operator.reports import Report, Share
+from som_operator.reports import Report, Share, State
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,10 +37,16 @@ def plan_node(
     node: observed.Node,
     somnode: v1alpha1.SomNode | None,
     bound: observed.Bound,
+    *,
+    agent_lost: str = "",
 ) -> NodePlan:
-    """The plan of one node; `somnode` is None where there is none yet."""
+    """The plan of one node; `somnode` is None where there is none yet.
+
+    `agent_lost` says what is the matter where nothing is to be expected of the agent. It changes
+    how pools stand, never what is ordered or advertised.
+    """
     ordered = {entry.name: entry for entry in somnode.spec.pools} if somnode else {}
-    report = reports.Report(node, somnode)
+    report = reports.Report(node, somnode, agent_lost=agent_lost)
     entries: list[v1alpha1.NodePool] = []
     shares: dict[str, Share] = {}
     for unit in observed.UNITS:
@@ -67,6 +73,21 @@ def plan_node(
             shares[name] = report.leaving(name)
     entries.sort(key=lambda entry: entry.name)
     return NodePlan(tuple(entries), _capacity(node, report, entries, bound), shares)
+
+
+def unreadable_shares(
+    orders: pools.Orders, node: observed.Node, somnode: observed.UnreadableSomNode
+) -> dict[str, Share]:
+    """How the pools stand that a SomNode names which cannot be read: nothing is planned there."""
+    detail = (
+        f"its SomNode cannot be read ({somnode.problem}); mend what wrote it, or, to have it made "
+        f"again: kubectl delete somnode {node.name}"
+    )
+    released = {n for n in somnode.pools if orders.standing(n) is pools.Standing.RELEASED}
+    return {
+        name: Share(State.RELEASING if name in released else State.DEGRADED, detail, node.ready)
+        for name in somnode.pools
+    }
 
 
 def _choose(

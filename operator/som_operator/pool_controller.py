@@ -1,7 +1,7 @@
 """Keeps one SomPool's status, its finalizer and its Events."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Set
 from typing import Final
 
 from som_api import kube, v1alpha1
@@ -12,10 +12,12 @@ from som_operator.shares import Shares
 _log = logging.getLogger(__name__)
 
 RELEASE_CHECK_S: Final = 5.0
+STATUS_EVERY_S: Final = 1.0
+"""A status tells of many nodes: what changes within this time makes one write."""
 
 
 class PoolController:
-    """Reconciles pools by name. `survey` plans all nodes anew; see `reconcile`."""
+    """Reconciles pools by name. `survey` plans all nodes again; see `reconcile`."""
 
     def __init__(
         self,
@@ -24,7 +26,8 @@ class PoolController:
         shares: Shares,
         recorder: kube.Recorder,
         *,
-        survey: Callable[[], None],
+        survey: Callable[[], Awaitable[None]],
+        lost_agents: Callable[[], Set[str]],
         time: kube.Clock,
     ) -> None:
         self._client = client
@@ -32,8 +35,11 @@ class PoolController:
         self._shares = shares
         self._recorder = recorder
         self._survey = survey
-        self._statuses = statuses.Statuses[v1alpha1.SomPoolStatus](client, recorder, time=time)
+        self._lost_agents = lost_agents
+        self._statuses = statuses.Statuses[v1alpha1.SomPoolStatus](client, time=time)
         self._surveyed: pools.Orders | None = None
+        self._time = time
+        self._next_write_s: dict[str, float] = {}
 
     async def reconcile(self, name: str) -> float | None:
         """Make finalizer and status of the pool what they should be. Raises KubeError.
@@ -41,13 +47,14 @@ class PoolController:
         Returns the seconds after which to look again: the end of a release can depend on nodes
         where the pool has no share any more.
         """
-        if self._surveyed is not self._fleet.orders:
+        while self._surveyed is not (orders := self._fleet.orders):
             # A status about this generation must not rest on plans for the last one.
-            self._surveyed = self._fleet.orders
-            self._survey()
+            await self._survey()
+            self._surveyed = orders
         pool, order = self._fleet.pool(name), self._fleet.orders.by_name.get(name)
         if pool is None or order is None:
             self._statuses.forget(name)
+            self._next_write_s.pop(name, None)
             await self._ask_whether_gone(name)
         elif not pool.metadata.deletion_timestamp and not _is_held(pool):
             await self._set_finalizers(pool, [*pool.metadata.finalizers, pools.FINALIZER])
@@ -57,20 +64,31 @@ class PoolController:
             message = "no node has memory of the pool any more"
             self._recorder.emit(_reference(pool), reason="Released", message=message)
         else:
+            left_s = self._next_write_s.get(name, 0.0) - self._time.monotonic()
+            if left_s > 0:
+                return left_s
             await self._publish(pool, order)
             return RELEASE_CHECK_S if pool.metadata.deletion_timestamp else None
         return None
 
     async def _publish(self, pool: v1alpha1.SomPool, order: pools.Order) -> None:
-        await self._statuses.publish(
+        name = pool.metadata.name
+        if await self._statuses.publish(
             _reference(pool),
+            self._recorder,
             version=pool.metadata.resource_version,
             current=pool.status,
-            wanted=pool_status.pool_status(order, self._shares.of_pool(pool.metadata.name)),
-        )
+            wanted=pool_status.pool_status(order, self._shares.of_pool(name)),
+        ):
+            self._next_write_s[name] = self._time.monotonic() + STATUS_EVERY_S
 
     def _is_free(self, name: str) -> bool:
-        return not pool_status.holders(name, nodes=self._fleet.nodes, somnodes=self._fleet.somnodes)
+        return not pool_status.holders(
+            name,
+            nodes=self._fleet.nodes,
+            somnodes=self._fleet.somnodes,
+            lost_agents=self._lost_agents(),
+        )
 
     async def _ask_whether_gone(self, name: str) -> None:
         """A pool that is in no list, but on nodes, leaves them only if it is certain to be gone."""

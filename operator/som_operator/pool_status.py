@@ -5,7 +5,7 @@ has it. It is Unknown while no kubelet of a match is ready: silence is no inform
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Final, Literal
 
 from som_api import v1alpha1
@@ -15,6 +15,7 @@ from som_operator.reports import Share, State
 
 _NAMED_NODES: Final = 3
 _LONGEST_MESSAGE: Final = 1024
+_MOST_BYTES: Final = 2**63 - 1
 
 _Verdict = tuple[Literal["True", "False", "Unknown"], str, str]
 """Status, reason and message of one condition."""
@@ -44,20 +45,25 @@ def pool_status(order: Order, shares: Mapping[str, Share]) -> v1alpha1.SomPoolSt
         ),
         nodes=v1alpha1.NodeCounts(
             matched=groups.matched,
-            ready=len(groups.reserved),
-            degraded=len(groups.degraded) + len(groups.conflicted),
+            ready=groups.ready,
+            degraded=len(groups.degraded) + len(groups.conflicted) + len(groups.unserved),
             unreachable=len(groups.unreachable),
         ),
-        capacity=sum(share.capacity_bytes for share in shares.values()),
-        allocated=sum(share.allocated_bytes for share in shares.values()),
+        capacity=min(_MOST_BYTES, sum(share.capacity_bytes for share in shares.values())),
+        allocated=min(_MOST_BYTES, sum(share.allocated_bytes for share in shares.values())),
     )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Groups:
-    """A pool's nodes: every match is in one of the first five groups. `rivals` are pools."""
+    """A pool's nodes: every match is in one of the first seven groups. `rivals` are pools.
+
+    Those of `unserved` have lost their agent.
+    """
 
     reserved: Mapping[str, Share]
+    shrinking: Mapping[str, Share]
+    unserved: Mapping[str, Share]
     reserving: Mapping[str, Share]
     degraded: Mapping[str, Share]
     conflicted: Mapping[str, Share]
@@ -71,6 +77,8 @@ class _Groups:
             len(group)
             for group in (
                 self.reserved,
+                self.shrinking,
+                self.unserved,
                 self.reserving,
                 self.degraded,
                 self.conflicted,
@@ -78,20 +86,32 @@ class _Groups:
             )
         )
 
+    @property
+    def ready(self) -> int:
+        """Matches that have their full capacity: more than it is no trouble."""
+        return len(self.reserved) + len(self.shrinking)
+
 
 def _group(shares: Mapping[str, Share]) -> _Groups:
     by_state: dict[State, dict[str, Share]] = {state: {} for state in State}
     unreachable: dict[str, Share] = {}
+    unserved: dict[str, Share] = {}
     rivals: dict[str, int] = {}
     for node, share in sorted(shares.items()):
-        if share.kubelet_ready or share.state in (State.RELEASING, State.CONFLICTED):
+        if share.state in (State.RELEASING, State.CONFLICTED):
             by_state[share.state][node] = share
-        else:
+        elif not share.kubelet_ready:
             unreachable[node] = share
+        elif share.agent_lost:
+            unserved[node] = share
+        else:
+            by_state[share.state][node] = share
         for rival in share.rivals:
             rivals[rival] = rivals.get(rival, 0) + 1
     return _Groups(
         reserved=by_state[State.RESERVED],
+        shrinking=by_state[State.SHRINKING],
+        unserved=unserved,
         reserving=by_state[State.RESERVING],
         degraded=by_state[State.DEGRADED],
         conflicted=by_state[State.CONFLICTED],
@@ -102,8 +122,8 @@ def _group(shares: Mapping[str, Share]) -> _Groups:
 
 
 def _ready(order: Order, groups: _Groups) -> _Verdict:
-    reserved, matched = len(groups.reserved), groups.matched
-    so_far = f"full capacity on {reserved} of {_nodes(matched)}"
+    matched = groups.matched
+    so_far = f"full capacity on {groups.ready} of {_nodes(matched)}"
     if order.standing is Standing.RELEASED:
         return "False", "Releasing", f"the pool is being deleted; {_releasing(groups)}"
     if order.pool.spec.paused and order.pool.metadata.deletion_timestamp:
@@ -116,9 +136,11 @@ def _ready(order: Order, groups: _Groups) -> _Verdict:
         return "False", "Conflicted", f"{so_far}; {_name_nodes(groups.conflicted)}"
     if groups.degraded:
         return "False", "PartlyReserved", f"{so_far}; {_name_nodes(groups.degraded)}"
+    if groups.unserved:
+        return "False", "AgentNotReady", f"{so_far}; {_name_nodes(groups.unserved)}"
     if groups.reserving:
         return "False", "Reserving", f"{so_far}; {_name_nodes(groups.reserving)}"
-    if not reserved:
+    if not groups.ready:
         return "Unknown", "Unreachable", f"no kubelet is ready: {_name_nodes(groups.unreachable)}"
     return "True", "Reserved", so_far
 
@@ -130,12 +152,16 @@ def _progressing(order: Order, groups: _Groups) -> _Verdict:
         return "True", "Releasing", _releasing(groups)
     if groups.reserving:
         return "True", "Reserving", _name_nodes(groups.reserving)
+    if groups.shrinking:
+        return "True", "Shrinking", _name_nodes(groups.shrinking)
     return "False", "Settled", "there is nothing to be done"
 
 
 def _degraded(groups: _Groups) -> _Verdict:
     if groups.degraded:
         return "True", "PartlyReserved", _name_nodes(groups.degraded)
+    if groups.unserved:
+        return "True", "AgentNotReady", _name_nodes(groups.unserved)
     if groups.unreachable:
         return "True", "Unreachable", f"kubelet is not ready: {_name_nodes(groups.unreachable)}"
     return "False", "AsOrdered", "no node lacks memory"
@@ -185,24 +211,33 @@ def holders(
     pool: str,
     *,
     nodes: Mapping[str, observed.Node],
-    somnodes: Mapping[str, v1alpha1.SomNode | None],
+    somnodes: Mapping[str, v1alpha1.SomNode | observed.UnreadableSomNode],
+    lost_agents: Set[str] = frozenset(),
 ) -> list[str]:
     """Nodes whose SomNode shows the pool, in spec or status: its finalizer stays until none does.
 
     The memory of a deleted Node counts as released. While no Node at all is known, that is no
-    information about any of them. A SomNode that cannot be read, None, may show any pool.
+    information about any of them.
     """
     return [
         name
         for name, somnode in somnodes.items()
         if (name in nodes or not nodes)
-        and (somnode is None or _holds(pool, nodes.get(name), somnode))
+        and _holds(pool, nodes.get(name), somnode, agent_lost=name in lost_agents)
     ]
 
 
-def _holds(pool: str, node: observed.Node | None, somnode: v1alpha1.SomNode) -> bool:
+def _holds(
+    pool: str,
+    node: observed.Node | None,
+    somnode: v1alpha1.SomNode | observed.UnreadableSomNode,
+    *,
+    agent_lost: bool,
+) -> bool:
     """An order is taken back also from a node that is skipped: its agent may return."""
+    if isinstance(somnode, observed.UnreadableSomNode):
+        return pool in somnode.pools
     if any(entry.name == pool for entry in somnode.spec.pools):
         return True
     has = any(held.name == pool for held in somnode.status.pools)
-    return has and not reports.is_skipped(node, somnode)
+    return has and not reports.is_skipped(node, somnode, agent_lost=agent_lost)

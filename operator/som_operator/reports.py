@@ -15,6 +15,9 @@ SKIP_RELEASE: Final = f"{v1alpha1.GROUP}/skip-release"
 """Annotation of a SomNode: "true" lets a pool be deleted while the node, from which nothing can be
 heard, has its memory still. The agent gives it back when it returns."""
 
+_MOST_BYTES: Final = 2**47
+"""No node has more memory than 128 TiB; a report that says so says nothing about its pool."""
+
 _STILL_AT_IT: Final = ("Reserving", "Releasing")
 
 
@@ -24,6 +27,8 @@ class State(enum.StrEnum):
     RESERVED = "reserved"
     RESERVING = "reserving"
     DEGRADED = "degraded"
+    SHRINKING = "shrinking"
+    """It has what it should have, and more."""
     CONFLICTED = "conflicted"
     RELEASING = "releasing"
 
@@ -33,11 +38,13 @@ class Share:
     """One pool on one node. A node that the pool has left, but not its memory, is RELEASING.
 
     `detail` says for people what is missing; `rivals` are the pools that want the same unit.
+    `agent_lost` says that nothing of it can be used or changed now, whatever the state.
     """
 
     state: State
     detail: str = ""
     kubelet_ready: bool = True
+    agent_lost: bool = False
     capacity_bytes: int = 0
     allocated_bytes: int = 0
     rivals: tuple[str, ...] = ()
@@ -54,9 +61,14 @@ def is_skipped(
 class Report:
     """One node's report; `somnode` is None, or without a status, where nothing was reported."""
 
-    def __init__(self, node: observed.Node, somnode: v1alpha1.SomNode | None) -> None:
+    def __init__(
+        self, node: observed.Node, somnode: v1alpha1.SomNode | None, *, agent_lost: str = ""
+    ) -> None:
         self._node = node
-        self._is_skipped = somnode is not None and is_skipped(node, somnode)
+        self._agent_lost = agent_lost
+        self._is_skipped = somnode is not None and is_skipped(
+            node, somnode, agent_lost=bool(agent_lost)
+        )
         self._status = somnode.status if somnode else v1alpha1.SomNodeStatus()
         self._of_this_boot = self._status.boot_id == node.boot_id != ""
         self._is_fresh = (
@@ -98,16 +110,20 @@ class Report:
             return self._share(entry.name, State.RESERVING, "the agent has not begun yet")
         if pool.capacity >= entry.capacity:
             units = entry.capacity // v1alpha1.UNIT_BYTES[entry.unit]
-            if self._node.units.get(entry.unit, 0) >= units:
-                return self._share(entry.name, State.RESERVED)
-            return self._share(entry.name, State.RESERVING, "not in the node's capacity yet")
+            if self._node.units.get(entry.unit, 0) < units:
+                return self._share(entry.name, State.RESERVING, "not in the node's capacity yet")
+            if pool.capacity > entry.capacity:
+                return self._share(entry.name, State.SHRINKING, _excess(pool, entry))
+            return self._share(entry.name, State.RESERVED)
         progress = (
             f"{v1alpha1.format_bytes(pool.capacity)} of {v1alpha1.format_bytes(entry.capacity)}"
         )
         for condition in pool.conditions:
             is_settled = condition.status == "False" and condition.reason not in _STILL_AT_IT
             if condition.type == "Ready" and is_settled:
-                detail = f"{progress}: {condition.message}"
+                # The agent begins with the same numbers, and pools of the last version, too.
+                excuse = condition.message.removeprefix(f"{progress}: ")
+                detail = f"{progress}: {excuse}"
                 return self._share(entry.name, State.DEGRADED, detail)
         return self._share(entry.name, State.RESERVING, progress)
 
@@ -125,11 +141,13 @@ class Report:
     def leaving(self, name: str) -> Share:
         """How the pool `name` stands that shall have nothing here any more."""
         pool = self.pools.get(name)
-        if self._is_skipped:
-            detail = f"kubelet is not ready; skipped, for {SKIP_RELEASE} is true"
-        elif not self._node.ready:
+        silent = "" if self._node.ready else "kubelet is not ready"
+        silent = silent or self._agent_lost
+        if silent and self._is_skipped:
+            detail = f"{silent}; skipped, because {SKIP_RELEASE} is true"
+        elif silent:
             detail = (
-                "kubelet is not ready; not to wait for the node: "
+                f"{silent}; not to wait for the node: "
                 f"kubectl annotate somnode {self._node.name} {SKIP_RELEASE}=true"
             )
         elif pool and pool.allocated:
@@ -140,10 +158,18 @@ class Report:
 
     def _share(self, name: str, state: State, detail: str = "") -> Share:
         pool = self.pools.get(name) if self._of_this_boot else None
+        lost = bool(self._agent_lost) and state not in (State.RELEASING, State.CONFLICTED)
         return Share(
             state=state,
-            detail=detail,
+            detail=self._agent_lost if lost else detail,
             kubelet_ready=self._node.ready,
-            capacity_bytes=pool.capacity if pool else 0,
-            allocated_bytes=pool.allocated if pool else 0,
+            agent_lost=lost,
+            capacity_bytes=min(pool.capacity, _MOST_BYTES) if pool else 0,
+            allocated_bytes=min(pool.allocated, _MOST_BYTES) if pool else 0,
         )
+
+
+def _excess(pool: v1alpha1.PoolStatus, entry: v1alpha1.NodePool) -> str:
+    has, wanted = v1alpha1.format_bytes(pool.capacity), v1alpha1.format_bytes(entry.capacity)
+    held = f", of which containers hold {v1alpha1.format_bytes(pool.allocated)}"
+    return f"{has} until {wanted}{held if pool.allocated > entry.capacity else ''}"

@@ -10,8 +10,9 @@ from som_operator.reports import Share, State
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class News:
-    """What an admin should see on a Node."""
+    """What an admin should see on a Node, about `pool`."""
 
+    pool: str
     reason: str
     message: str
     warning: bool = False
@@ -71,6 +72,7 @@ class Shares:
 
 _REASONS: Final = {
     State.RESERVED: ("Reserved", False),
+    State.SHRINKING: ("Shrinking", False),
     State.DEGRADED: ("PartlyReserved", True),
     State.CONFLICTED: ("Conflicted", True),
     State.RELEASING: ("Releasing", False),
@@ -80,10 +82,10 @@ _REASONS: Final = {
 def _news(pool: str, before: Share | None, after: Share | None) -> News | None:
     if after is None:
         if before is not None and before.state is State.RELEASING:
-            return News("Released", f"pool {pool} has no memory here any more")
+            return News(pool, "Released", f"pool {pool} has no memory here any more")
         return None
     if (before is not None and before.state is after.state) or after.state not in _REASONS:
         return None
     reason, warning = _REASONS[after.state]
     detail = after.detail or f"{v1alpha1.format_bytes(after.capacity_bytes)} reserved"
-    return News(reason, f"pool {pool}: {detail}", warning)
+    return News(pool, reason, f"pool {pool}: {detail}", warning)

@@ -12,39 +12,41 @@ Status = TypeVar("Status", v1alpha1.SomPoolStatus, v1alpha1.SomNodeStatus)
 class Statuses(Generic[Status]):
     """The statuses of one kind of object."""
 
-    def __init__(self, client: kube.Client, recorder: kube.Recorder, *, time: kube.Clock) -> None:
+    def __init__(self, client: kube.Client, *, time: kube.Clock) -> None:
         self._client = client
-        self._recorder = recorder
         self._time = time
         self._written: dict[str, tuple[str, Status]] = {}
 
     async def publish(
         self,
         target: kube.ObjectRef,
+        recorder: kube.Emitter,
         *,
         version: str,
         current: Status,
         wanted: Status,
         about: kube.ObjectRef | None = None,
-    ) -> None:
+    ) -> bool:
         """`kube.publish`, where `current` is what a cache has at `version`. Raises KubeError."""
         # While the cache has not seen our last write yet, that is what stands.
         seen, written = self._written.get(target.name, ("", current))
         current = written if seen == version else current
         now = self._time.now()
-        if await kube.publish(
+        is_written = await kube.publish(
             self._client,
-            self._recorder,
+            recorder,
             target,
             current=current,
             wanted=wanted,
             field_manager=FIELD_MANAGER,
             now=now,
             about=about,
-        ):
+        )
+        if is_written:
             merged = kube.merge(current.conditions, wanted.conditions, now=now)
             written = wanted.model_copy(update={"conditions": merged})
             self._written[target.name] = (version, written)
+        return is_written
 
     def forget(self, name: str) -> None:
         """The object is gone."""

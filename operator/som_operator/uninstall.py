@@ -49,9 +49,7 @@ async def uninstall(
     agent = f"som-uninstall/{__version__}"
     try:
         async with await kube.connect(user_agent=agent, kubeconfig=kubeconfig) as client:
-            await Uninstall(
-                client, namespace=namespace, timeout_s=timeout_s, release=release
-            ).run()
+            await Uninstall(client, namespace=namespace, timeout_s=timeout_s, release=release).run()
     except kube.KubeError as error:
         raise OperatorError(str(error)) from error
 

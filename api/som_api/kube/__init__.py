@@ -13,7 +13,7 @@ and ending that ends them all. Time and jitter can be handed in.
 from som_api.kube.backoff import Backoff
 from som_api.kube.client import Client
 from som_api.kube.clock import Clock, SystemClock
-from som_api.kube.conditions import merge, publish
+from som_api.kube.conditions import Emitter, merge, publish
 from som_api.kube.connect import connect
 from som_api.kube.errors import KubeError
 from som_api.kube.events import Recorder, node_ref
@@ -39,6 +39,7 @@ __all__ = [
     "Backoff",
     "Client",
     "Clock",
+    "Emitter",
     "Json",
     "Key",
     "KubeError",

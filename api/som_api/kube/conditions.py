@@ -8,11 +8,18 @@ Source: https://github.com/kubernetes/community, sig-architecture/api-convention
 import dataclasses
 import datetime
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Final, Protocol, TypeVar
 
 from som_api import v1alpha1
-from som_api.kube import client, clock, events
+from som_api.kube import client, clock
 from som_api.kube.resource import Json, ObjectRef
+
+
+class Emitter(Protocol):
+    """What Events are given to: a `Recorder`, or something in front of one."""
+
+    def emit(self, target: ObjectRef, *, reason: str, message: str, warning: bool = False) -> None:
+        """Note an Event on `target`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +29,9 @@ class Transition:
     condition: v1alpha1.Condition
     warning: bool
 
+
+_GOOD: Final = ("Ready", "AgentReady")
+"""Conditions that are well when they are true."""
 
 Status = TypeVar("Status", v1alpha1.SomPoolStatus, v1alpha1.SomNodeStatus)
 
@@ -54,18 +64,28 @@ def transitions(
 ) -> Sequence[Transition]:
     """The conditions of `merged` that deserve an Event, in their order.
 
-    Those whose status changed, and those that are true when first seen. Losing Ready is trouble,
-    and so is every other condition that becomes true, Progressing excepted.
+    Those whose status changed; of those first seen, the ones that are true, but for an agent that
+    is ready. Losing Ready is trouble, and so is every other condition that becomes true, unless
+    work is Progressing: then that is the Event, and it is none that the work has ended.
     """
+    merged = tuple(merged)
     before = {condition.type: condition for condition in current}
+    at_work = {c.reason for c in merged if c.type == "Progressing" and c.status == "True"}
     found = []
     for condition in merged:
-        first_seen = condition.type not in before
-        is_true = condition.status == "True"
-        if _same_status(before.get(condition.type), condition) or (first_seen and not is_true):
-            continue
-        trouble = not is_true if condition.type == "Ready" else is_true
-        found.append(Transition(condition, warning=trouble and condition.type != "Progressing"))
+        kind, is_true = condition.type, condition.status == "True"
+        is_good = kind in _GOOD
+        if kind not in before:
+            is_news = (is_good != is_true) if kind == "AgentReady" else is_true
+        else:
+            is_news = not _same_status(before[kind], condition)
+        if kind == "Progressing":
+            is_news = is_news and is_true
+        elif is_good and not is_true:
+            is_news = is_news and condition.reason not in at_work
+        if is_news:
+            trouble = is_good != is_true and kind != "Progressing"
+            found.append(Transition(condition, warning=trouble))
     return found
 
 
@@ -75,7 +95,7 @@ def _same_status(before: v1alpha1.Condition | None, after: v1alpha1.Condition) -
 
 async def publish(
     kube: client.Client,
-    recorder: events.Recorder,
+    recorder: Emitter,
     target: ObjectRef,
     *,
     current: Status,

@@ -83,8 +83,9 @@ class Cluster:
         *,
         labels: dict[str, str] = BIG,
         boot_id: str = "b1",
+        agent: bool = True,
     ) -> None:
-        """A Node registers itself."""
+        """A Node registers itself; its agent is ready."""
         status = {
             "capacity": {"cpu": "2", "hugepages-2Mi": "0"},
             "nodeInfo": {"bootID": boot_id},
@@ -93,9 +94,11 @@ class Cluster:
         self.server.put(
             "v1", "nodes", {"metadata": {"name": name, "labels": labels}, "status": status}
         )
+        if agent:
+            self.pod(f"agent-{name}", node=name, is_agent=True)
 
     def pod(self, name: str, *, node: str = "n", units: int = 0, is_agent: bool = False) -> None:
-        """A Pod is bound to a node."""
+        """A Pod is bound to a node, and ready."""
         requests = {"som.io/2Mi": str(units)} if units else {}
         metadata = {
             "name": name,
@@ -103,7 +106,8 @@ class Cluster:
             "labels": dict(AGENT_LABELS) if is_agent else {},
         }
         spec = {"nodeName": node, "containers": [{"resources": {"requests": requests}}]}
-        self.server.put("v1", "pods", {"metadata": metadata, "spec": spec})
+        status = {"conditions": [{"type": "Ready", "status": "True"}]}
+        self.server.put("v1", "pods", {"metadata": metadata, "spec": spec, "status": status})
 
     def report(self, name: str = "n", *, pools: Sequence[str] | None = None) -> None:
         """The agent has done what it was ordered; with `pools`, it has these, and others not."""
@@ -138,9 +142,13 @@ class Cluster:
 
     def books(self, node: str = "n") -> tuple[str, str]:
         """Status and reason of a SomNode's condition BooksPending."""
+        return self.node_condition("BooksPending", node)
+
+    def node_condition(self, kind: str, node: str = "n") -> tuple[str, str]:
+        """Status and reason of a SomNode's condition."""
         somnode = self.get(SOM, "somnodes", node) or {}
         conditions = somnode.get("status", {}).get("conditions", ())
-        found = ((c["status"], c["reason"]) for c in conditions if c["type"] == "BooksPending")
+        found = ((c["status"], c["reason"]) for c in conditions if c["type"] == kind)
         return next(found, ("", ""))
 
     def get(self, api_version: str, plural: str, name: str) -> kube.Json | None:
@@ -178,6 +186,25 @@ class Cluster:
             if request.verb == "create"
             and request.path.endswith("/events")
             and request.body["involvedObject"]["name"] == name
+        ]
+
+    def message(self, kind: str = "Ready", *, of: str = "a") -> str:
+        """What a SomPool's condition says."""
+        conditions = self.expect(SOM, "sompools", of)["status"]["conditions"]
+        return next(str(c["message"]) for c in conditions if c["type"] == kind)
+
+    def metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(name)
+
+    def warnings(self, name: str) -> list[str]:
+        """Reasons of the Warnings among `events`."""
+        return [
+            request.body["reason"]
+            for request in self.server.requests
+            if request.verb == "create"
+            and request.path.endswith("/events")
+            and request.body["involvedObject"]["name"] == name
+            and request.body["type"] == "Warning"
         ]
 
     def writes(self) -> list[Request]:

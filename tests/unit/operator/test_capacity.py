@@ -170,6 +170,13 @@ def test_memory_that_could_not_be_had_is_told_in_the_agents_words(world: World):
     )
 
 
+def test_numbers_that_the_agent_says_already_are_not_said_twice(world: World):
+    (entry,) = world.somnodes["n"].spec.pools
+    excuse = "512Mi of 1Gi: the kernel found no more"
+    world.report("n", short_report(entry, excuse, capacity_bytes=GIB // 2))
+    assert world.shares("a")["n"].detail == excuse
+
+
 def test_memory_that_is_still_being_taken_is_no_trouble(world: World):
     (entry,) = world.somnodes["n"].spec.pools
     report = short_report(entry, "so far", capacity_bytes=GIB // 2, reason="Reserving")

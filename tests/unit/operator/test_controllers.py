@@ -1,8 +1,11 @@
 """The operator against an API server."""
 
+import itertools
+
 from aiohttp import web
 
 from fakes import api_server
+from som_operator import node_events
 from unit.kube.watching import until
 from unit.operator.cluster import SOM, SOMNODE_PATH, SOMPOOL_PATH, Cluster
 
@@ -49,10 +52,9 @@ async def test_each_transition_is_one_event(cluster: Cluster) -> None:
     async with cluster.operator():
         await cluster.ready()
         await until(lambda: sorted(cluster.events("n")) == ["NotCounted", "Reserved"])
-        await until(lambda: "Settled" in cluster.events("a"))
         await cluster.quiet()
     assert sorted(cluster.events("n")) == ["NotCounted", "Reserved"]
-    assert cluster.events("a") == ["Reserving", "Reserved", "Settled"]
+    assert cluster.events("a") == ["Reserving", "Reserved"]
 
 
 async def test_nothing_is_written_before_every_list_is_complete(cluster: Cluster) -> None:
@@ -219,15 +221,15 @@ async def test_a_node_gets_the_pool_with_its_label_and_loses_it_with_it(cluster:
 
 
 async def test_a_pool_without_selector_follows_the_agents(cluster: Cluster) -> None:
-    cluster.node("m")
-    cluster.node("n")
+    cluster.node("m", agent=False)
+    cluster.node("n", agent=False)
     cluster.pool(labels=None)
     async with cluster.operator():
         await until(lambda: cluster.condition() == ("False", "NoNodes"))
-        cluster.pod("agent", is_agent=True)
+        cluster.pod("agent-n", is_agent=True)
         await cluster.ready()
         assert cluster.ordered("m") == []
-        cluster.server.remove("v1", "pods", "agent", namespace="som-system")
+        cluster.server.remove("v1", "pods", "agent-n", namespace="som-system")
         await cluster.quiet()
         assert cluster.ordered("n") == ["a"]
 
@@ -329,6 +331,144 @@ async def test_a_node_whose_somnode_is_unreadable_stays_as_it_is(cluster: Cluste
         del somnode["status"]["ofALaterVersion"]
         cluster.server.put(SOM, "somnodes", somnode)
         await until(lambda: cluster.ordered() != ["b"])
+
+
+async def test_an_unreadable_somnode_blocks_its_own_pools_only_and_names_itself(
+    cluster: Cluster,
+) -> None:
+    cluster.node("m", labels={"size": "small"})
+    cluster.node("n")
+    cluster.pool("a")
+    cluster.pool("b", labels={"size": "small"})
+    async with cluster.operator():
+        await cluster.ready(pool="a")
+        await cluster.ready(nodes=("m",), pool="b")
+        somnode = cluster.expect(SOM, "somnodes", "n")
+        somnode["status"]["pools"][0]["capacity"] = "9" * 32
+        cluster.server.put(SOM, "somnodes", somnode)
+        await until(lambda: cluster.condition("Degraded", of="a") == ("True", "PartlyReserved"))
+        assert "n: its SomNode cannot be read (status.pools.0.capacity" in cluster.message(of="a")
+        cluster.delete_pool("b")
+        await until(lambda: cluster.ordered("m") == [])
+        cluster.report("m")
+        await until(lambda: cluster.expect(SOM, "sompools", "b")["metadata"]["finalizers"] == [])
+        cluster.delete_pool("a")
+        await until(lambda: cluster.condition(of="a") == ("False", "Releasing"))
+        assert "kubectl delete somnode n" in cluster.message(of="a")
+        assert cluster.metric("som_operator_unreadable_somnodes") == 1
+        assert (cluster.ordered(), cluster.capacity()) == (["a"], "512")
+
+
+async def test_a_report_of_more_than_there_is_stops_no_status(cluster: Cluster) -> None:
+    cluster.node("m")
+    cluster.node("n")
+    cluster.pool()
+    async with cluster.operator():
+        await until(lambda: cluster.ordered("m") == cluster.ordered("n") == ["a"])
+        somnode = cluster.expect(SOM, "somnodes", "n")
+        somnode["spec"]["pools"][0]["capacity"] = "9223372036852678656"
+        cluster.report("m")
+        cluster.report("n")
+        liar = cluster.expect(SOM, "somnodes", "n")
+        liar["status"]["pools"][0] |= {"capacity": "9223372036852678656", "allocated": "7Ei"}
+        cluster.server.put(SOM, "somnodes", liar)
+        await until(lambda: cluster.condition() == ("True", "Reserved"))
+        assert cluster.condition("Progressing") == ("True", "Shrinking")
+
+
+async def test_an_agent_that_is_gone_for_long_is_told_and_one_that_returns_too(
+    cluster: Cluster,
+) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        await until(lambda: cluster.node_condition("AgentReady") == ("True", "AgentReady"))
+        cluster.server.remove("v1", "pods", "agent-n", namespace="som-system")
+        await until(lambda: cluster.node_condition("AgentReady") == ("False", "AgentMissing"))
+        await until(lambda: cluster.condition() == ("False", "AgentNotReady"))
+        assert cluster.condition("Degraded") == ("True", "AgentNotReady")
+        assert "n: no agent runs here; compare" in cluster.message()
+        assert cluster.metric("som_operator_nodes_without_agent") == 1
+        await until(lambda: "AgentMissing" in cluster.events("n"))
+        assert (cluster.ordered(), cluster.capacity()) == (["a"], "512")
+    async with cluster.operator():
+        await cluster.quiet()
+        assert cluster.condition() == ("False", "AgentNotReady"), "a restart tells nothing new"
+        cluster.pod("agent-n", is_agent=True)
+        await until(lambda: cluster.condition() == ("True", "Reserved"))
+        await until(lambda: cluster.node_condition("AgentReady") == ("True", "AgentReady"))
+        assert cluster.books() == ("True", "NotCounted"), "one condition does not take the other"
+        assert cluster.metric("som_operator_nodes_without_agent") == 0
+
+
+async def test_a_pool_is_deleted_without_a_node_whose_agent_is_gone_when_an_admin_says_so(
+    cluster: Cluster,
+) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.server.remove("v1", "pods", "agent-n", namespace="som-system")
+        cluster.delete_pool()
+        await until(lambda: "som.io/skip-release=true" in cluster.message())
+        somnode = cluster.expect(SOM, "somnodes", "n")
+        somnode["metadata"]["annotations"] = {"som.io/skip-release": "true"}
+        cluster.server.put(SOM, "somnodes", somnode)
+        await until(lambda: cluster.expect(SOM, "sompools", "a")["metadata"]["finalizers"] == [])
+
+
+async def test_growing_a_pool_is_no_warning(cluster: Cluster) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.pool(capacity="2Gi")
+        await until(lambda: cluster.condition() == ("False", "Reserving"))
+        await until(lambda: cluster.events("a")[-1] == "Reserving")
+        await cluster.quiet()
+    assert cluster.warnings("a") == []
+
+
+async def test_an_edit_of_a_fleet_is_few_events_on_nodes_and_one_that_counts_on_the_pool(
+    cluster: Cluster,
+) -> None:
+    names = [f"n{number:03}" for number in range(node_events.PER_REASON + 20)]
+    for name in names:
+        cluster.node(name)
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready(nodes=names)
+        await cluster.quiet()
+    told = [name for name in names if "Reserved" in cluster.events(name)]
+    assert len(told) == node_events.PER_REASON
+    assert "Reserved" in cluster.events("a")
+
+
+async def test_reports_of_many_nodes_are_one_status_of_their_pool(cluster: Cluster) -> None:
+    names = [f"n{number}" for number in range(8)]
+    for name in names:
+        cluster.node(name)
+    cluster.pool()
+    writes = written = 0
+
+    def count() -> int:
+        return sum(request.path.endswith("a/status") for request in cluster.writes())
+
+    async with cluster.operator():
+        await cluster.ready(nodes=names)
+        await cluster.quiet()
+        writes = count()
+        for name in names:
+            somnode = cluster.expect(SOM, "somnodes", name)
+            somnode["status"]["pools"][0]["allocated"] = "2Mi"
+            cluster.server.put(SOM, "somnodes", somnode)
+        await until(lambda: cluster.expect(SOM, "sompools", "a")["status"]["allocated"] == "16Mi")
+        await cluster.quiet()
+        written = count() - writes
+    times = [request.at_s for request in cluster.writes() if request.path.endswith("a/status")]
+    assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times)), times
+    assert written <= len(names)
 
 
 async def test_what_kubelets_books_lack_is_told_once(cluster: Cluster) -> None:

@@ -231,7 +231,7 @@ def test_a_node_out_of_reach_is_skipped_where_an_admin_says_so():
     assert world.holders() == []
     assert world.condition("Progressing")[2] == (
         "1 node still has its memory: n: kubelet is not ready; skipped, "
-        "for som.io/skip-release is true"
+        "because som.io/skip-release is true"
     )
 
 
@@ -246,9 +246,12 @@ def test_a_node_that_can_answer_or_is_not_annotated_is_waited_for(ready: bool, v
     assert world.holders() == ["n"]
 
 
-def test_a_somnode_that_cannot_be_read_may_hold_any_pool():
+def test_a_somnode_that_cannot_be_read_holds_the_pools_that_it_names():
     world = World.of(pool(), node())
-    assert pool_status.holders("a", nodes=world.nodes, somnodes={"n": None}) == ["n"]
+    somnode = observed.UnreadableSomNode(frozenset("a"), "why")
+    somnodes = {"n": somnode}
+    assert pool_status.holders("a", nodes=world.nodes, somnodes=somnodes) == ["n"]
+    assert pool_status.holders("b", nodes=world.nodes, somnodes=somnodes) == []
 
 
 @pytest.mark.parametrize("count", [0, 40])

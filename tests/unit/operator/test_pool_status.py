@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from unit.operator.world import GIB, World, node, pool, short_report
+from unit.operator.world import GIB, World, node, pool, pool_report, short_report
 
 
 def fleet(count: int) -> World:
@@ -53,6 +53,48 @@ def test_a_node_that_could_not_get_its_memory_makes_the_pool_partly_reserved():
     assert world.condition("Degraded")[:2] == ("True", "PartlyReserved")
     nodes = world.status().nodes
     assert (nodes.matched, nodes.ready, nodes.degraded) == (12, 11, 1)
+
+
+def test_a_pool_is_not_ready_while_a_node_has_lost_its_agent():
+    world = fleet(3)
+    world.lost_agents.add("n1")
+    assert world.condition("Ready") == (
+        "False",
+        "AgentNotReady",
+        "full capacity on 2 of 3 nodes; n1: no agent",
+    )
+    assert world.condition("Degraded")[:2] == ("True", "AgentNotReady")
+    nodes = world.status().nodes
+    assert (nodes.matched, nodes.ready, nodes.degraded) == (3, 2, 1)
+    assert world.plan("n1").units == {"2Mi": 2048, "1Gi": 0}
+
+
+def test_a_pool_that_shrinks_is_progressing_until_no_node_has_more():
+    world = fleet(2)
+    world.put(pool(capacity_bytes=2 * GIB, generation=2))
+    world.operate()
+    assert world.condition("Progressing") == (
+        "True",
+        "Shrinking",
+        "n0: 4Gi until 2Gi; n1: 4Gi until 2Gi",
+    )
+    assert world.condition("Ready")[:2] == ("True", "Reserved")
+    world.obey("n0")
+    (entry,) = world.somnodes["n1"].spec.pools
+    held = pool_report(entry, capacity_bytes=3 * GIB, allocated_bytes=3 * GIB)
+    world.report("n1", held)
+    assert world.condition("Progressing")[2] == "n1: 3Gi until 2Gi, of which containers hold 3Gi"
+    world.obey("n1")
+    assert world.condition("Progressing")[:2] == ("False", "Settled")
+
+
+def test_reports_of_more_than_any_node_has_do_not_end_the_status():
+    world = fleet(3)
+    for name in ("n0", "n1", "n2"):
+        (entry,) = world.somnodes[name].spec.pools
+        most = 2**63 - 1
+        world.report(name, pool_report(entry, capacity_bytes=most, allocated_bytes=most))
+    assert world.status().capacity == world.status().allocated == 3 * 2**47
 
 
 def test_a_kubelet_that_is_silent_does_not_make_the_pool_unready():

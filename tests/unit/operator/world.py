@@ -90,6 +90,7 @@ class World:
     somnodes: dict[str, v1alpha1.SomNode] = dataclasses.field(default_factory=dict)
     bound: dict[str, observed.Bound] = dataclasses.field(default_factory=dict)
     gone: set[str] = dataclasses.field(default_factory=set)
+    lost_agents: set[str] = dataclasses.field(default_factory=set)
 
     @classmethod
     def of(cls, *things: v1alpha1.SomPool | observed.Node) -> "World":
@@ -117,7 +118,11 @@ class World:
         orders, nobody = self.orders, observed.bound(())
         return {
             name: plan.plan_node(
-                orders, node, self.somnodes.get(name), self.bound.get(name, nobody)
+                orders,
+                node,
+                self.somnodes.get(name),
+                self.bound.get(name, nobody),
+                agent_lost="no agent" if name in self.lost_agents else "",
             )
             for name, node in self.nodes.items()
         }
@@ -190,7 +195,9 @@ class World:
         raise AssertionError(f"no condition {kind}")
 
     def holders(self, name: str = "a") -> list[str]:
-        return pool_status.holders(name, nodes=self.nodes, somnodes=self.somnodes)
+        return pool_status.holders(
+            name, nodes=self.nodes, somnodes=self.somnodes, lost_agents=self.lost_agents
+        )
 
 
 def entries(world: World, name: str = "n") -> list[str]:
