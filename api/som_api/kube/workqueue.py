@@ -4,14 +4,20 @@ A key that is added while it waits is worked on once; one that is added while it
 on is worked on again afterwards, never twice at the same time. A key that failed comes back after
 a pause that doubles for this key, and all failed keys together come back at a bounded rate, so
 that a server that is down meets no flood from a large fleet.
+
+Two lines wait, and every second turn is the urgent one's: what one object did is answered though
+thousands of keys wait, and they are not kept waiting by it. The event loop has its turn after each
+key: a reconcile that writes nothing never suspends by itself.
 """
 
 import asyncio
+import collections
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NoReturn, TypeVar
 
+from som_api import heartbeats
 from som_api.kube import backoff, clock, errors
 
 FIRST_RETRY_S = 1.0
@@ -26,37 +32,77 @@ class WorkQueue(Generic[K]):
     """Runs `reconcile(key)` for each key added, at most `workers` of them at once.
 
     `reconcile` returns the seconds after which the key is due again, or None. Every Exception
-    that it raises is logged, and the key comes back after its back-off.
+    that it raises is counted and logged, and the key comes back after its back-off; a conflict
+    (409) is an ordinary race with a cache that is about to learn of it, and no error.
+
+    With `beats`, the process is unhealthy once a reconcile hangs. `name` says what the keys are.
     """
 
     def __init__(
         self,
         reconcile: Callable[[K], Awaitable[float | None]],
         *,
+        name: str = "",
         workers: int = 1,
+        beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock | None = None,
         jitter: backoff.Jitter | None = None,
     ) -> None:
         self._reconcile = reconcile
+        self._name = name
         self._workers = workers
+        self._beats = beats or heartbeats.Heartbeats()
         self._time = time or clock.SystemClock()
         self._jitter = jitter or random.Random()
-        self._queue: asyncio.Queue[K] = asyncio.Queue()
-        self._waiting: set[K] = set()
+        # Key -> since when it waits, first come first.
+        self._urgent: collections.OrderedDict[K, float] = collections.OrderedDict()
+        self._ordinary: collections.OrderedDict[K, float] = collections.OrderedDict()
+        self._is_urgents_turn = True
+        self._filled = asyncio.Semaphore(0)
         self._working: set[K] = set()
-        self._again: set[K] = set()
+        self._again: dict[K, bool] = {}
         self._due_s: dict[K, float] = {}
         self._backoffs: dict[K, backoff.Backoff] = {}
         self._next_retry_s = 0.0
+        self._retries = 0
         self._tasks: asyncio.TaskGroup | None = None
 
-    def add(self, key: K) -> None:
-        """Have `key` worked on as soon as a worker is free, whatever pause it is in."""
+    @property
+    def name(self) -> str:
+        """What the keys are."""
+        return self._name
+
+    @property
+    def depth(self) -> int:
+        """Keys that wait for a worker."""
+        return len(self._urgent) + len(self._ordinary)
+
+    @property
+    def age_s(self) -> float:
+        """How long the first key in line has waited for a worker; 0 when none waits."""
+        firsts = [next(iter(line.values())) for line in (self._urgent, self._ordinary) if line]
+        return self._time.monotonic() - min(firsts) if firsts else 0.0
+
+    @property
+    def retries(self) -> int:
+        """How often a key failed and was put back."""
+        return self._retries
+
+    def add(self, key: K, *, urgent: bool = False) -> None:
+        """Have `key` worked on as soon as a worker is free, whatever pause it is in.
+
+        `urgent` for what one object did, not for what concerns all of them.
+        """
         if key in self._working:
-            self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._queue.put_nowait(key)
+            self._again[key] = urgent or self._again.get(key, False)
+        elif key in self._urgent:
+            return
+        elif urgent and key in self._ordinary:
+            self._urgent[key] = self._ordinary.pop(key)
+        elif key not in self._ordinary:
+            line = self._urgent if urgent else self._ordinary
+            line[key] = self._time.monotonic()
+            self._filled.release()
 
     def add_after(self, key: K, delay_s: float) -> None:
         """Have `key` worked on in `delay_s` seconds, or earlier if it is due earlier already."""
@@ -83,9 +129,11 @@ class WorkQueue(Generic[K]):
 
     async def _work(self) -> NoReturn:
         while True:
-            key = await self._queue.get()
-            self._waiting.remove(key)
+            await self._filled.acquire()
+            key = self._next()
             self._working.add(key)
+            beat = f"reconcile of {self._name} {key}"
+            self._beats.beat(beat)
             try:
                 delay_s = await self._reconcile(key)
             except Exception as error:
@@ -94,10 +142,17 @@ class WorkQueue(Generic[K]):
                 self._backoffs.pop(key, None)
                 if delay_s is not None:
                     self.add_after(key, delay_s)
+            self._beats.rest(beat)
             self._working.remove(key)
             if key in self._again:
-                self._again.remove(key)
-                self.add(key)
+                self.add(key, urgent=self._again.pop(key))
+            await asyncio.sleep(0)
+
+    def _next(self) -> K:
+        prefers_urgent, self._is_urgents_turn = self._is_urgents_turn, not self._is_urgents_turn
+        is_urgent = bool(self._urgent) and (prefers_urgent or not self._ordinary)
+        key, _ = (self._urgent if is_urgent else self._ordinary).popitem(last=False)
+        return key
 
     def _retry(self, key: K, error: Exception) -> None:
         pauses = self._backoffs.get(key)
@@ -105,10 +160,15 @@ class WorkQueue(Generic[K]):
             pauses = self._backoffs[key] = backoff.Backoff(
                 jitter=self._jitter, first_s=FIRST_RETRY_S, longest_s=LONGEST_RETRY_S
             )
-        now_s = self._time.monotonic()
-        self._next_retry_s = max(now_s, self._next_retry_s) + 1 / RETRIES_PER_S
-        pause_s = max(pauses.next_s(), self._next_retry_s - now_s)
-        # What the server answered needs no traceback; anything else is a mistake of ours.
-        trace = None if isinstance(error, errors.KubeError) else error
-        _log.error("%s: %s; again in %.1f s", key, error, pause_s, exc_info=trace)
+        self._retries += 1
+        pause_s = pauses.next_s()
+        if isinstance(error, errors.KubeError) and error.status == 409:
+            _log.info("%s: %s; again in %.1f s", key, error, pause_s)
+        else:
+            now_s = self._time.monotonic()
+            self._next_retry_s = max(now_s, self._next_retry_s) + 1 / RETRIES_PER_S
+            pause_s = max(pause_s, self._next_retry_s - now_s)
+            # What the server answered needs no traceback; anything else is a mistake of ours.
+            trace = None if isinstance(error, errors.KubeError) else error
+            _log.error("%s: %s; again in %.1f s", key, error, pause_s, exc_info=trace)
         self.add_after(key, pause_s)

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from fakes.clock import FakeClock
-from som_api import kube
+from som_api import heartbeats, kube
 from som_api.kube import workqueue
+from unit.kube.watching import until
 
 
 @pytest.fixture
@@ -197,3 +198,106 @@ async def test_cancelling_the_queue_cancels_the_work(clock: FakeClock) -> None:
         await clock.settle()
         assert reconcile.at_once == 2
     assert reconcile.at_once == 0
+
+
+async def test_the_event_loop_has_its_turn_between_keys_that_await_nothing() -> None:
+    done: list[int] = []
+    turns: list[int] = []
+
+    async def reconcile(key: int) -> None:
+        done.append(key)
+
+    async def look() -> None:
+        while len(done) < 1000:
+            turns.append(len(done))
+            await asyncio.sleep(0)
+
+    queue = kube.WorkQueue(reconcile, workers=8)
+    for key in range(1000):
+        queue.add(key)
+    task = asyncio.create_task(queue.run())
+    await look()
+    task.cancel()
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 8
+
+
+async def test_an_urgent_key_does_not_wait_behind_everybody_nor_make_them_wait(
+    clock: FakeClock,
+) -> None:
+    reconcile = Reconciler(clock)
+    queue = kube.WorkQueue(reconcile, time=clock)
+    for key in "abcdef":
+        queue.add(key)
+    for key in "xfyz":
+        queue.add(key, urgent=True)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: len(reconcile.keys) == 9)
+    task.cancel()
+    assert reconcile.keys == ["x", "a", "f", "b", "y", "c", "z", "d", "e"]
+
+
+async def test_a_key_that_becomes_urgent_while_worked_on_is_urgent_afterwards(
+    clock: FakeClock,
+) -> None:
+    reconcile = Reconciler(clock)
+    reconcile.gate.clear()
+    async with running(reconcile, clock) as queue:
+        for key in "abcd":
+            queue.add(key)
+        await clock.settle()
+        queue.add("a", urgent=True)
+        queue.add("a")
+        reconcile.gate.set()
+        await clock.settle()
+    assert reconcile.keys == ["a", "b", "a", "c", "d"]
+
+
+async def test_a_queue_tells_how_many_wait_for_how_long_and_how_often_it_failed(
+    clock: FakeClock,
+) -> None:
+    reconcile = Reconciler(clock, failing=True)
+    reconcile.gate.clear()
+    async with running(reconcile, clock) as queue:
+        queue.add("a")
+        await clock.settle()
+        queue.add("b")
+        await clock.advance(5)
+        queue.add("c", urgent=True)
+        await clock.advance(5)
+        assert (queue.depth, queue.age_s, queue.retries) == (2, 10, 0)
+        reconcile.gate.set()
+        await clock.settle()
+        assert (queue.depth, queue.age_s, queue.retries) == (0, 0, 3)
+
+
+async def test_a_conflict_is_tried_again_without_an_error_line(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def reconcile(key: str) -> None:
+        tried.append(key)
+        if len(tried) < 100:
+            raise kube.KubeError("PATCH", status=409, reason="Conflict", message="changed")
+
+    tried: list[str] = []
+    async with running(reconcile, clock, workers=2) as queue:
+        for key in range(99):
+            queue.add(str(key))
+        await until(lambda: len(tried) == 99)
+        # All at once, and not ten in a second: nothing says that the server is unwell.
+        await clock.advance(workqueue.FIRST_RETRY_S)
+        await until(lambda: len(tried) == 198)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_reconcile_that_hangs_makes_the_process_unhealthy(clock: FakeClock) -> None:
+    beats = heartbeats.Heartbeats(monotonic=clock.monotonic)
+    reconcile = Reconciler(clock)
+    queue = kube.WorkQueue(reconcile, name="node", beats=beats, time=clock)
+    task = asyncio.create_task(queue.run())
+    queue.add("done")
+    await clock.settle()
+    reconcile.gate.clear()
+    queue.add("stuck")
+    await clock.advance(400)
+    assert beats.late() == "reconcile of node stuck has not come round for 400 s"
+    task.cancel()
