@@ -319,7 +319,7 @@ async def test_a_node_whose_somnode_is_unreadable_stays_as_it_is(cluster: Cluste
     async with cluster.operator():
         await cluster.ready(pool="b")
     somnode = cluster.expect(SOM, "somnodes", "n")
-    somnode["status"]["ofALaterVersion"] = 1
+    somnode["status"]["pools"][0]["driver"] = "OfALaterVersion"
     cluster.server.put(SOM, "somnodes", somnode)
     cluster.pool("a", capacity="2Mi")
     cluster.delete_pool("b")
@@ -328,7 +328,7 @@ async def test_a_node_whose_somnode_is_unreadable_stays_as_it_is(cluster: Cluste
         await cluster.quiet()
         assert (cluster.ordered(), cluster.capacity()) == (["b"], "512")
         assert cluster.expect(SOM, "sompools", "b")["metadata"]["finalizers"] == [FINALIZER]
-        del somnode["status"]["ofALaterVersion"]
+        del somnode["status"]["pools"][0]["driver"]
         cluster.server.put(SOM, "somnodes", somnode)
         await until(lambda: cluster.ordered() != ["b"])
 
