@@ -15,7 +15,6 @@ from som_operator.reports import Share, State
 
 _NAMED_NODES: Final = 3
 _LONGEST_MESSAGE: Final = 1024
-_MOST_BYTES: Final = 2**63 - 1
 
 _Verdict = tuple[Literal["True", "False", "Unknown"], str, str]
 """Status, reason and message of one condition."""
@@ -49,8 +48,8 @@ def pool_status(order: Order, shares: Mapping[str, Share]) -> v1alpha1.SomPoolSt
             degraded=len(groups.degraded) + len(groups.conflicted) + len(groups.unserved),
             unreachable=len(groups.unreachable),
         ),
-        capacity=min(_MOST_BYTES, sum(share.capacity_bytes for share in shares.values())),
-        allocated=min(_MOST_BYTES, sum(share.allocated_bytes for share in shares.values())),
+        capacity=min(v1alpha1.MOST_BYTES, sum(share.capacity_bytes for share in shares.values())),
+        allocated=min(v1alpha1.MOST_BYTES, sum(share.allocated_bytes for share in shares.values())),
     )
 
 

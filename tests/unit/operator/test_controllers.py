@@ -344,10 +344,10 @@ async def test_an_unreadable_somnode_blocks_its_own_pools_only_and_names_itself(
         await cluster.ready(pool="a")
         await cluster.ready(nodes=("m",), pool="b")
         somnode = cluster.expect(SOM, "somnodes", "n")
-        somnode["status"]["pools"][0]["capacity"] = "9" * 32
+        somnode["status"]["pools"][0]["driver"] = "OfALaterVersion"
         cluster.server.put(SOM, "somnodes", somnode)
         await until(lambda: cluster.condition("Degraded", of="a") == ("True", "PartlyReserved"))
-        assert "n: its SomNode cannot be read (status.pools.0.capacity" in cluster.message(of="a")
+        assert "n: its SomNode cannot be read (status.pools.0.driver" in cluster.message(of="a")
         cluster.delete_pool("b")
         await until(lambda: cluster.ordered("m") == [])
         cluster.report("m")

@@ -107,7 +107,7 @@ def _annotate_somnode(server: FakeApiServer) -> None:
 
 def _make_unreadable(server: FakeApiServer) -> None:
     somnode = _get(server, SOMNODE)
-    somnode["status"]["pools"][0]["capacity"] = "9" * 32
+    somnode["status"]["pools"][0]["driver"] = "OfALaterVersion"
     server.put(SOMNODE.api_version, SOMNODE.plural, somnode)
 
 
