@@ -5,10 +5,13 @@ Core v1 Events, because their count and time stamps are what `kubectl describe` 
 
 A repeated Event is counted, and written at most once a minute. Once `SIMILAR` different messages
 with one reason about one object have come within ten minutes, further ones become one Event that
-keeps counting (as client-go's event correlator does it).
+keeps counting (as client-go's event correlator does it). Memory and time are bounded, whatever a
+fleet does: the `MOST_TOPICS` latest topics are remembered, `OUTBOX` Events wait to be written, and
+those beyond are counted.
 """
 
 import asyncio
+import collections
 import dataclasses
 import datetime
 import logging
@@ -22,8 +25,9 @@ from som_api.kube.resource import EVENTS, NODES, Json, ObjectRef
 REPEAT_S = 60.0
 SIMILAR = 10
 SIMILAR_WINDOW_S = 600.0
+MOST_TOPICS = 4096
+OUTBOX = 1000
 
-_OUTBOX = 1000
 _LONGEST_MESSAGE = 1024
 # Where Events about objects without a namespace belong.
 _NAMESPACE = "default"
@@ -76,8 +80,18 @@ class Recorder:
         self._instance = instance
         self._time = time or clock.SystemClock()
         self._backoff = backoff.Backoff(jitter=jitter or random.Random())
-        self._topics: dict[_Topic, dict[str, _Series]] = {}
-        self._outbox: asyncio.Queue[_Series] = asyncio.Queue(maxsize=_OUTBOX)
+        # Topic -> message -> series; the topic of the latest Event last.
+        self._topics: collections.OrderedDict[_Topic, dict[str, _Series]] = (
+            collections.OrderedDict()
+        )
+        self._outbox: asyncio.Queue[_Series] = asyncio.Queue(maxsize=OUTBOX)
+        self._dropped = 0
+        self._dropping_told_s = -REPEAT_S
+
+    @property
+    def dropped(self) -> int:
+        """Events that were not written because too many waited."""
+        return self._dropped
 
     def emit(self, target: ObjectRef, *, reason: str, message: str, warning: bool = False) -> None:
         """Note an Event on `target`; `warning` only for trouble.
@@ -86,7 +100,6 @@ class Recorder:
         not find the Event.
         """
         now_s, now = self._time.monotonic(), self._time.now()
-        self._forget_old(now)
         topic = _Topic(target, reason, warning)
         series = self._one_of(topic, message[:_LONGEST_MESSAGE], now=now)
         series.count += 1
@@ -97,28 +110,27 @@ class Recorder:
         try:
             self._outbox.put_nowait(series)
         except asyncio.QueueFull:
-            _log.warning("Event %s on %s dropped: %d wait", reason, target.name, _OUTBOX)
+            self._dropped += 1
+            if now_s - self._dropping_told_s >= REPEAT_S:
+                self._dropping_told_s = now_s
+                _log.warning("%d Events dropped by now: %d wait", self._dropped, OUTBOX)
 
     def _one_of(self, topic: _Topic, message: str, *, now: datetime.datetime) -> _Series:
         """The series that `message` belongs to: its own, or the one for all the rest."""
-        known = self._topics.setdefault(topic, {})
+        oldest = now - datetime.timedelta(seconds=SIMILAR_WINDOW_S)
+        remembered = self._topics.pop(topic, {})
+        known = {key: series for key, series in remembered.items() if series.last >= oldest}
+        self._topics[topic] = known
+        if len(self._topics) > MOST_TOPICS:
+            self._topics.popitem(last=False)
         key = message if message in known or len(known) < SIMILAR else ""
         series = known.get(key)
         if series is None:
-            name = f"{topic.target.name[:200]}.{uuid.uuid4().hex[:16]}"
+            name = f"{topic.target.name[:200].rstrip('-.')}.{uuid.uuid4().hex[:16]}"
             series = known[key] = _Series(topic, name, message, first=now, last=now)
         if not key:
             series.message = f"(combined from similar events) {message}"
         return series
-
-    def _forget_old(self, now: datetime.datetime) -> None:
-        oldest = now - datetime.timedelta(seconds=SIMILAR_WINDOW_S)
-        for topic, known in list(self._topics.items()):
-            for key, series in list(known.items()):
-                if series.last < oldest:
-                    del known[key]
-            if not known:
-                del self._topics[topic]
 
     async def run(self) -> NoReturn:
         """Write what was emitted until cancelled; a server that is away is waited for."""
@@ -147,6 +159,10 @@ class Recorder:
                 # The server forgets Events after an hour.
                 series.written = False
                 return False
+            if error.status == 409 and not series.written:
+                # Written before, by a request whose answer did not come.
+                series.written = True
+                return True
             if error.status in (0, 401, 429) or error.status >= 500:
                 return False
             _log.warning("Event %s is lost: %s", series.topic.reason, error)

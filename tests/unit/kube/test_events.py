@@ -3,6 +3,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
 from fakes import failures
 from fakes.api_server import FakeApiServer
@@ -148,3 +149,46 @@ async def test_an_event_that_is_refused_is_given_up(
         recorder.emit(POOL, reason="Second", message="yes")
         await until(lambda: writes(server) == 2)
     assert [event["reason"] for event in await stored(client)] == ["Second"]
+
+
+def test_events_of_a_fleet_take_bounded_memory_and_what_is_dropped_is_counted(
+    still: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = kube.Recorder(
+        kube.Client(None),  # type: ignore[arg-type]
+        component="som-operator",
+        instance="operator",
+        time=still,
+    )
+    known = []
+    for round_ in range(2):
+        for number in range(events.MOST_TOPICS):
+            recorder.emit(kube.node_ref(f"n{number}"), reason=f"Reason{round_}", message="64Gi")
+        known.append(len(recorder._topics))
+    assert known == [events.MOST_TOPICS, events.MOST_TOPICS]
+    assert recorder.dropped == 2 * events.MOST_TOPICS - events.OUTBOX
+    assert len(caplog.records) == 1
+
+
+async def test_an_event_whose_answer_was_lost_is_not_lost(
+    server: FakeApiServer, client: kube.Client, still: FakeClock
+) -> None:
+    async def store_without_an_answer(request: web.Request) -> web.StreamResponse | None:
+        if server.store.list(Place("v1", "events")):
+            return None
+        item = await request.json()
+        server.put("v1", "events", item)
+        failures._break(request)
+        return web.Response()
+
+    server.failure = store_without_an_answer
+    async with recording(client, still) as recorder:
+        recorder.emit(POOL, reason="Reserved", message="yes")
+        await until(lambda: writes(server) == 1)
+        await still.advance(10)
+        await until(lambda: writes(server) == 2)
+        await still.advance(60)
+        recorder.emit(POOL, reason="Reserved", message="yes")
+        await until(lambda: writes(server) == 3)
+    (event,) = await stored(client)
+    assert event["count"] == 2
