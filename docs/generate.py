@@ -12,7 +12,7 @@ from som_api.v1alpha1 import crd
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = ROOT / "docs/reference"
-SUFFIXES = {"Counter": "_total", "InfoMetricFamily": "_info"}
+SUFFIXES = {"Counter": "_total", "CounterMetricFamily": "_total", "InfoMetricFamily": "_info"}
 
 
 def crds() -> str:
@@ -116,7 +116,12 @@ def metrics() -> str:
             f"Port {port} (`http`) of its pod, path `/metrics`; beside `/healthz` and `/readyz`.\n",
             "| metric | type | labels | meaning |",
             "| --- | --- | --- | --- |",
-            *sorted(row for path in (ROOT / folder).rglob("*.py") for row in _metrics(path)),
+            *sorted(
+                row.replace("som_component_", f"som_{component}_")
+                for path in (*(ROOT / folder).rglob("*.py"), ROOT / "api/som_api/kube/metrics.py")
+                for row in _metrics(path)
+                if component == "operator" or "_component_queue_" not in row
+            ),
             "",
         ]
     return "\n".join(parts)

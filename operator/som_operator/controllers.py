@@ -7,7 +7,7 @@ election can start and end them.
 import asyncio
 from typing import Final, NoReturn
 
-from som_api import kube
+from som_api import heartbeats, kube
 from som_operator import metrics
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
@@ -30,19 +30,28 @@ class Controllers:
         *,
         agent_namespace: str,
         measure: metrics.Reconciles,
+        beats: heartbeats.Heartbeats | None = None,
         time: kube.Clock,
     ) -> None:
         self.shares = Shares()
         self.agents = Agents(time=time)
         self._node_queue = kube.WorkQueue[str](
-            measure("node", self._reconcile_node), workers=NODE_WORKERS, time=time
+            measure("node", self._reconcile_node),
+            name="node",
+            workers=NODE_WORKERS,
+            beats=beats,
+            time=time,
         )
-        self._pool_queue = kube.WorkQueue[str](measure("pool", self._reconcile_pool), time=time)
+        self._pool_queue = kube.WorkQueue[str](
+            measure("pool", self._reconcile_pool), name="pool", beats=beats, time=time
+        )
+        self.queues = (self._node_queue, self._pool_queue)
         self.fleet = Fleet(
             client,
             agent_namespace=agent_namespace,
             node_due=self._node_queue.add,
             pool_due=self._pool_queue.add,
+            beats=beats,
             time=time,
         )
         self._nodes = NodeController(

@@ -7,11 +7,11 @@ Every change makes the keys due that it can concern: `node_due(name)` for what a
 import asyncio
 import logging
 from collections.abc import Callable, Set
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pydantic
 
-from som_api import kube, v1alpha1
+from som_api import heartbeats, kube, v1alpha1
 from som_operator import observed, pools
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ class Fleet:
         agent_namespace: str,
         node_due: Callable[[str], None],
         pool_due: Callable[[str], None],
+        beats: heartbeats.Heartbeats | None = None,
         time: kube.Clock,
     ) -> None:
         self._node_due = node_due
@@ -41,13 +42,19 @@ class Fleet:
         self.nodes: dict[str, observed.Node] = {}
         self.somnodes: dict[str, v1alpha1.SomNode | observed.UnreadableSomNode] = {}
         self._pools = kube.Reflector[v1alpha1.SomPool | None](
-            client, kube.SOMPOOLS, decode=_decode_pool, on_change=self._pool_changed, time=time
+            client,
+            kube.SOMPOOLS,
+            decode=_decode_pool,
+            on_change=self._pool_changed,
+            beats=beats,
+            time=time,
         )
         self._somnodes = kube.Reflector[v1alpha1.SomNode | observed.UnreadableSomNode](
             client,
             kube.SOMNODES,
             decode=_decode_somnode,
             on_change=self._somnode_changed,
+            beats=beats,
             time=time,
         )
         self._nodes = kube.Reflector[observed.Node](
@@ -55,6 +62,7 @@ class Fleet:
             kube.NODES,
             decode=observed.decode_node,
             on_change=self._node_changed,
+            beats=beats,
             time=time,
         )
         self._pods = kube.Reflector[observed.Pod | None](
@@ -62,25 +70,30 @@ class Fleet:
             kube.PODS,
             decode=lambda item: observed.decode_pod(item, agent_namespace=agent_namespace),
             on_change=self._pod_changed,
+            beats=beats,
             time=time,
         )
+
+    @property
+    def watches(self) -> tuple[kube.Reflector[Any], ...]:
+        """What is followed, for metrics."""
+        return self._pools, self._somnodes, self._nodes, self._pods
 
     async def run(self) -> NoReturn:
         """Follow the cluster until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for reflector in (self._pools, self._somnodes, self._nodes, self._pods):
+            for reflector in self.watches:
                 tasks.create_task(reflector.run())
         raise AssertionError("reflectors run for ever")
 
     @property
     def synced(self) -> bool:
         """Whether every list is complete."""
-        reflectors = (self._pools, self._somnodes, self._nodes, self._pods)
-        return all(reflector.synced for reflector in reflectors)
+        return all(reflector.synced for reflector in self.watches)
 
     async def wait_synced(self) -> None:
         """Return when every list is complete."""
-        for reflector in (self._pools, self._somnodes, self._nodes, self._pods):
+        for reflector in self.watches:
             await reflector.wait_synced()
 
     @property

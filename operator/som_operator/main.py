@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import registry
 
-from som_api import endpoint, kube, logs
+from som_api import endpoint, heartbeats, kube, logs
 from som_operator import OperatorError, __version__, metrics, uninstall
 from som_operator.controllers import Controllers
 
@@ -81,6 +81,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         )
         return
     time = kube.SystemClock()
+    beats = heartbeats.Heartbeats()
     collected = registry.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=collected)
     async with contextlib.AsyncExitStack() as stack:
@@ -97,15 +98,25 @@ async def _run(arguments: argparse.Namespace) -> None:
             recorder,
             agent_namespace=arguments.namespace,
             measure=metrics.Reconciles(collected),
+            beats=beats,
             time=time,
         )
         collected.register(metrics.FleetCollector(controllers))
+        collected.register(
+            kube.Collector(
+                "operator",
+                watches=controllers.fleet.watches,
+                queues=controllers.queues,
+                recorder=recorder,
+            )
+        )
         await stack.enter_async_context(
             endpoint.serve(
                 address=arguments.endpoint,
                 not_ready=lambda: (
                     "" if controllers.fleet.synced else "the caches are not complete yet"
                 ),
+                unhealthy=beats.late,
                 collected=collected,
             )
         )

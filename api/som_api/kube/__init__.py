@@ -5,6 +5,7 @@
 - `WorkQueue` reconciles keys with de-duplication, back-off and bounded workers.
 - `merge`, `publish`: statuses and conditions by server-side apply, when they changed.
 - `Recorder`: Events on objects and Nodes that do not flood.
+- `Collector`: how old, how full and how often in vain all this is, for Prometheus.
 
 `run` of Reflector, WorkQueue and Recorder lasts until cancelled: start them in one TaskGroup,
 and ending that ends them all. Time and jitter can be handed in.
@@ -17,6 +18,7 @@ from som_api.kube.conditions import Emitter, merge, publish
 from som_api.kube.connect import connect
 from som_api.kube.errors import KubeError
 from som_api.kube.events import Recorder, node_ref
+from som_api.kube.metrics import Collector
 from som_api.kube.reflector import Key, Reflector, Unreadable
 from som_api.kube.resource import (
     EVENTS,
@@ -39,6 +41,7 @@ __all__ = [
     "Backoff",
     "Client",
     "Clock",
+    "Collector",
     "Emitter",
     "Json",
     "Key",

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pydantic
 
-from som_api import kube, v1alpha1
+from som_api import heartbeats, kube, v1alpha1
 
 _log = logging.getLogger(__name__)
 
@@ -39,24 +39,26 @@ class Orders:
         *,
         node_name: str,
         on_change: Callable[[], None],
+        beats: heartbeats.Heartbeats | None = None,
         time: kube.Clock | None = None,
     ) -> None:
         self._key = kube.Key("", node_name)
         self._on_change = on_change
         self._changed = asyncio.Event()
-        self._reflector = kube.Reflector(
+        self.watch = kube.Reflector(
             client,
             kube.SOMNODES,
             decode=decode_somnode,
             on_change=self._take,
             field_selector=f"metadata.name={node_name}",
+            beats=beats,
             time=time,
         )
 
     @property
     def observed(self) -> Observed | None:
         """The SomNode as last seen; None when there is none, or before the first list."""
-        return self._reflector.cache.get(self._key)
+        return self.watch.cache.get(self._key)
 
     async def specs(self) -> AsyncIterator[tuple[int, v1alpha1.SomNodeSpec]]:
         """(generation, spec) now and at every change, only the newest; waits in between."""
@@ -74,7 +76,7 @@ class Orders:
 
     async def run(self) -> NoReturn:
         """Follow the SomNode until cancelled."""
-        await self._reflector.run()
+        await self.watch.run()
 
     def _take(self, key: kube.Key, old: Observed | None, new: Observed | None) -> None:
         if new is None:

@@ -5,14 +5,19 @@ import contextlib
 import pathlib
 from collections.abc import AsyncIterator
 
-from som_api import kube
+from prometheus_client import registry
+
+from som_api import heartbeats, kube
 from som_device_plugin import SomError, __version__, agent
 from som_device_plugin.cluster import orders, pods, reporter
 
 
 @contextlib.asynccontextmanager
 async def outside(
-    *, node_name: str, kubeconfig: pathlib.Path | None = None
+    *,
+    node_name: str,
+    kubeconfig: pathlib.Path | None = None,
+    beats: heartbeats.Heartbeats | None = None,
 ) -> AsyncIterator[agent.Outside]:
     """Orders, pods and reports of the node `node_name`, kept current inside the block.
 
@@ -27,16 +32,23 @@ async def outside(
         raise SomError(str(error)) from error
     async with client, asyncio.TaskGroup() as tasks:
         recorder = kube.Recorder(client, component="som-agent", instance=node_name)
-        ordered = orders.Orders(client, node_name=node_name, on_change=lambda: reports.wake())
+        ordered = orders.Orders(
+            client, node_name=node_name, on_change=lambda: reports.wake(), beats=beats
+        )
         reports = reporter.StatusReporter(
             client, recorder, node_name=node_name, observed=lambda: ordered.observed
         )
-        node_pods = pods.NodePods(client, node_name=node_name)
+        node_pods = pods.NodePods(client, node_name=node_name, beats=beats)
+        collector = kube.Collector(
+            "agent", watches=(ordered.watch, node_pods.watch), recorder=recorder
+        )
+        registry.REGISTRY.register(collector)
         running = [
             tasks.create_task(part.run()) for part in (recorder, ordered, reports, node_pods)
         ]
         try:
             yield agent.Outside(specs=ordered, pods=node_pods, reporter=reports)
         finally:
+            registry.REGISTRY.unregister(collector)
             for task in running:
                 task.cancel()

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NoReturn
 
-from som_api import kube
+from som_api import heartbeats, kube
 from som_device_plugin import pods, seams
 
 
@@ -17,26 +17,32 @@ class NodePods:
     """`seams.PodSource` of the pods that are bound to `node_name`; `run` keeps it current."""
 
     def __init__(
-        self, client: kube.Client, *, node_name: str, time: kube.Clock | None = None
+        self,
+        client: kube.Client,
+        *,
+        node_name: str,
+        beats: heartbeats.Heartbeats | None = None,
+        time: kube.Clock | None = None,
     ) -> None:
-        self._reflector = kube.Reflector(
+        self.watch = kube.Reflector(
             client,
             kube.PODS,
             decode=self._decode,
             on_change=lambda key, old, new: None,
             field_selector=f"spec.nodeName={node_name}",
+            beats=beats,
             time=time,
         )
 
     @property
     def synced(self) -> bool:
-        return self._reflector.synced
+        return self.watch.synced
 
     def get(self, *, namespace: str, name: str) -> seams.Pod | None:
-        return self._reflector.cache.get(kube.Key(namespace, name))
+        return self.watch.cache.get(kube.Key(namespace, name))
 
     def pods(self) -> Sequence[seams.Pod]:
-        return list(self._reflector.cache.values())
+        return list(self.watch.cache.values())
 
     def _decode(self, item: kube.Json) -> seams.Pod:
         try:
@@ -55,4 +61,4 @@ class NodePods:
 
     async def run(self) -> NoReturn:
         """Follow the node's pods until cancelled."""
-        await self._reflector.run()
+        await self.watch.run()
