@@ -5,6 +5,7 @@ election can start and end them.
 """
 
 import asyncio
+import logging
 from typing import Final, NoReturn
 
 from som_api import heartbeats, kube
@@ -14,6 +15,8 @@ from som_operator.fleet import Fleet
 from som_operator.node_controller import NodeController
 from som_operator.pool_controller import STATUS_EVERY_S, PoolController
 from som_operator.shares import Shares
+
+_log = logging.getLogger(__name__)
 
 NODE_WORKERS: Final = 8
 NODES_AT_ONCE: Final = 100
@@ -49,8 +52,8 @@ class Controllers:
         self.fleet = Fleet(
             client,
             agent_namespace=agent_namespace,
-            node_due=self._node_queue.add,
-            pool_due=self._pool_queue.add,
+            nodes_due=self._node_queue,
+            pools_due=self._pool_queue,
             beats=beats,
             time=time,
         )
@@ -89,7 +92,12 @@ class Controllers:
                 await asyncio.sleep(0)
             # It may have changed, or gone, meanwhile.
             if (node_now := self.fleet.node(node.name)) is not None:
-                self._nodes.survey(node_now)
+                try:
+                    self._nodes.survey(node_now)
+                except Exception:
+                    # That node's own reconcile fails by it, is counted, and is tried again.
+                    _log.exception("a node cannot be planned", extra={"node": node.name})
+                    self._node_queue.add(node.name)
 
     def _pool_changed(self, name: str) -> None:
         self._pool_queue.add_after(name, STATUS_EVERY_S)

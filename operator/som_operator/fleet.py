@@ -1,12 +1,12 @@
 """What the operator knows of the cluster: caches of SomPools, SomNodes, Nodes and Pods.
 
-Every change makes the keys due that it can concern: `node_due(name)` for what a node shall do,
-`pool_due(name)` for how a pool stands. Both must only note the key.
+Every change makes the keys due that it can concern: nodes for what they shall do, pools for how
+they stand. What one object did is urgent: its node does not wait behind all those that an edit of
+a pool concerns.
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
@@ -15,7 +15,8 @@ from som_api import heartbeats, kube, v1alpha1
 from som_operator import observed, pools
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+_SomPool = v1alpha1.SomPool | observed.UnreadableSomPool
+_SomNode = v1alpha1.SomNode | observed.UnreadableSomNode
 
 
 class Fleet:
@@ -29,19 +30,19 @@ class Fleet:
         client: kube.Client,
         *,
         agent_namespace: str,
-        node_due: Callable[[str], None],
-        pool_due: Callable[[str], None],
+        nodes_due: kube.WorkQueue[str],
+        pools_due: kube.WorkQueue[str],
         beats: heartbeats.Heartbeats | None = None,
         time: kube.Clock,
     ) -> None:
-        self._node_due = node_due
-        self._pool_due = pool_due
+        self._nodes_due = nodes_due
+        self._pools_due = pools_due
         self._pods_of: dict[str, dict[kube.Key, observed.Pod]] = {}
         self._gone: set[str] = set()
         self._orders: pools.Orders | None = None
         self.nodes: dict[str, observed.Node] = {}
-        self.somnodes: dict[str, v1alpha1.SomNode | observed.UnreadableSomNode] = {}
-        self._pools = kube.Reflector[v1alpha1.SomPool | None](
+        self.somnodes: dict[str, _SomNode] = {}
+        self._pools = kube.Reflector[_SomPool](
             client,
             kube.SOMPOOLS,
             decode=_decode_pool,
@@ -49,7 +50,7 @@ class Fleet:
             beats=beats,
             time=time,
         )
-        self._somnodes = kube.Reflector[v1alpha1.SomNode | observed.UnreadableSomNode](
+        somnodes = kube.Reflector[_SomNode](
             client,
             kube.SOMNODES,
             decode=_decode_somnode,
@@ -57,7 +58,7 @@ class Fleet:
             beats=beats,
             time=time,
         )
-        self._nodes = kube.Reflector[observed.Node](
+        nodes = kube.Reflector[observed.Node](
             client,
             kube.NODES,
             decode=observed.decode_node,
@@ -65,7 +66,7 @@ class Fleet:
             beats=beats,
             time=time,
         )
-        self._pods = kube.Reflector[observed.Pod | None](
+        pods = kube.Reflector[observed.Pod](
             client,
             kube.PODS,
             decode=lambda item: observed.decode_pod(item, agent_namespace=agent_namespace),
@@ -73,11 +74,7 @@ class Fleet:
             beats=beats,
             time=time,
         )
-
-    @property
-    def watches(self) -> tuple[kube.Reflector[Any], ...]:
-        """What is followed, for metrics."""
-        return self._pools, self._somnodes, self._nodes, self._pods
+        self.watches: tuple[kube.Reflector[Any], ...] = (self._pools, somnodes, nodes, pods)
 
     async def run(self) -> NoReturn:
         """Follow the cluster until cancelled."""
@@ -100,13 +97,15 @@ class Fleet:
     def orders(self) -> pools.Orders:
         """All pools as the plan reads them; the same object until one of them changes."""
         if self._orders is None:
-            found = (pool for pool in self._pools.cache.values() if pool is not None)
+            cached = self._pools.cache.values()
+            found = (pool for pool in cached if isinstance(pool, v1alpha1.SomPool))
             self._orders = pools.Orders(found, gone=frozenset(self._gone))
         return self._orders
 
     def pool(self, name: str) -> v1alpha1.SomPool | None:
         """The pool with its status as last seen."""
-        return self._pools.cache.get(kube.Key("", name))
+        found = self._pools.cache.get(kube.Key("", name))
+        return found if isinstance(found, v1alpha1.SomPool) else None
 
     def pool_ref(self, name: str) -> kube.ObjectRef | None:
         """The pool as Events name it, where it is known."""
@@ -139,34 +138,32 @@ class Fleet:
         self._gone.add(pool)
         self._all_due()
 
-    def _pool_changed(
-        self, key: kube.Key, old: v1alpha1.SomPool | None, new: v1alpha1.SomPool | None
-    ) -> None:
+    def _pool_changed(self, key: kube.Key, old: _SomPool | None, new: _SomPool | None) -> None:
         if new is not None:
             self._gone.discard(key.name)
-        if old is None or new is None or _without_status(old) != _without_status(new):
+        if _without_status(old) != _without_status(new):
             self._all_due()
-        self._pool_due(key.name)
+        self._pools_due.add(key.name)
 
     def _all_due(self) -> None:
         self._orders = None
         for name in self.nodes:
-            self._node_due(name)
+            self._nodes_due.add(name)
 
     def _node_changed(
         self, key: kube.Key, old: observed.Node | None, new: observed.Node | None
     ) -> None:
         _keep(self.nodes, key, new)
-        self._node_due(key.name)
+        self._nodes_due.add(key.name, urgent=True)
 
     def _somnode_changed(
         self,
         key: kube.Key,
-        old: v1alpha1.SomNode | observed.UnreadableSomNode | None,
-        new: v1alpha1.SomNode | observed.UnreadableSomNode | None,
+        old: _SomNode | None,
+        new: _SomNode | None,
     ) -> None:
         _keep(self.somnodes, key, new)
-        self._node_due(key.name)
+        self._nodes_due.add(key.name, urgent=True)
 
     def _pod_changed(
         self, key: kube.Key, old: observed.Pod | None, new: observed.Pod | None
@@ -179,7 +176,7 @@ class Fleet:
         if new is not None:
             self._pods_of.setdefault(new.node, {})[key] = new
         for node in {pod.node for pod in (old, new) if pod is not None}:
-            self._node_due(node)
+            self._nodes_due.add(node, urgent=True)
 
 
 def _keep(by_name: dict[str, T], key: kube.Key, value: T | None) -> None:
@@ -189,39 +186,30 @@ def _keep(by_name: dict[str, T], key: kube.Key, value: T | None) -> None:
         by_name[key.name] = value
 
 
-def _without_status(pool: v1alpha1.SomPool) -> object:
+def _without_status(pool: _SomPool | None) -> object:
+    if not isinstance(pool, v1alpha1.SomPool):
+        return None
     metadata = pool.metadata
     return pool.spec, metadata.generation, metadata.deletion_timestamp, metadata.finalizers
 
 
-def _decode_pool(item: kube.Json) -> v1alpha1.SomPool | None:
-    """The pool, or None: what cannot be read is not known, and what is not known is frozen.
-
-    One that was known leaves the cache by that, too: its last orders are no longer the admin's.
-    """
+def _decode_pool(item: kube.Json) -> v1alpha1.SomPool:
     try:
         return v1alpha1.SomPool.model_validate(item)
     except pydantic.ValidationError as error:
-        _log.error(
-            "SomPool cannot be read; its nodes stay as they are",
-            extra={"pool": item["metadata"]["name"], "error": str(error)},
-        )
-        return None
+        raise kube.Unreadable(_first_fault(error), partly=observed.UnreadableSomPool()) from error
 
 
-def _decode_somnode(item: kube.Json) -> v1alpha1.SomNode | observed.UnreadableSomNode:
+def _decode_somnode(item: kube.Json) -> v1alpha1.SomNode:
     try:
         return v1alpha1.SomNode.from_manifest(item)
     except pydantic.ValidationError as error:
-        problem = _first_fault(error)
-        _log.error(
-            "SomNode cannot be read; its node stays as it is",
-            extra={"node": item["metadata"]["name"], "error": problem},
-        )
         # That these are lists of objects with names is in the CRD.
         parts = (item.get("spec", {}), item.get("status", {}))
         named = frozenset(entry["name"] for part in parts for entry in part.get("pools", ()))
-        return observed.UnreadableSomNode(named, problem)
+        problem = _first_fault(error)
+        partly = observed.UnreadableSomNode(named, problem)
+        raise kube.Unreadable(problem, partly=partly) from error
 
 
 def _first_fault(error: pydantic.ValidationError) -> str:

@@ -8,7 +8,7 @@ import prometheus_client
 from prometheus_client import core, registry
 
 import som_operator
-from som_operator import observed
+from som_api import kube
 
 if TYPE_CHECKING:
     from som_operator.controllers import Controllers
@@ -41,8 +41,13 @@ class Reconciles:
         async def measured(key: str) -> float | None:
             started_s = time.perf_counter()
             total.inc()
-            with failed.count_exceptions():
+            try:
                 delay_s = await reconcile(key)
+            except Exception as error:
+                # A conflict is an ordinary race with a cache that is about to learn of it.
+                if not (isinstance(error, kube.KubeError) and error.status == 409):
+                    failed.inc()
+                raise
             seconds.observe(time.perf_counter() - started_s)
             return delay_s
 
@@ -82,11 +87,6 @@ class FleetCollector(registry.Collector):
             "som_operator_nodes_without_agent",
             "Nodes whose kubelet is ready and whose agent is not, for longer than a restart takes",
             len(self._controllers.agents.lost & fleet.somnodes.keys()),
-        )
-        yield core.GaugeMetricFamily(
-            "som_operator_unreadable_somnodes",
-            "SomNodes that cannot be read; their nodes stay as they are",
-            sum(isinstance(s, observed.UnreadableSomNode) for s in fleet.somnodes.values()),
         )
         build = core.InfoMetricFamily("som_operator_build", "Version of the operator")
         build.add_metric([], {"version": som_operator.__version__})

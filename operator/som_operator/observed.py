@@ -52,6 +52,14 @@ class Pod:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UnreadableSomPool:
+    """A SomPool of which nothing is known but its name: it is frozen, as one that is unknown.
+
+    Its last orders do not stand, because they are no longer the admin's.
+    """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class UnreadableSomNode:
     """A SomNode that does not say what it should; it holds the pools that it names all the same."""
 

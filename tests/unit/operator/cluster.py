@@ -47,6 +47,13 @@ class Cluster:
                 time=self.clock,
             )
             self.registry.register(metrics.FleetCollector(controllers))
+            collector = kube.Collector(
+                "operator",
+                watches=controllers.fleet.watches,
+                queues=controllers.queues,
+                recorder=recorder,
+            )
+            self.registry.register(collector)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(work)
@@ -193,8 +200,8 @@ class Cluster:
         conditions = self.expect(SOM, "sompools", of)["status"]["conditions"]
         return next(str(c["message"]) for c in conditions if c["type"] == kind)
 
-    def metric(self, name: str) -> float | None:
-        return self.registry.get_sample_value(name)
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
 
     def warnings(self, name: str) -> list[str]:
         """Reasons of the Warnings among `events`."""
@@ -214,6 +221,11 @@ class Cluster:
             for request in self.server.requests
             if request.verb not in ("get", "list", "watch") and "/events" not in request.path
         ]
+
+    async def first_ordered(self, nodes: Sequence[str]) -> str:
+        """Wait until one of `nodes` has orders; return it."""
+        await until(lambda: any(self.ordered(name) for name in nodes))
+        return next(name for name in nodes if self.ordered(name))
 
     async def ready(self, *, nodes: Sequence[str] = ("n",), pool: str = "a") -> None:
         """Wait for orders, play the agents, and wait until the pool is Ready."""

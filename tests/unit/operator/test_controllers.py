@@ -1,11 +1,14 @@
 """The operator against an API server."""
 
+import asyncio
 import itertools
+from typing import Any
 
+import pytest
 from aiohttp import web
 
 from fakes import api_server
-from som_operator import node_events
+from som_operator import node_events, observed, plan
 from unit.kube.watching import until
 from unit.operator.cluster import SOM, SOMNODE_PATH, SOMPOOL_PATH, Cluster
 
@@ -355,7 +358,7 @@ async def test_an_unreadable_somnode_blocks_its_own_pools_only_and_names_itself(
         cluster.delete_pool("a")
         await until(lambda: cluster.condition(of="a") == ("False", "Releasing"))
         assert "kubectl delete somnode n" in cluster.message(of="a")
-        assert cluster.metric("som_operator_unreadable_somnodes") == 1
+        assert cluster.metric("som_operator_unreadable_objects", resource="somnodes") == 1
         assert (cluster.ordered(), cluster.capacity()) == (["a"], "512")
 
 
@@ -469,6 +472,46 @@ async def test_reports_of_many_nodes_are_one_status_of_their_pool(cluster: Clust
     times = [request.at_s for request in cluster.writes() if request.path.endswith("a/status")]
     assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times)), times
     assert written <= len(names)
+
+
+async def test_a_node_that_reports_does_not_wait_behind_a_fleet(cluster: Cluster) -> None:
+    names = [f"n{number:03}" for number in range(150)]
+    for name in names:
+        cluster.node(name)
+    cluster.pool()
+
+    async def slowly(request: web.Request) -> None:
+        if request.method == "POST" and request.path == SOMNODE_PATH:
+            await asyncio.sleep(0.02)
+
+    cluster.server.failure = slowly
+    async with cluster.operator():
+        first = await cluster.first_ordered(names)
+        cluster.report(first)
+        await until(lambda: cluster.capacity(first) == "512")
+        assert not all(cluster.ordered(name) for name in names)
+
+
+async def test_a_mistake_about_one_node_is_that_nodes_failure(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.node("m")
+    cluster.node("n")
+    cluster.pool()
+    right = plan.plan_node
+
+    def wrong_about_m(orders: Any, node: observed.Node, *facts: Any, **more: Any) -> plan.NodePlan:
+        if node.name == "m":
+            raise ZeroDivisionError
+        return right(orders, node, *facts, **more)
+
+    monkeypatch.setattr(plan, "plan_node", wrong_about_m)
+    async with cluster.operator():
+        await cluster.ready()
+        failed = "som_operator_reconcile_failures_total"
+        await until(lambda: (cluster.metric(failed, controller="node") or 0) > 1)
+        assert cluster.ordered("m") == []
+        assert cluster.metric(failed, controller="pool") == 0
 
 
 async def test_what_kubelets_books_lack_is_told_once(cluster: Cluster) -> None:
