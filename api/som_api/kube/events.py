@@ -90,7 +90,7 @@ class Recorder:
 
     @property
     def dropped(self) -> int:
-        """Events that were not written because too many waited."""
+        """Events that were lost because too many waited, or by refusals."""
         return self._dropped
 
     def emit(self, target: ObjectRef, *, reason: str, message: str, warning: bool = False) -> None:
@@ -136,8 +136,12 @@ class Recorder:
         """Write what was emitted until cancelled; a server that is away is waited for."""
         while True:
             series = await self._outbox.get()
-            while not await self._write(series):
-                await self._time.sleep(self._backoff.next_s())
+            try:
+                while not await self._write(series):
+                    await self._time.sleep(self._backoff.next_s())
+            except Exception:
+                _log.exception("Event %s is lost: a mistake", series.topic.reason)
+                self._dropped += 1
             self._backoff.reset()
 
     async def _write(self, series: _Series) -> bool:
@@ -165,6 +169,7 @@ class Recorder:
                 return True
             if error.status in (0, 401, 429) or error.status >= 500:
                 return False
+            self._dropped += 1
             _log.warning("Event %s is lost: %s", series.topic.reason, error)
         return True
 

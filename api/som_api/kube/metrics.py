@@ -35,7 +35,7 @@ class Collector(registry.Collector):
             yield from self._of_queues()
         dropped = self._named(
             core.CounterMetricFamily(
-                "som_component_events_dropped", "Events not written, because too many waited"
+                "som_component_events_dropped", "Events lost: too many waited, or refused"
             )
         )
         dropped.add_metric([], self._recorder.dropped)

@@ -172,6 +172,9 @@ class Reflector(Generic[T]):
             except errors.KubeError as error:
                 problem = error
                 self._forget_version_if_useless(error)
+            except Exception:
+                _log.exception("following %s: a mistake; all is listed again", self._path)
+                self._version = None
             await self._pause(problem)
 
     async def _pause(self, problem: errors.KubeError | None) -> None:
@@ -189,7 +192,7 @@ class Reflector(Generic[T]):
             logging.DEBUG if was_of_use else logging.WARNING,
             "lost sight of %s (%s); trying again in %.1f s",
             self._path,
-            problem or "the server ended the watch",
+            problem or "the watch ended",
             pause_s,
         )
         if pause_s:

@@ -1,7 +1,8 @@
 """This node's SomNode, from a watch of this one object.
 
 A SomNode that is not there orders nothing: what the agent has stands. Memory is taken back by a
-spec without the pool, never by an object that has gone.
+spec without the pool, never by an object that has gone. Nor does one order anything that cannot be
+read, as a newer operator may write it; the node's report says so.
 """
 
 import asyncio
@@ -13,18 +14,20 @@ from typing import NoReturn
 import pydantic
 
 from som_api import heartbeats, kube, v1alpha1
+from som_api.v1alpha1 import faults
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Observed:
-    """The SomNode as the API server has it."""
+    """The SomNode as the API server has it; `spec` is None, and `problem` why, if unreadable."""
 
     uid: str
     generation: int
-    spec: v1alpha1.SomNodeSpec
+    spec: v1alpha1.SomNodeSpec | None
     status: v1alpha1.SomNodeStatus
+    problem: str = ""
 
 
 class Orders:
@@ -66,7 +69,7 @@ class Orders:
         while True:
             self._changed.clear()
             observed = self.observed
-            if observed is not None:
+            if observed is not None and observed.spec is not None:
                 order = (observed.uid, observed.generation, observed.spec)
                 if order != delivered:
                     delivered = order
@@ -86,16 +89,23 @@ class Orders:
 
 
 def decode_somnode(item: kube.Json) -> Observed:
-    """The SomNode of `item`; raises KeyError or ValueError when its orders cannot be read."""
+    """The SomNode of `item`.
+
+    Raises:
+        kube.Unreadable: its orders cannot be read; `partly` is the rest.
+        KeyError: it has no identity.
+    """
     metadata = item["metadata"]
     try:
         status = v1alpha1.SomNodeStatus.model_validate(item.get("status", {}))
     except pydantic.ValidationError:
         # Written by an agent of another version; ours replaces it, and the orders count.
         status = v1alpha1.SomNodeStatus()
-    return Observed(
-        uid=metadata["uid"],
-        generation=metadata["generation"],
-        spec=v1alpha1.SomNodeSpec.model_validate(item.get("spec", {})),
-        status=status,
-    )
+    observed = Observed(metadata["uid"], metadata["generation"], spec=None, status=status)
+    try:
+        spec = v1alpha1.SomNodeSpec.model_validate(item.get("spec", {}))
+    except pydantic.ValidationError as error:
+        problem = "; ".join(str(fault) for fault in faults.from_pydantic(error).faults)
+        partly = dataclasses.replace(observed, problem=problem)
+        raise kube.Unreadable(problem, partly=partly) from error
+    return dataclasses.replace(observed, spec=spec)

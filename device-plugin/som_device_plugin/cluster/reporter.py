@@ -73,9 +73,13 @@ class StatusReporter:
             try:
                 await self._write()
                 pauses.reset()
-            except kube.KubeError as error:
+            except Exception as error:
                 pause_s = pauses.next_s()
-                _log.warning("status not reported (%s); again in %.1f s", error, pause_s)
+                # What the server answered needs no traceback; anything else is a mistake of ours.
+                trace = None if isinstance(error, kube.KubeError) else error
+                _log.warning(
+                    "status not reported (%r); again in %.1f s", error, pause_s, exc_info=trace
+                )
                 await self._time.sleep(pause_s)
                 self._due.set()
 
@@ -84,16 +88,32 @@ class StatusReporter:
         if self._wanted is None or observed is None:
             return
         now = self._time.now()
+        wanted = (
+            _without_orders(self._wanted, observed.problem) if observed.problem else self._wanted
+        )
         await kube.publish(
             self._client,
             self._recorder,
             self._target,
             current=observed.status,
-            wanted=_with_times(self._wanted, observed.status, now=now),
+            wanted=_with_times(wanted, observed.status, now=now),
             field_manager=FIELD_MANAGER,
             now=now,
             about=self._node,
         )
+
+
+def _without_orders(wanted: v1alpha1.SomNodeStatus, problem: str) -> v1alpha1.SomNodeStatus:
+    """`wanted` of a node whose orders its agent cannot read."""
+    message = (
+        f"the orders cannot be read and what was ordered before stands: {problem[:500]}; "
+        "is the agent older than the operator? Then its update cures this"
+    )
+    ready = v1alpha1.Condition(
+        type="Ready", status="False", reason="OrdersUnreadable", message=message
+    )
+    others = tuple(condition for condition in wanted.conditions if condition.type != "Ready")
+    return wanted.model_copy(update={"conditions": (ready, *others)})
 
 
 def _with_times(

@@ -132,6 +132,8 @@ async def test_orders_that_cannot_be_read_change_nothing(
         await follower.next()
         server.put("som.io/v1alpha1", "somnodes", somnode("lots"))
         assert await follower.hears_nothing_new()
+        assert follower.source.observed is not None
+        assert "spec.pools[0].capacity" in f"spec.{follower.source.observed.problem}"
         server.put("som.io/v1alpha1", "somnodes", somnode("128Mi"))
         assert await follower.next() == [128 * 2**20]
 
@@ -142,6 +144,19 @@ async def test_a_status_of_another_version_does_not_hide_the_orders(
     server.put("som.io/v1alpha1", "somnodes", somnode("64Mi", fromTheFuture=True))
     async with following(client, clock) as follower:
         assert await follower.next() == [64 * 2**20]
+
+
+async def test_orders_of_the_next_version_are_carried_out_as_far_as_they_are_known(
+    server: FakeApiServer, client: kube.Client, clock: FakeClock
+) -> None:
+    server.put("som.io/v1alpha1", "somnodes", somnode("64Mi"))
+    async with following(client, clock) as follower:
+        await follower.next()
+        next_version = somnode("128Mi")
+        next_version["spec"]["pools"][0]["fromTheFuture"] = [{"node": 0}]
+        next_version["spec"]["alsoFromTheFuture"] = True
+        server.put("som.io/v1alpha1", "somnodes", next_version)
+        assert await follower.next() == [128 * 2**20]
 
 
 def test_an_object_without_identity_is_refused() -> None:

@@ -182,6 +182,53 @@ async def test_a_status_that_somebody_changed_is_put_right(
         await until(lambda: reports.free == "64Mi")
 
 
+async def test_an_agent_that_cannot_read_its_orders_says_so_until_it_can(
+    reports: Reports, server: FakeApiServer
+) -> None:
+    def ready() -> kube.Json:
+        item = server.store.get(PLACE) or {}
+        conditions: list[kube.Json] = item.get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == "Ready"), {})
+
+    def order(capacity: str) -> None:
+        item = server.store.get(PLACE)
+        assert item is not None
+        source = {"hugeTLB": {"pageSize": "2Mi"}}
+        pool = {"name": "a", "generation": 1, "unit": "2Mi", "capacity": capacity, "source": source}
+        item["spec"] = {"pools": [pool]}
+        server.store.put(PLACE, item)
+
+    async with reports.running():
+        await reports.reporter.report(status())
+        await until(lambda: ready().get("reason") == "Reserved")
+        order("lots")
+        await until(lambda: ready().get("reason") == "OrdersUnreadable")
+        assert ready()["status"] == "False"
+        assert "pools[0].capacity: 'lots' is not a quantity" in ready()["message"]
+        assert reports.free == "64Mi"
+        order("64Mi")
+        await until(lambda: ready().get("reason") == "Reserved")
+
+
+async def test_a_mistake_in_one_report_does_not_end_the_reports(
+    reports: Reports, client: kube.Client, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    mistakes = [ZeroDivisionError(), ZeroDivisionError()]
+
+    def observed() -> orders.Observed | None:
+        if mistakes:
+            raise mistakes.pop()
+        return reports.orders.observed
+
+    reports.reporter = reporter.StatusReporter(
+        client, reports.recorder, node_name=NODE, observed=observed, time=clock
+    )
+    async with reports.running():
+        await reports.reporter.report(status())
+        await until(lambda: reports.free == "64Mi")
+    assert caplog.text.count("Traceback") == 2
+
+
 async def test_losing_readiness_is_a_warning_on_the_node(
     reports: Reports, server: FakeApiServer
 ) -> None:
