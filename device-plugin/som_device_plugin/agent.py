@@ -5,20 +5,22 @@ no store and registers nothing, so that the pod of an update may start before th
 """
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import logging
 import os
 import pathlib
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import core, registry
 
 from som_api import endpoint, v1alpha1
-from som_device_plugin import SomError, metrics, pools, seams, status
+from som_device_plugin import SomError, loops, metrics, pools, seams, status
 from som_device_plugin.drivers import hugetlbfs
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
 from som_device_plugin.leases import database, manager, reconciler, starts, state, store
@@ -31,6 +33,7 @@ TICKETS_PER_NODE: Final = 256
 """Containers with som memory per NUMA node; kubelet hands out one ticket to each."""
 
 BOOT_ID: Final = pathlib.Path("/proc/sys/kernel/random/boot_id")
+MOST_HELD_PODS: Final = 20
 LOCK_RETRY_S: Final = 0.2
 REPORT_COALESCE_S: Final = 0.2
 
@@ -40,19 +43,11 @@ class Settings:
     """Where the agent works. `own_pod` is `namespace/name`, as PodResources lists it."""
 
     state_dir: pathlib.Path
-    kubelet_dir: pathlib.Path
+    kubelet: setup.Directories
     endpoint: str
     own_pod: str
     guard: plan.Guard
     boot_id_file: pathlib.Path = BOOT_ID
-
-    @property
-    def plugins_dir(self) -> pathlib.Path:
-        return self.kubelet_dir / "device-plugins"
-
-    @property
-    def pod_resources_socket(self) -> pathlib.Path:
-        return self.kubelet_dir / "pod-resources" / "kubelet.sock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +79,9 @@ class Agent:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(
                 endpoint.serve(
-                    address=self._settings.endpoint, not_ready=lambda: self._why_not_ready
+                    address=self._settings.endpoint,
+                    not_ready=lambda: self._why_not_ready,
+                    unhealthy=loops.BEATS.late,
                 )
             )
             await stack.enter_async_context(_only_agent(self._settings.state_dir))
@@ -109,13 +106,15 @@ class Agent:
             connection=connection,
             promised_bytes=self._promised_bytes,
             read_setup=lambda: setup.read(
-                kubelet_dir=settings.kubelet_dir, hierarchy=cgroups.find(mountinfo.read())
+                settings.kubelet, hierarchy=cgroups.find(mountinfo.read())
             ),
             on_event=outside.reporter.event,
             on_change=self._on_change,
         )
         taking_turns = turns.Turns()
-        client = podresources.Client(settings.pod_resources_socket, taking_turns=taking_turns)
+        client = podresources.Client(
+            settings.kubelet.pod_resources_socket, taking_turns=taking_turns
+        )
         leases = store.LeaseStore(connection)
         own_starts = starts.Starts(
             leases=leases,
@@ -147,7 +146,9 @@ class Agent:
             tickets=_tickets(hugepages.nodes()),
             on_event=outside.reporter.event,
         )
-        collector = metrics.Collected(lambda: _collect(own_pools, leases.leases()))
+        collector = metrics.Collected(
+            lambda: _collect(own_pools, leases.leases(), own_reconciler.held.values())
+        )
         registry.REGISTRY.register(collector)
         try:
             await own_reconciler.recover()
@@ -155,8 +156,12 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(own_pools.run(outside.specs))
                 group.create_task(own_reconciler.run())
-                group.create_task(self._report(own_pools, own_reconciler, leases, boot_id))
-                group.create_task(self._keep_registered(own_pools, self._manager, taking_turns))
+                report = functools.partial(self._report, own_pools, own_reconciler, leases, boot_id)
+                group.create_task(loops.repeat("report", report))
+                serve = functools.partial(
+                    self._keep_registered, own_pools, self._manager, taking_turns
+                )
+                group.create_task(loops.repeat("kubelet", serve))
         finally:
             registry.REGISTRY.unregister(collector)
             await own_starts.close()
@@ -184,6 +189,7 @@ class Agent:
         self, own_pools: pools.Pools, leases: manager.LeaseManager, taking_turns: turns.Turns
     ) -> None:
         """Advertise nothing before there is something to serve: memory, or leases of before."""
+        loops.rest()
         while not own_pools.ready and not leases.leases():
             await leases.changed()
             leases.devices()
@@ -193,7 +199,7 @@ class Agent:
             group.create_task(
                 registration.keep_registered(
                     device_plugin,
-                    directory=self._settings.plugins_dir,
+                    directory=self._settings.kubelet.plugins,
                     resource_name=v1alpha1.TICKET_RESOURCE,
                 )
             )
@@ -205,24 +211,23 @@ class Agent:
         leases: store.LeaseStore,
         boot_id: str,
     ) -> None:
-        while True:
-            self._changed.clear()
-            await self._outside.reporter.report(
-                status.node_status(
-                    generation=own_pools.generation,
-                    boot_id=boot_id,
-                    active=own_pools.pools(),
-                    leases=leases.leases(),
-                    findings=own_reconciler.findings,
-                    found_setup=own_pools.setup,
-                    pod_names={
-                        pod.uid: f"{pod.namespace}/{pod.name}" for pod in self._outside.pods.pods()
-                    },
-                    huge_pages=hugepages.total_bytes(),
-                )
+        self._changed.clear()
+        await self._outside.reporter.report(
+            status.node_status(
+                generation=own_pools.generation,
+                boot_id=boot_id,
+                active=own_pools.pools(),
+                leases=leases.leases(),
+                findings=own_reconciler.findings,
+                found_setup=own_pools.setup,
+                pod_names={
+                    pod.uid: f"{pod.namespace}/{pod.name}" for pod in self._outside.pods.pods()
+                },
+                huge_pages=hugepages.total_bytes(),
             )
-            await asyncio.sleep(REPORT_COALESCE_S)
-            await self._changed.wait()
+        )
+        await asyncio.sleep(REPORT_COALESCE_S)
+        await loops.wait(self._changed, at_most_s=None)
 
 
 @contextlib.asynccontextmanager
@@ -258,7 +263,9 @@ def _tickets(nodes: Iterable[int]) -> list[seams.Ticket]:
     ]
 
 
-def _collect(own_pools: pools.Pools, leases: list[state.Lease]) -> Iterable[core.Metric]:
+def _collect(
+    own_pools: pools.Pools, leases: list[state.Lease], held: Iterable[reconciler.Held]
+) -> Iterable[core.Metric]:
     """Metrics that are read from pools and leases at each scrape."""
     pool_bytes = core.GaugeMetricFamily(
         "som_agent_pool_bytes", "Memory of a pool by state", labels=["pool", "state"]
@@ -285,11 +292,33 @@ def _collect(own_pools: pools.Pools, leases: list[state.Lease]) -> Iterable[core
         "Memory that a container holds, which cAdvisor does not see",
         labels=["namespace", "pod", "container", "pool"],
     )
+    # A pod that was recreated has the labels of the one before it.
+    by_owner: collections.Counter[tuple[str, ...]] = collections.Counter()
     for lease in leases:
         if lease.owner is not None and (record := lease.live) is not None:
-            owner = lease.owner
-            lease_bytes.add_metric(
-                [owner.namespace, owner.pod, owner.container, record.start.pool],
-                record.start.size_bytes,
-            )
+            by_owner[*lease.owner.names, record.start.pool] += record.start.size_bytes
+    for labels, size_bytes in by_owner.items():
+        lease_bytes.add_metric(labels, size_bytes)
     yield lease_bytes
+    held_bytes = core.GaugeMetricFamily(
+        "som_agent_held_bytes",
+        "Memory of ended leases that somebody still holds, by its last owner; "
+        "of most owners, who are many, only by namespace",
+        labels=["namespace", "pod"],
+    )
+    for labels, size_bytes in _by_last_owner(held).items():
+        held_bytes.add_metric(labels, size_bytes)
+    yield held_bytes
+
+
+def _by_last_owner(held: Iterable[reconciler.Held]) -> Mapping[tuple[str, str], int]:
+    """Bytes by namespace and pod: of pods, which come and go, the largest alone have a name."""
+    by_pod: collections.Counter[tuple[str, str]] = collections.Counter()
+    for each in held:
+        if each.owner is not None:
+            by_pod[each.owner.namespace, each.owner.pod] += each.size_bytes
+    named = dict(by_pod.most_common(MOST_HELD_PODS))
+    for (namespace, pod), size_bytes in by_pod.items():
+        if (namespace, pod) not in named:
+            named[namespace, ""] = named.get((namespace, ""), 0) + size_bytes
+    return named

@@ -13,6 +13,7 @@ from typing import Final
 
 from som_api import endpoint, logs
 from som_device_plugin import SomError, __version__, agent, cluster
+from som_device_plugin.kubelet import setup
 from som_device_plugin.local import files, layout
 from som_device_plugin.sources import plan
 
@@ -62,7 +63,13 @@ def parser() -> argparse.ArgumentParser:
         "--kubelet-dir",
         type=pathlib.Path,
         default=pathlib.Path("/var/lib/kubelet"),
-        help="where kubelet's device-plugins/ and pod-resources/ are (default: %(default)s)",
+        help="where kubelet's device-plugins/ is (default: %(default)s)",
+    )
+    result.add_argument(
+        "--kubelet-root-dir",
+        type=pathlib.Path,
+        help="kubelet's --root-dir, where pod-resources/ and memory_manager_state are "
+        "(default: as --kubelet-dir)",
     )
     result.add_argument(
         "--endpoint",
@@ -85,7 +92,10 @@ def parser() -> argparse.ArgumentParser:
 async def _run(arguments: argparse.Namespace) -> None:
     settings = agent.Settings(
         state_dir=arguments.state_dir,
-        kubelet_dir=arguments.kubelet_dir,
+        kubelet=setup.Directories(
+            plugins=arguments.kubelet_dir / "device-plugins",
+            root=arguments.kubelet_root_dir or arguments.kubelet_dir,
+        ),
         endpoint=arguments.endpoint,
         own_pod=arguments.pod or "/".join(layout.AGENT_POD),
         guard=plan.Guard(percent=arguments.guard_percent),

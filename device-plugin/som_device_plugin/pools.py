@@ -6,7 +6,6 @@ memory goes back when its last start is free.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import sqlite3
@@ -16,7 +15,7 @@ from typing import Final
 import pydantic
 
 from som_api import v1alpha1
-from som_device_plugin import SomError, seams
+from som_device_plugin import SomError, loops, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import database
 from som_device_plugin.sources import hugetlb
@@ -39,8 +38,8 @@ class ActivePool:
     settled: bool = False
     leaving: bool = False
     refusal: str = ""
-    blocked: bool = False
-    """kubelet's memory manager is Static: what is ordered would keep kubelet from starting."""
+    blocked: setup.Blocked | None = None
+    """Why what is ordered, which changes the number of huge pages, must not be done now."""
 
     @property
     def name(self) -> str:
@@ -101,7 +100,9 @@ class Pools:
     @property
     def ready(self) -> bool:
         """Whether a new lease can be served: source, hold and driver stand."""
-        return any(pool.capacity_bytes and not pool.leaving for pool in self._pools.values())
+        return self.setup.is_kubelet_found and any(
+            pool.capacity_bytes and not pool.leaving for pool in self._pools.values()
+        )
 
     def for_unit(self, unit: v1alpha1.Unit) -> ActivePool | None:
         """The pool that feeds som.io/<unit>, if it stands."""
@@ -141,12 +142,14 @@ class Pools:
     async def run(self, specs: seams.SpecSource) -> None:
         """Follow the orders and keep the counters right; runs until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow(specs))
-            group.create_task(self._converge_always())
-            group.create_task(self._check_always())
+            group.create_task(loops.repeat("orders", lambda: self._follow(specs)))
+            group.create_task(loops.repeat("pools", self._converge_once))
+            group.create_task(loops.repeat("pools' check", self._check_once))
 
     async def _follow(self, specs: seams.SpecSource) -> None:
+        loops.rest()
         async for generation, spec in specs.specs():
+            loops.beat()
             await self._store_orders(generation, spec)
             self._take_orders(generation, spec)
             names = [order.name for order in spec.pools]
@@ -154,6 +157,7 @@ class Pools:
             self._ordered_anew.set()
             self._failures = 0
             self.touch()
+            loops.rest()
 
     async def _store_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
         """Before anything is done about them; waits for a store that cannot be written."""
@@ -171,7 +175,8 @@ class Pools:
                         (generation, spec.model_dump_json(), leaving.model_dump_json()),
                     )
             except database.DatabaseError as error:
-                log.error("orders not taken, retrying", extra={"error": str(error)})
+                loops.failed("orders", error)
+                loops.beat()
                 await asyncio.sleep(RETRY_S[0])
             else:
                 return
@@ -180,37 +185,39 @@ class Pools:
         """Something was freed or ordered: look again now."""
         self._wake.set()
 
-    async def _converge_always(self) -> None:
-        while True:
-            self._wake.clear()
-            self._ordered_anew.clear()
-            converging = asyncio.create_task(self._converge())
-            anew = asyncio.create_task(self._ordered_anew.wait())
-            try:
-                await asyncio.wait([converging, anew], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (converging, anew):
-                    task.cancel()
-                await asyncio.wait([converging, anew])
-            if not converging.cancelled():
-                converging.result()
-            wait_s = None
-            if any(pool.leaving or not pool.full for pool in self._pools.values()):
-                wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
-                self._failures += 1
-            else:
-                self._failures = 0
-            # wait_for of Python 3.11 swallows a cancellation that comes with its result.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
+    async def _converge_once(self) -> None:
+        self._wake.clear()
+        self._ordered_anew.clear()
+        converging = asyncio.create_task(self._converge())
+        anew = asyncio.create_task(self._ordered_anew.wait())
+        try:
+            await asyncio.wait([converging, anew], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (converging, anew):
+                task.cancel()
+            await asyncio.wait([converging, anew])
+        if not converging.cancelled():
+            converging.result()
+        wait_s = None
+        if any(pool.leaving or not pool.full for pool in self._pools.values()):
+            wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
+            self._failures += 1
+        else:
+            self._failures = 0
+        await loops.wait(self._wake, at_most_s=wait_s)
 
     async def _converge(self) -> None:
         for pool in list(self._pools.values()):
-            if pool.leaving:
-                await self._let_go(pool)
-            else:
-                await self._apply(pool)
+            try:
+                if pool.leaving:
+                    await self._let_go(pool)
+                else:
+                    await self._apply(pool)
+            except Exception as error:
+                # One pool must not keep the others from what was ordered.
+                loops.failed("pools", error, pool=pool.name)
+                refusal = f"unexpected: {error!r}; the agent's log has the place; retrying"
+                self._update(pool.name, settled=True, refusal=refusal)
 
     async def _apply(self, pool: ActivePool) -> None:
         has = await asyncio.to_thread(self._source.reserved, pool.name)
@@ -218,29 +225,34 @@ class Pools:
             return
         refusal = ""
         try:
-            if await self._blocked():
-                blocked = has.capacity_bytes != pool.order.capacity
+            if blocked := await self._blocked():
+                if has.capacity_bytes == pool.order.capacity:
+                    blocked = None
                 self._update(pool.name, reserved=has, settled=True, refusal="", blocked=blocked)
                 return
             has = await self._source.apply(
                 pool.order,
                 held_bytes=self._promised_bytes(pool.order.unit),
-                on_progress=lambda reserved: self._update(pool.name, reserved=reserved),
+                on_progress=lambda reserved: self._progress(pool.name, reserved),
             )
         except SomError as error:
             refusal = str(error)
             log.warning("pool refused", extra={"pool": pool.name, "error": refusal})
             has = await asyncio.to_thread(self._source.reserved, pool.name)
-        self._update(pool.name, reserved=has, settled=True, refusal=refusal, blocked=False)
+        self._update(pool.name, reserved=has, settled=True, refusal=refusal, blocked=None)
+
+    def _progress(self, name: str, reserved: hugetlb.PoolReserved) -> None:
+        loops.beat()
+        self._update(name, reserved=reserved)
 
     async def _let_go(self, pool: ActivePool) -> None:
         try:
-            if pool.capacity_bytes and await self._blocked():
-                self._update(pool.name, refusal="", blocked=True)
+            if pool.capacity_bytes and (blocked := await self._blocked()):
+                self._update(pool.name, refusal="", blocked=blocked)
                 return
             await self._source.release(pool.name)
         except SomError as error:
-            self._update(pool.name, refusal=str(error), blocked=False)
+            self._update(pool.name, refusal=str(error), blocked=None)
             return
         log.info("pool released", extra={"pool": pool.name})
         if self._pools[pool.name].leaving:
@@ -248,28 +260,20 @@ class Pools:
             del self._pools[pool.name]
         self._on_change()
 
-    async def _check_always(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            try:
-                if await self._blocked():
-                    continue
-                events, reserved = await self._source.check()
-            except SomError as error:
-                log.warning("check failed", extra={"error": str(error)})
-                continue
-            for event in events:
-                await self._on_event(event)
-            for name, pool in reserved.items():
-                self._update(name, reserved=pool)
-            # Pages that others added or took are reported, too.
-            self._on_change()
-            lost = any(pool.settled and not pool.full for pool in self._pools.values())
-            if lost and not self._failures:
-                self.touch()
+    async def _check_once(self) -> None:
+        await asyncio.sleep(CHECK_EVERY_S)
+        if await self._blocked():
+            return
+        events, reserved = await self._source.check()
+        for event in events:
+            await self._on_event(event)
+        for name, pool in reserved.items():
+            self._update(name, reserved=pool)
+        # Pages that others added or took are reported, too.
+        self._on_change()
 
-    async def _blocked(self) -> bool:
-        """Whether kubelet would not start again if the number of huge pages changed.
+    async def _blocked(self) -> setup.Blocked | None:
+        """Why the number of huge pages must not change now, if so.
 
         A step under way when that changes is ended, and orders are looked at again.
 
@@ -280,11 +284,11 @@ class Pools:
         if found != self.setup:
             known, self.setup = self.setup, found
             self._on_change()
-            if found.static != known.static:
-                log.info("memory manager of kubelet", extra={"static": found.static})
+            if found.blocked != known.blocked:
+                log.info("kubelet's set-up", extra={"blocked": found.blocked})
                 self._ordered_anew.set()
                 self.touch()
-        return found.static
+        return found.blocked
 
     async def refill(self) -> None:
         """Put what starts have freed back into the holds."""
@@ -300,6 +304,8 @@ class Pools:
             self._pools[name] = after
             self._on_change()
             is_too_large = after.leaving or after.capacity_bytes > after.order.capacity
-            if is_too_large and after.reserved != before.reserved:
-                # What was freed can go back; a pool of which nothing was can wait.
+            was_freed = is_too_large and after.reserved != before.reserved
+            was_lost = before.full and after.capacity_bytes < before.capacity_bytes
+            if was_freed or was_lost:
+                # What was freed can go back, what was lost is sought at once; all else can wait.
                 self.touch()

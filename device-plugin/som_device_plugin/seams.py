@@ -198,9 +198,14 @@ class Driver(Protocol):
     def revoke(self, start: Start) -> None:
         """Take the memory away from whoever holds it: truncate, unlink, detach. Idempotent.
 
+        Waits for nobody: what a holder keeps from being truncated is detached and `resisting`.
+
         Raises:
             DriverError: the kernel refused; it is to be tried again.
         """
+
+    def resisting(self) -> frozenset[tuple[LeaseId, int]]:
+        """The starts that `revoke` has detached and not truncated: to be revoked again."""
 
     def usage(self, start: Start) -> Usage:
         """What the start still holds, from the kernel."""

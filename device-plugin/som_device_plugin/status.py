@@ -16,16 +16,11 @@ _TROUBLE: Final = {
     decide.Outcome.DAMAGED: "LeaseDamaged",
     decide.Outcome.STRAY: "StrayMount",
     decide.Outcome.HELD: "LeaseHeld",
+    decide.Outcome.RESISTS: "LeaseHeld",
     decide.Outcome.MOUNT_LOST: "MountLost",
 }
 """Findings that an admin should know of, as reasons of the condition Degraded."""
 
-_STATIC: Final = (
-    "kubelet's memoryManagerPolicy is Static: kubelet would not start again once the number of "
-    "huge pages has changed, so no page is reserved or given back. Drain the node, stop kubelet, "
-    "set memoryManagerPolicy: None, delete memory_manager_state in kubelet's directory and start "
-    "kubelet: som goes on by itself"
-)
 _UNLIMITED_CURE: Final = (
     "mount the hugetlb controller before container runtime and kubelet start, restart both, and "
     "recreate these pods"
@@ -103,7 +98,7 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
 
 def _pool_reason(pool: pools.ActivePool) -> tuple[str, str]:
     if pool.blocked:
-        return "MemoryManagerStatic", _STATIC
+        return pool.blocked.reason, pool.blocked.message[:_MESSAGE_LIMIT]
     if pool.leaving:
         return "Releasing", (pool.refusal or "its memory goes back to the node")[:_MESSAGE_LIMIT]
     if not pool.settled:
@@ -144,11 +139,12 @@ def _degraded(findings: Iterable[decide.Finding], generation: int | None) -> v1a
 
 
 def _blocked(found: setup.Setup, generation: int | None) -> v1alpha1.Condition:
+    blocked = found.blocked or setup.Blocked("AsExpected", "")
     return v1alpha1.Condition(
         type="Blocked",
-        status="True" if found.static else "False",
-        reason="MemoryManagerStatic" if found.static else "AsExpected",
-        message=_STATIC if found.static else "",
+        status="True" if found.blocked else "False",
+        reason=blocked.reason,
+        message=blocked.message[:_MESSAGE_LIMIT],
         observed_generation=generation,
     )
 

@@ -94,6 +94,9 @@ class FakeDriver:
         for block in self.kernel.of(start):
             block.mounted, block.truncated = False, True
 
+    def resisting(self):
+        return frozenset()
+
     def usage(self, start):
         held = sum(map(self.kernel.held_bytes, self.kernel.in_slot(start.pool, start.slot)))
         return seams.Usage(current_bytes=held, reserved_bytes=held)

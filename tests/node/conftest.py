@@ -22,11 +22,11 @@ class Programs:
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory
 
-    def __call__(self, name: str) -> str:
+    def __call__(self, name: str, *flags: str) -> str:
         binary = self._directory / name
         if not binary.exists():
             source = pathlib.Path(__file__).parent / "programs" / f"{name}.c"
-            subprocess.run(["gcc", "-O1", "-Wall", "-o", binary, source], check=True)
+            subprocess.run(["gcc", "-O1", "-Wall", *flags, "-o", binary, source], check=True)
         return str(binary)
 
 

@@ -17,13 +17,18 @@ touch /mnt/som
 mount --bind {file} /mnt/som
 {program}
 {unmount}
-exec setpriv --reuid=1000 --regid=1000 --clear-groups --bounding-set=-all --inh-caps=-all {command}
+exec setpriv --reuid={user} --regid={user} --clear-groups --bounding-set=-all --inh-caps=-all \\
+  {command}
 """
 
 
 @contextlib.asynccontextmanager
 async def run(
-    *command: str, file: pathlib.Path, state_dir: pathlib.Path, sees_agent_mounts: bool = False
+    *command: str,
+    file: pathlib.Path,
+    state_dir: pathlib.Path,
+    sees_agent_mounts: bool = False,
+    user: int = 1000,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """`command` with `DEVICE` being `file`; it is waited for in the end.
 
@@ -45,6 +50,7 @@ async def run(
         program=program,
         unmount="" if sees_agent_mounts else f"umount --lazy {file.parent}",
         command=" ".join(command),
+        user=user,
     )
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--mount", "--propagation", "private", "sh", "-ec", script),

@@ -17,15 +17,22 @@ OTHERS = ("fd", "map", "romap", "bind", "scm")
 
 @contextlib.asynccontextmanager
 async def holding(
-    how: str, *, node: nodes.Node, start: seams.Start, program: Programs
+    how: str,
+    *more: str,
+    node: nodes.Node,
+    start: seams.Start,
+    program: Programs,
+    user: int = 1000,
+    says: str = "ready",
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A container's process that holds `start` in the way of `how`."""
     async with containers.run(
-        *(program("holder"), containers.DEVICE, how, str(start.size_bytes)),
+        *(program("holder"), containers.DEVICE, how, str(start.size_bytes), *more),
         file=node.file(start),
         state_dir=node.state_dir,
+        user=user,
     ) as process:
-        assert await answer(process) == "ready"
+        assert await answer(process) == says
         yield process
 
 
@@ -130,3 +137,83 @@ async def test_the_kernel_refuses_whatever_exceeds_the_lease(
     with pytest.raises(OSError, match="No space left on device"):
         second.touch()
     assert node.source.reserved("databases").free_bytes == 4 * PAGE
+
+
+async def revoke(node: nodes.Node, start: seams.Start) -> None:
+    """Well before a file lease is broken by force, which takes 45 s."""
+    async with asyncio.timeout(20):
+        await asyncio.to_thread(node.driver.revoke, start)
+
+
+async def its_successor_is_built_and_it_is_freed_when_its_holder_ends(
+    node: nodes.Node, start: seams.Start, holder: asyncio.subprocess.Process
+) -> None:
+    await revoke(node, start)
+    assert node.driver.resisting() == {(start.lease_id, 1)}
+    assert node.driver.usage(start).held_bytes == start.size_bytes
+    assert node.driver.attached() == {}
+    successor = await node.built(
+        4 * PAGE, lease_id=start.lease_id, number=2, others=frozenset({start.slot})
+    )
+    await revoke(node, start)
+    assert node.driver.attached() == {(successor.lease_id, 2): 4 * PAGE}
+
+    assert holder.stdin
+    holder.stdin.close()
+    await holder.wait()
+
+    async def freed() -> bool:
+        await revoke(node, start)
+        return node.driver.usage(start).free
+
+    async with asyncio.timeout(20):
+        while not await freed():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert node.driver.resisting() == frozenset()
+    assert node.read(successor) == b"\0"
+
+
+async def test_a_file_lease_of_the_container_delays_nobody_else(
+    node: nodes.Node, program: Programs
+) -> None:
+    await node.apply(8 * PAGE)
+    start = await node.built(4 * PAGE)
+    async with holding("lease", node=node, start=start, program=program, user=0) as holder:
+        await its_successor_is_built_and_it_is_freed_when_its_holder_ends(node, start, holder)
+
+
+INTERPRETER = ("interp", "-nostdlib", "-static")
+
+
+async def test_no_program_runs_from_a_lease(node: nodes.Node, program: Programs) -> None:
+    await node.apply(8 * PAGE)
+    start = await node.built(4 * PAGE)
+    how = ("exec", program(*INTERPRETER))
+    async with holding(*how, node=node, start=start, program=program, user=0, says="EACCES"):
+        await revoke(node, start)
+        assert node.driver.usage(start).free
+
+
+async def test_a_program_that_runs_from_a_lease_of_before_is_detached_and_freed_at_its_end(
+    node: nodes.Node, program: Programs
+) -> None:
+    await node.apply(8 * PAGE)
+    start = await node.built(4 * PAGE)
+    directory = str(node.file(start).parent)
+    mount = await asyncio.create_subprocess_exec("mount", "-o", "remount,bind,exec", directory)
+    assert await mount.wait() == 0
+    how = ("exec", program(*INTERPRETER))
+    async with holding(*how, node=node, start=start, program=program, user=0) as holder:
+        await its_successor_is_built_and_it_is_freed_when_its_holder_ends(node, start, holder)
+
+
+async def test_what_was_known_of_a_revoked_start_is_forgotten_when_it_is_free(
+    node: nodes.Node,
+) -> None:
+    await node.apply(8 * PAGE)
+    for number in range(1, 4):
+        start = await node.built(4 * PAGE, lease_id="a", number=number)
+        node.driver.revoke(start)
+        machine.wait_until(lambda start=start: node.driver.usage(start).free, what="free")
+        await node.source.refill("databases")
+    assert node.driver._revoked_devices == {}

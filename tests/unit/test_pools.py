@@ -23,7 +23,7 @@ def node(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     return Node(tmp_path)
 
 
-STATIC = setup.Setup(static=True)
+STATIC = setup.Setup(blocked=setup.STATIC)
 
 
 async def test_with_a_static_memory_manager_nothing_is_reserved_until_it_is_none(
@@ -136,7 +136,7 @@ def test_orders_of_a_newer_agent_are_refused_in_words(node: Node) -> None:
     node.connection.execute(
         "INSERT INTO orders VALUES (1, 1, ?, ?)", (spec, spec.replace("unit", "weight"))
     )
-    with pytest.raises(database.DatabaseError, match=r"pools\.0\.weight.*newer"):
+    with pytest.raises(database.DatabaseError, match=r"pools\.0\.unit.*newer"):
         node.pools()
 
 
@@ -204,6 +204,47 @@ async def test_pools_end_when_told_although_something_was_freed_in_that_moment(
             node.own.touch()
 
 
+async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from_its_memory(
+    node: Node,
+) -> None:
+    apply = node.source.apply
+
+    async def poisoned(pool: v1alpha1.NodePool, **named: object) -> hugetlb.PoolReserved:
+        if pool.name == "a":
+            raise RecursionError
+        return await apply(pool, **named)
+
+    node.source.apply = poisoned  # type: ignore[method-assign]
+    node.order(order(GIB), order(GIB, name="b", unit="1Gi"))
+    async with node.agent() as condition:
+        await until(lambda: node.source.has == {"b": GIB})
+        await until(lambda: condition("Ready")[1] == "Refused")
+        assert condition("Ready")[2].startswith("unexpected: RecursionError()")
+        node.source.apply = apply  # type: ignore[method-assign]
+        await until(lambda: node.source.has == {"a": GIB, "b": GIB})
+
+
+async def test_while_kubelet_is_not_found_nothing_is_reserved_and_nothing_advertised(
+    node: Node,
+) -> None:
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await until(lambda: condition("Ready")[1] == "Reserved")
+        assert node.own.ready
+    node.setup = setup.Setup(blocked=setup.Blocked("KubeletNotFound", "give it --kubelet-root-dir"))
+    async with node.agent() as condition:
+        await until(lambda: condition("Blocked")[:2] == ("True", "KubeletNotFound"))
+        assert not node.own.ready
+        node.order(order(2 * GIB))
+        await until(
+            lambda: condition("Ready")[1:] == ("KubeletNotFound", "give it --kubelet-root-dir")
+        )
+        assert node.source.has == {"a": GIB}
+        node.setup = setup.Setup()
+        await until(lambda: node.source.has == {"a": 2 * GIB})
+        assert node.own.ready
+
+
 async def test_pages_that_are_lost_are_sought_again_however_long_the_first_ones_took(
     node: Node,
 ) -> None:
@@ -249,7 +290,11 @@ class Pods:
 
 def test_before_the_pods_are_known_everything_is_promised(tmp_path: pathlib.Path) -> None:
     settings = agent.Settings(
-        state_dir=tmp_path, kubelet_dir=tmp_path, endpoint="", own_pod="", guard=plan.Guard()
+        state_dir=tmp_path,
+        kubelet=setup.Directories(plugins=tmp_path, root=tmp_path),
+        endpoint="",
+        own_pod="",
+        guard=plan.Guard(),
     )
     outside = agent.Outside(specs=None, pods=Pods(), reporter=None)  # type: ignore[arg-type]
     promised_pages = agent.Agent(settings, outside)._promised_bytes("2Mi") // (2 << 20)

@@ -60,7 +60,9 @@ async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> N
                 case "kernel refuses" | "kernel grants":
                     source.refuses = step == "kernel refuses"
                 case "policy is static" | "policy is none":
-                    node.setup = setup.Setup(static=step == "policy is static")
+                    node.setup = setup.Setup(
+                        blocked=setup.STATIC if step == "policy is static" else None
+                    )
                 case "pages are lost" if source.has:
                     source.has[choose.choice(sorted(source.has))] = GIB // 2
                 case "refill":

@@ -8,6 +8,7 @@ cgroup's charges are 0. A superblock is never reused: an old mapping would see n
 
 import asyncio
 import contextlib
+import logging
 import os
 import pathlib
 import threading
@@ -19,6 +20,8 @@ from som_device_plugin import seams
 from som_device_plugin.drivers import spare, worker
 from som_device_plugin.linux import cgroups, mountinfo, mounts, processes
 from som_device_plugin.sources import hold
+
+log = logging.getLogger(__name__)
 
 # Below /proc nothing can be made: a runtime that makes missing mount sources fails there.
 _NEVER_THERE: Final = "/proc/som/the-lease-is-not-ready"
@@ -39,7 +42,10 @@ class HugeTLBFS:
         self._state_dir = state_dir.resolve()
         self._hierarchy = hierarchy or cgroups.find(mountinfo.read())
         self._workers = spare.Spare(self._hierarchy.leaving)
+        # Of starts that were revoked and are not free: the superblock, and a descriptor (O_PATH)
+        # of the file while the kernel refuses to truncate it.
         self._revoked_devices: dict[str, str] = {}
+        self._resisting: dict[tuple[seams.LeaseId, int], int] = {}
         # Between a look at the mounts and the steps that follow from it, no other thread may act.
         self._revoking = threading.Lock()
 
@@ -164,6 +170,7 @@ class HugeTLBFS:
             raise seams.DriverError(f"revoking {start.mount_source}: {error}") from error
 
     def _revoke(self, start: seams.Start, directory: pathlib.Path) -> None:
+        self._truncate(start)
         while mounted := self._mounted(directory):
             if mounted[-1].source != start.mount_source:
                 if all(mount.source != start.mount_source for mount in mounted):
@@ -175,13 +182,41 @@ class HugeTLBFS:
             self._revoked_devices[start.mount_source] = mounted[-1].device
             file = directory / worker.FILE_NAME
             with contextlib.suppress(FileNotFoundError):
-                os.truncate(file, 0)
+                place = os.open(file, os.O_PATH | os.O_CLOEXEC)
+                self._resisting[start.lease_id, start.number] = place
+                self._truncate(start)
                 file.unlink()
             mounts.detach(str(directory))
+
+    def _truncate(self, start: seams.Start) -> None:
+        """Truncate the file, unless a holder keeps the kernel from it: later, then.
+
+        A file lease (fcntl(2), F_SETLEASE) would block an open without O_NONBLOCK for 45 s, or
+        longer, if it is taken again and again. A program that runs from the file denies writers.
+        """
+        key = (start.lease_id, start.number)
+        if (place := self._resisting.get(key)) is None:
+            return
+        try:
+            file = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            log.info("not truncated yet", extra={"start": start.mount_source, "error": str(error)})
+            return
+        try:
+            os.ftruncate(file, 0)
+        finally:
+            os.close(file)
+        os.close(self._resisting.pop(key))
+
+    def resisting(self) -> frozenset[tuple[seams.LeaseId, int]]:
+        """See `seams.Driver`."""
+        return frozenset(self._resisting)
 
     def usage(self, start: seams.Start) -> seams.Usage:
         """See `seams.Driver`."""
         charge = self._hierarchy.charge(self._group(start), start.page_bytes)
+        if not charge.current_bytes and not charge.reserved_bytes:
+            self._revoked_devices.pop(start.mount_source, None)
         return seams.Usage(current_bytes=charge.current_bytes, reserved_bytes=charge.reserved_bytes)
 
     def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
@@ -213,6 +248,8 @@ class HugeTLBFS:
     async def close(self) -> None:
         """Ends what was started ahead; what is built stays."""
         await self._workers.close()
+        for key in self.resisting():
+            os.close(self._resisting.pop(key))
 
     @property
     def _leases(self) -> pathlib.Path:

@@ -12,6 +12,7 @@ from typing import Final
 
 from som_device_plugin.drivers import worker
 
+CLOSE_WITHIN_S: Final = 5.0
 REFILL_AFTER_S: Final = 0.1
 """The next worker starts when the container that waited for the last one is on its way."""
 
@@ -59,7 +60,10 @@ class Spare:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            await self._process.wait()
+            # One that the kernel does not let go is ended by the next agent.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_WITHIN_S):
+                    await self._process.wait()
             self._process = None
 
     async def _spawn(self) -> asyncio.subprocess.Process:

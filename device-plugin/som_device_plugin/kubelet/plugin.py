@@ -5,13 +5,14 @@ per container, at admission; PreStartContainer before each start; an update is t
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import grpc
 
-from som_device_plugin import SomError, seams
+from som_device_plugin import SomError, loops, seams
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, turns
 
 API_VERSION: Final = "v1beta1"
@@ -40,14 +41,17 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
 
     async def run(self) -> None:
         """Follows the list of devices for all watchers; runs until cancelled."""
-        while True:
-            devices = _to_message(self._tickets.devices())
-            if devices != self._list:
-                async with self._changed:
-                    self._list = devices
-                    self._changed.notify_all()
-            await self._tickets.changed()
-            await asyncio.sleep(COALESCE_S)
+        await loops.repeat("devices", self._follow)
+
+    async def _follow(self) -> None:
+        devices = _to_message(self._tickets.devices())
+        if devices != self._list:
+            async with self._changed:
+                self._list = devices
+                self._changed.notify_all()
+        loops.rest()
+        await self._tickets.changed()
+        await asyncio.sleep(COALESCE_S)
 
     async def GetDevicePluginOptions(
         self, request: deviceplugin_pb2.Empty, context: grpc.aio.ServicerContext
@@ -77,7 +81,7 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
         context: grpc.aio.ServicerContext,
     ) -> deviceplugin_pb2.PreferredAllocationResponse:
         """The lease core's choice of tickets; to kubelet it is a hint."""
-        async with self._turns.allocating():
+        async with _answering("GetPreferredAllocation", context), self._turns.allocating():
             return deviceplugin_pb2.PreferredAllocationResponse(
                 container_responses=[
                     deviceplugin_pb2.ContainerPreferredAllocationResponse(
@@ -97,7 +101,8 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
         """Where each container's /dev/som will be. FAILED_PRECONDITION with what is wrong."""
         answer = deviceplugin_pb2.AllocateResponse()
         wanted = [_tickets(container.devices_ids) for container in request.container_requests]
-        async with self._turns.allocating([ticket for tickets in wanted for ticket in tickets]):
+        everyone = [ticket for tickets in wanted for ticket in tickets]
+        async with _answering("Allocate", context), self._turns.allocating(everyone):
             for tickets in wanted:
                 try:
                     allocation = await self._tickets.allocate(tickets)
@@ -113,15 +118,31 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
         """Makes the lease real. UNAVAILABLE while it is not; kubelet tries again in 10 seconds."""
         tickets = _tickets(request.devices_ids)
         self._turns.starting(tickets)
-        try:
-            await self._tickets.pre_start(tickets)
-        except seams.StartRefused as refusal:
-            _log.info("start with %s refused: %s", tickets, refusal)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal))
-        except SomError as error:
-            _log.error("start with %s failed: %s", tickets, error)
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        async with _answering("PreStartContainer", context):
+            try:
+                await self._tickets.pre_start(tickets)
+            except seams.StartRefused as refusal:
+                _log.info("start with %s refused: %s", tickets, refusal)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal))
+            except SomError as error:
+                _log.error("start with %s failed: %s", tickets, error)
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return deviceplugin_pb2.PreStartContainerResponse()
+
+
+@contextlib.asynccontextmanager
+async def _answering(call: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """Kubelet hears of an error that nobody foresaw; it is logged with its place, and counted."""
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:
+        loops.failed(call, error)
+        await context.abort(
+            grpc.StatusCode.INTERNAL,
+            f"som: unexpected: {error!r}; the log of this node's agent has the place",
+        )
 
 
 def _tickets(ids: Sequence[str]) -> list[seams.Ticket]:

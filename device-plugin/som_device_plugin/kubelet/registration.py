@@ -8,6 +8,7 @@ times a second: two stats, which unlike inotify also survive the directory's rep
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import secrets
 import socket as sockets
@@ -18,7 +19,7 @@ from typing import Final
 import grpc
 import prometheus_client
 
-from som_device_plugin import SomError, metrics
+from som_device_plugin import SomError, loops, metrics
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, plugin
 
 LOOK_EVERY_S: Final = 0.25
@@ -59,6 +60,13 @@ async def keep_registered(
     Registers again when kubelet.sock is another file, when our own socket is gone, or when
     kubelet no longer watches. Failures are logged and tried again with back-off.
     """
+    keep = functools.partial(_keep_registered, device_plugin, directory, resource_name)
+    await loops.repeat("registration", keep)
+
+
+async def _keep_registered(
+    device_plugin: plugin.DevicePlugin, directory: Path, resource_name: str
+) -> None:
     backoff_s = LOOK_EVERY_S
     while True:
         kubelet = await _appearance_of(directory / "kubelet.sock")
@@ -122,6 +130,7 @@ async def _appearance_of(path: Path) -> _File:
     while True:
         if (file := _look_at(path)) is not None:
             return file
+        loops.beat()
         await asyncio.sleep(LOOK_EVERY_S)
 
 
@@ -145,6 +154,7 @@ async def _end_of(
             last_watched = loop.time()
         elif loop.time() - last_watched > UNWATCHED_S:
             return f"kubelet has not watched our devices for {UNWATCHED_S:.0f} s"
+        loops.beat()
         await asyncio.sleep(LOOK_EVERY_S)
 
 

@@ -4,8 +4,12 @@ Sources: pkg/kubelet/cm/memorymanager/state and pkg/kubelet/cm/cgroup_manager_li
 Kubernetes.
 """
 
+import collections
 import dataclasses
+import itertools
 import json
+import logging
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
@@ -13,6 +17,8 @@ from typing import Final
 
 from som_device_plugin import SomError
 from som_device_plugin.linux import cgroups, hugepages
+
+log = logging.getLogger(__name__)
 
 STATE_FILE: Final = "memory_manager_state"
 
@@ -26,43 +32,113 @@ _POD: Final = re.compile(
 _ABOVE_PODS: Final = re.compile(r"^(?:.*-)?kubepods(?:\.slice)?$")
 # v1 shows "no limit" as the largest number that is a multiple of a page; kubelet's own is 1 << 62.
 _UNLIMITED: Final = 1 << 62
+_DEEPEST: Final = 16
+_MOST_GROUPS: Final = 20_000
 _LIMIT_FILES: Final = {1: "rsvd.limit_in_bytes", 2: "rsvd.max"}
 
 
 @dataclasses.dataclass(frozen=True)
+class Blocked:
+    """Why no huge page may be reserved or given back: a reason in CamelCase, and the cure."""
+
+    reason: str
+    message: str
+
+
+STATIC: Final = Blocked(
+    "MemoryManagerStatic",
+    "kubelet's memoryManagerPolicy is Static: kubelet would not start again once the number of "
+    "huge pages has changed, so no page is reserved or given back. Drain the node, stop kubelet, "
+    "set memoryManagerPolicy: None, delete memory_manager_state in kubelet's directory and start "
+    "kubelet: som goes on by itself",
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class Setup:
-    """`static`: the memory manager's policy is Static, and kubelet counts on every huge page.
+    """`blocked`: why kubelet's set-up forbids that the number of huge pages changes.
 
     `unlimited` are the UIDs of pods that may take huge pages they did not request.
     """
 
-    static: bool = False
+    blocked: Blocked | None = None
     unlimited: tuple[str, ...] = ()
 
+    @property
+    def is_kubelet_found(self) -> bool:
+        """Whether kubelet can be asked which container starts."""
+        return self.blocked is None or self.blocked.reason == STATIC.reason
 
-def read(*, kubelet_dir: pathlib.Path, hierarchy: cgroups.Hierarchy) -> Setup:
-    """What stands now; a node without a kubelet's files and groups is set up well.
+
+@dataclasses.dataclass(frozen=True)
+class Directories:
+    """Where kubelet's files are: `root` is its --root-dir, `plugins` does not move with that."""
+
+    plugins: pathlib.Path
+    root: pathlib.Path
+
+    @property
+    def registration_socket(self) -> pathlib.Path:
+        return self.plugins / "kubelet.sock"
+
+    @property
+    def pod_resources_socket(self) -> pathlib.Path:
+        return self.root / "pod-resources" / "kubelet.sock"
+
+    @property
+    def memory_manager_state(self) -> pathlib.Path:
+        return self.root / STATE_FILE
+
+
+def read(directories: Directories, *, hierarchy: cgroups.Hierarchy) -> Setup:
+    """What stands now.
 
     Raises:
         SomError: kubelet's file or a group cannot be read.
     """
     return Setup(
-        static=memory_manager_policy(kubelet_dir) == "Static",
+        blocked=blocked(directories),
         unlimited=unlimited_pods(hierarchy, page_sizes=hugepages.page_sizes()),
     )
 
 
-def memory_manager_policy(kubelet_dir: pathlib.Path) -> str:
-    """The policy that kubelet was started with last: `None`, also without its file, or `Static`.
+def blocked(directories: Directories) -> Blocked | None:
+    """Why kubelet forbids that the number of huge pages changes, or may forbid it.
+
+    A running kubelet always has its state file: absence says only that it is somewhere else.
 
     Raises:
         SomError: the file cannot be read.
     """
-    path = kubelet_dir / STATE_FILE
+    policy = memory_manager_policy(directories.memory_manager_state)
+    if policy == "Static":
+        return STATIC
+    wanted = [directories.memory_manager_state]
+    if directories.registration_socket.exists():
+        # Else kubelet is down or starting, and has no socket at all.
+        wanted.append(directories.pod_resources_socket)
+    missing = " and ".join(str(path) for path in wanted if not path.exists())
+    if not missing:
+        return None
+    return Blocked(
+        "KubeletNotFound",
+        f"{missing}: not there, so nobody can tell kubelet's memoryManagerPolicy or which "
+        "container starts, and no huge page is reserved, given back or handed out. Where kubelet "
+        "runs with another --root-dir, give the agent that directory: --kubelet-root-dir, in the "
+        "chart agent.kubeletRootDir",
+    )
+
+
+def memory_manager_policy(path: pathlib.Path) -> str:
+    """The policy that kubelet was started with last, by its state file: "" without the file.
+
+    Raises:
+        SomError: the file cannot be read.
+    """
     try:
         return str(json.loads(path.read_bytes())["policyName"])
     except FileNotFoundError:
-        return "None"
+        return ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SomError(
             f"reading kubelet's memoryManagerPolicy from {path}: {error!r}; with Static no huge "
@@ -78,7 +154,7 @@ def unlimited_pods(hierarchy: cgroups.Hierarchy, *, page_sizes: Iterable[int]) -
     """
     found = set()
     try:
-        for group, uid in _pods(hierarchy.root, below_kubepods=False):
+        for group, uid in _pods(hierarchy.root):
             if any(not _limited(hierarchy, group, page_bytes) for page_bytes in page_sizes):
                 found.add(uid)
     except OSError as error:
@@ -86,19 +162,47 @@ def unlimited_pods(hierarchy: cgroups.Hierarchy, *, page_sizes: Iterable[int]) -
     return tuple(sorted(found))
 
 
-def _pods(group: pathlib.Path, *, below_kubepods: bool) -> Iterator[tuple[pathlib.Path, str]]:
-    """The pods' groups and UIDs, wherever kubelet's cgroupRoot is."""
+def _pods(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+    """The pods' groups and UIDs, wherever kubelet's cgroupRoot is.
+
+    Within limits, and not in groups that were given away (systemd gives user@1000.service to user
+    1000): there anybody makes groups, as many, as deep and of whatever names he likes.
+    """
+    owner = root.stat().st_uid
+    waiting, left = collections.deque([(root, 0, False)]), _MOST_GROUPS
+    while waiting:
+        group, depth, is_kubelets = waiting.popleft()
+        children = _children(group, owner=owner, most=left) if depth < _DEEPEST else []
+        left -= len(children)
+        for child in children:
+            pod = _POD.match(child.name) if is_kubelets else None
+            if pod:
+                yield child, pod[1].replace("_", "-")
+            elif is_kubelets or _ABOVE_PODS.match(child.name):
+                # Before all others, however many they are.
+                waiting.appendleft((child, depth + 1, True))
+            else:
+                waiting.append((child, depth + 1, False))
+        if not left:
+            log.warning("more than %d cgroups; not all were looked at", _MOST_GROUPS)
+            return
+
+
+def _children(group: pathlib.Path, *, owner: int, most: int) -> list[pathlib.Path]:
     try:
-        children = [child for child in group.iterdir() if child.is_dir()]
+        with os.scandir(group) as entries:
+            found = (entry.path for entry in entries if entry.is_dir() and _owner(entry) == owner)
+            return [pathlib.Path(path) for path in itertools.islice(found, most)]
     except FileNotFoundError:
-        return
-    for child in children:
-        pod = _POD.match(child.name) if below_kubepods else None
-        if pod:
-            yield child, pod[1].replace("_", "-")
-        else:
-            below = below_kubepods or bool(_ABOVE_PODS.match(child.name))
-            yield from _pods(child, below_kubepods=below)
+        return []
+
+
+def _owner(entry: os.DirEntry[str]) -> int:
+    """-1 for one that has gone."""
+    try:
+        return entry.stat().st_uid
+    except FileNotFoundError:
+        return -1
 
 
 def _limited(hierarchy: cgroups.Hierarchy, group: pathlib.Path, page_bytes: int) -> bool:

@@ -31,6 +31,7 @@ class Outcome(enum.Enum):
     STILL_MOUNTED = "to be taken away, and nobody has done it yet: done now"
     FREED = "nobody holds its pages any more"
     HELD = "released, and somebody still holds its pages: not offered"
+    RESISTS = "released, and its holder keeps the kernel from truncating it: tried again"
     OLD_CONTENT = "restarted while no agent served the node: it found its own old content"
     STRAY = "a mount of som that no record names: kept, and reported"
 
@@ -55,6 +56,7 @@ class KernelView:
     attached: Mapping[tuple[seams.LeaseId, int], int]
     usage: Mapping[tuple[seams.LeaseId, int], seams.Usage]
     building: frozenset[tuple[seams.LeaseId, int]] = frozenset()
+    resisting: frozenset[tuple[seams.LeaseId, int]] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,9 @@ def about_start(
         case state.State.RELEASING if key not in kernel.building:
             if attached is not None:
                 return Outcome.STILL_MOUNTED
-            return Outcome.FREED if kernel.usage[key].free else Outcome.HELD
+            if kernel.usage[key].free:
+                return Outcome.FREED
+            return Outcome.RESISTS if key in kernel.resisting else Outcome.HELD
     return None
 
 
@@ -155,9 +159,13 @@ EVENT_OF: Mapping[Outcome, state.Event] = {
     Outcome.BUILDER_LOST: state.Event.BUILDER_LOST,
     Outcome.MOUNT_LOST: state.Event.MOUNT_LOST,
     Outcome.STILL_MOUNTED: state.Event.STILL_MOUNTED,
+    Outcome.RESISTS: state.Event.RESISTED,
     Outcome.FREED: state.Event.FREED,
 }
 """What an outcome does to a start; the other outcomes change nothing."""
+
+KEPT_BY_HOLDERS: Collection[Outcome] = (Outcome.HELD, Outcome.RESISTS)
+"""Outcomes of memory that was taken away from its owner, and is not free."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,7 @@ class LeaseManager:
             ticket = _only(tickets)
             lease_id = seams.LeaseId(secrets.token_hex(8))
             self._store.name(lease_id=lease_id, ticket=ticket)
-            host_path = self._driver.prepare_path(lease_id)
+            host_path = await asyncio.to_thread(self._driver.prepare_path, lease_id)
             self._last_use[ticket] = 1 + max(self._last_use.values(), default=0)
         log.info("lease named", extra={"lease": lease_id, "ticket": ticket})
         return seams.Allocation(

@@ -1,25 +1,40 @@
 """Compares store, kernel and pods, and acts on every disagreement that is proven."""
 
 import asyncio
-import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from som_api import v1alpha1
-from som_device_plugin import SomError, pools, seams
+from som_device_plugin import SomError, loops, pools, seams
 from som_device_plugin.leases import decide, starts, state, store
+from som_device_plugin.linux import expendable
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 RECONCILE_EVERY_S: Final = 10.0
 HELD_REPORT_AFTER_S: Final = 10.0
+DIAGNOSIS_LIMIT_S: Final = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A start that was taken away and whose memory somebody still holds."""
+
+    start: seams.Start
+    owner: seams.Owner | None
+    size_bytes: int
+    since_s: float
 
 
 class Reconciler:
-    """Ends leases, frees starts, reports what is wrong. `findings` is the last result."""
+    """Ends leases, frees starts, reports what is wrong.
+
+    `findings` is the last result; `held` is what stays with somebody after its release.
+    """
 
     def __init__(
         self,
@@ -47,8 +62,10 @@ class Reconciler:
         self._on_change = on_change
         self._one_at_a_time = asyncio.Lock()
         self._begun = self._completed = 0
-        self._held_since: dict[starts.Key, float] = {}
+        self._looked_at_s = time.monotonic()
+        self.held: dict[starts.Key, Held] = {}
         self._held_reported: set[starts.Key] = set()
+        self._diagnosis = expendable.Thread(limit_s=DIAGNOSIS_LIMIT_S)
         self.findings: tuple[decide.Finding, ...] = ()
 
     async def recover(self) -> None:
@@ -58,20 +75,18 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile whenever a lease is in doubt, and now and then; runs until cancelled."""
-        wake, last = self._starts.wake, time.monotonic()
-        while True:
-            # wait_for of Python 3.11 swallows a cancellation that comes with its result.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await wake.wait()
-            due = time.monotonic() - last >= RECONCILE_EVERY_S
-            if wake.is_set() or due or self._in_doubt():
-                wake.clear()
-                last = time.monotonic()
-                try:
-                    await self.reconcile()
-                except SomError as error:
-                    log.error("reconciling failed, retrying", extra={"error": str(error)})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(loops.repeat("reconcile", self._look))
+            group.create_task(loops.repeat("held memory", self._report_held))
+
+    async def _look(self) -> None:
+        wake = self._starts.wake
+        await loops.wait(wake, at_most_s=LOOK_EVERY_S)
+        due = time.monotonic() - self._looked_at_s >= RECONCILE_EVERY_S
+        if wake.is_set() or due or self._in_doubt():
+            wake.clear()
+            self._looked_at_s = time.monotonic()
+            await self.reconcile()
 
     def _in_doubt(self) -> bool:
         """Whether a pod has gone whose lease stands, or memory waits to become free."""
@@ -109,8 +124,9 @@ class Reconciler:
         for lease in leases:
             try:
                 findings += await self._reconcile_lease(lease, leases, kernel, pods)
-            except SomError as error:
-                log.error("lease left", extra={"lease": lease.lease_id, "error": str(error)})
+            except Exception as error:
+                # One lease must not keep the others from being released.
+                loops.failed("lease", error, lease=lease.lease_id)
         for finding in set(findings) - set(self.findings):
             if finding.outcome is decide.Outcome.OLD_CONTENT:
                 message = f"lease {finding.lease_id}: its container {finding.outcome.value}"
@@ -125,10 +141,10 @@ class Reconciler:
             try:
                 await asyncio.to_thread(self._driver.remove_path, lease_id)
                 self._store.forget_ended(lease_id)
-            except SomError as error:
-                log.error("lease left", extra={"lease": lease_id, "error": str(error)})
+            except Exception as error:
+                loops.failed("lease", error, lease=lease_id)
+        self._note_held(leases, kernel)
         await self._pools.refill()
-        await self._report_held()
 
     async def _reconcile_lease(
         self,
@@ -168,6 +184,7 @@ class Reconciler:
                 if record.boot_id == self._boot_id
             },
             building=building,
+            resisting=self._driver.resisting(),
         )
 
     async def _pod_view(self, leases: Sequence[state.Lease]) -> decide.PodView:
@@ -195,25 +212,46 @@ class Reconciler:
             },
         )
 
+    def _note_held(self, leases: Sequence[state.Lease], kernel: decide.KernelView) -> None:
+        """Keep what is held after its release, with its last owner, and since when."""
+        found = {(finding.lease_id, finding.number): finding.outcome for finding in self.findings}
+        now_s, known, self.held = time.monotonic(), self.held, {}
+        for lease in leases:
+            for record in lease.starts:
+                key = starts.key_of(record.start)
+                if found.get(key) in decide.KEPT_BY_HOLDERS:
+                    self.held[key] = Held(
+                        start=record.start,
+                        owner=lease.owner,
+                        size_bytes=kernel.usage[key].held_bytes,
+                        since_s=known[key].since_s if key in known else now_s,
+                    )
+        self._held_reported &= self.held.keys()
+
     async def _report_held(self) -> None:
-        """Tell the admin once about memory that stays with a holder after its release."""
-        now = time.monotonic()
-        held = {
-            (finding.lease_id, finding.number)
-            for finding in self.findings
-            if finding.outcome is decide.Outcome.HELD and finding.number is not None
-        }
-        self._held_since = {key: self._held_since.get(key, now) for key in held}
-        self._held_reported &= held
-        for key in held - self._held_reported:
-            record = self._starts.record(key)
-            if record is None or now - self._held_since[key] < HELD_REPORT_AFTER_S:
+        """Tell the admin once about memory that stays with a holder after its release.
+
+        Beside the passes, because holders can make it slow to find out who they are.
+        """
+        await asyncio.sleep(LOOK_EVERY_S)
+        for key, held in self.held.items():
+            if key in self._held_reported or time.monotonic() - held.since_s < HELD_REPORT_AFTER_S:
                 continue
             self._held_reported.add(key)
-            culprits = await asyncio.to_thread(self._driver.culprits, record.start)
-            size = v1alpha1.format_bytes(self._driver.usage(record.start).held_bytes)
+            size = v1alpha1.format_bytes(held.size_bytes)
             message = (
-                f"lease {key[0]} has ended, and {size} of it are still held by "
-                f"{', '.join(culprits) or 'a pin in the kernel'}; not offered meanwhile"
+                f"{size} of {held.owner} (lease {key[0]}, which has ended) are still held by "
+                f"{await self._culprits(held.start)}; not offered meanwhile"
             )
             await self._on_event(seams.Event("LeaseHeld", message, warning=True))
+
+    async def _culprits(self, start: seams.Start) -> str:
+        """In words; a guess that fails is one that was not made."""
+        try:
+            found = await self._diagnosis.run(self._driver.culprits, start)
+        except TimeoutError:
+            return f"a process that was not found within {DIAGNOSIS_LIMIT_S:.0f} s"
+        except Exception as error:
+            loops.failed("culprits", error, lease=start.lease_id)
+            return "a process that could not be found; the agent's log says why"
+        return ", ".join(found) or "a pin in the kernel, whose process cannot be named"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from som_api import v1alpha1
-from som_device_plugin import SomError, seams
+from som_device_plugin import SomError, loops, seams
 from som_device_plugin.leases import state, store
 
 log = logging.getLogger(__name__)
@@ -73,15 +73,20 @@ class Starts:
                 await self._report_placement(start, placed)
             except asyncio.CancelledError:
                 event, build.error = state.Event.BUILD_FAILED, "its pod is gone"
-            except (SomError, OSError) as error:
+            except Exception as error:
                 event, build.error = state.Event.BUILD_FAILED, f"{error}; retrying"
-                log.warning("build failed", extra={"lease": start.lease_id, "error": str(error)})
+                if isinstance(error, SomError):
+                    log.warning(
+                        "build failed", extra={"lease": start.lease_id, "error": str(error)}
+                    )
+                else:
+                    loops.failed("build", error, lease=start.lease_id)
             record = self.record(key_of(start))
             if record is not None:
                 await self.apply(record, event)
-        except SomError as error:
+        except Exception as error:
             build.error = f"{error}; retrying"
-            log.error("start left", extra={"lease": start.lease_id, "error": str(error)})
+            loops.failed("start", error, lease=start.lease_id)
         finally:
             # Only now: reconciliation takes a start that nobody builds for one of a lost agent,
             # and so finishes one whose outcome could not be stored.
@@ -150,7 +155,7 @@ class Starts:
         if usage.free and key_of(start) not in self._builds:
             self._store.forget_start(start)
             self._on_change()
-        self.wake.set()
+            self.wake.set()
 
     def record(self, key: Key) -> state.StartRecord | None:
         """The start as stored now."""

@@ -41,6 +41,7 @@ class Event(enum.Enum):
     BUILDER_LOST = "the agent that built it is gone, and it is not attached"
     MOUNT_LOST = "it is not attached any more"
     STILL_MOUNTED = "it is attached, though it was to be taken away"
+    RESISTED = "it is detached, and was not truncated yet"
     FREED = "the kernel shows that nobody holds its pages"
     OTHER_BOOT = "the node was booted since: its memory is gone"
 
@@ -84,6 +85,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], Step]] = {
     (State.RELEASING, Event.BUILT): _TAKE_AWAY,
     (State.RELEASING, Event.BUILD_FAILED): Step(State.RELEASING),
     (State.RELEASING, Event.STILL_MOUNTED): _TAKE_AWAY,
+    (State.RELEASING, Event.RESISTED): _TAKE_AWAY,
     (State.RELEASING, Event.FREED): Step(State.RELEASING, (Action.FORGET,)),
     (State.RELEASING, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
 }

@@ -21,8 +21,9 @@ def read(
     path: pathlib.Path = pathlib.Path("/proc/self/mountinfo"), *, fstype: str = ""
 ) -> list[Mount]:
     """All mounts, or those of `fstype` (the cheaper way), each mountpoint's topmost last."""
-    lines = path.read_text(errors="surrogateescape").splitlines()
-    return [parse(line) for line in lines if not fstype or f" - {fstype} " in line]
+    # The kernel escapes line feeds in names, but nothing else that splitlines() splits at.
+    lines = path.read_bytes().decode(errors="surrogateescape").split("\n")
+    return [parse(line) for line in lines if line and (not fstype or f" - {fstype} " in line)]
 
 
 def parse(line: str) -> Mount:

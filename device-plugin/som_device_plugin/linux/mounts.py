@@ -15,7 +15,7 @@ _FSOPEN_CLOEXEC = 1
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_CREATE = 6
 _FSMOUNT_CLOEXEC = 1
-_ATTR_NOSUID_NODEV = 0x2 | 0x4
+_ATTR_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _AT_FDCWD = -100
 _MNT_DETACH = 2
@@ -24,7 +24,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def build_hugetlbfs(source: str, options: dict[str, str]) -> int:
-    """A new hugetlbfs superblock, mounted nowhere: the fd of its root (nosuid, nodev).
+    """A new hugetlbfs superblock, mounted nowhere: the fd of its root (nosuid, nodev, noexec).
+
+    noexec: the kernel truncates no file that a process runs from (execve(2), ETXTBSY).
 
     The superblock and its pages go when the last fd and mapping of it go, unless `attach` was
     called before. Raises OSError naming the step.
@@ -42,7 +44,7 @@ def build_hugetlbfs(source: str, options: dict[str, str]) -> int:
                 0,
             )
         _call("fsconfig CREATE", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _call("fsmount", _FSMOUNT, context, _FSMOUNT_CLOEXEC, _ATTR_NOSUID_NODEV)
+        return _call("fsmount", _FSMOUNT, context, _FSMOUNT_CLOEXEC, _ATTR_NOSUID_NODEV_NOEXEC)
     finally:
         os.close(context)
 

@@ -1,44 +1,60 @@
-"""Who may hold memory, from /proc: best effort, for messages only (pins in pipes are invisible)."""
+"""Who may hold memory, from /proc: best effort, for messages only (pins in pipes are invisible).
+
+What is read here, processes choose: names that are no text, files whose file system does not
+answer, descriptors by the million. So it is read as bytes, and called where it may take for ever
+(see `expendable`).
+"""
 
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 _PINNING_FILES: Final = ("/dev/vfio/", "/dev/infiniband/uverbs")
+_MOST_NAMED: Final = 8
 
 
 def holders(device: str | None) -> Sequence[str]:
     """Processes that map or have open a file of the superblock `device`, or can pin memory.
 
+    The first eight, in printable words.
+
     Args:
         device: `major:minor`, None when it is not known: then only those that can pin.
     """
-    names = []
+    names: list[str] = []
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             reasons = set(_reasons(process, device))
             if reasons:
-                command = (process / "comm").read_text().strip()
+                command = printable((process / "comm").read_bytes().removesuffix(b"\n"))
                 names.append(f"pid {process.name} ({command}): {', '.join(sorted(reasons))}")
+        if len(names) == _MOST_NAMED:
+            break
     return names
+
+
+def printable(name: bytes) -> str:
+    """`name` for a message: what is no printable text is shown as `?`."""
+    return re.sub(r"[^ -~]", "?", name.decode(errors="replace"))
 
 
 def _reasons(process: pathlib.Path, device: str | None) -> Iterator[str]:
     if device:
         major, minor = map(int, device.split(":"))
-        mapped = f" {major:02x}:{minor:02x} "
-        if any(mapped in line for line in (process / "maps").read_text().splitlines()):
+        mapped = b" %02x:%02x " % (major, minor)
+        if any(mapped in line for line in (process / "maps").read_bytes().split(b"\n")):
             yield "mapping"
     for fd in (process / "fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             target = str(fd.readlink())
             if target.startswith(_PINNING_FILES):
-                yield target
+                yield printable(os.fsencode(target))
             elif target == "anon_inode:[io_uring]":
-                info = (process / "fdinfo" / fd.name).read_text()
-                if any(_counts(line) for line in info.splitlines()):
+                info = (process / "fdinfo" / fd.name).read_bytes()
+                if any(_counts(line) for line in info.split(b"\n")):
                     yield "io_uring buffers"
             elif device and target.startswith("/"):
                 number = fd.stat().st_dev
@@ -46,6 +62,6 @@ def _reasons(process: pathlib.Path, device: str | None) -> Iterator[str]:
                     yield "open file"
 
 
-def _counts(line: str) -> bool:
-    name, _, value = line.partition(":")
-    return name == "UserBufs" and value.strip() not in ("", "0")
+def _counts(line: bytes) -> bool:
+    name, _, value = line.partition(b":")
+    return name == b"UserBufs" and value.strip() not in (b"", b"0")

@@ -28,6 +28,7 @@ from som_device_plugin.kubelet import (
     plugin,
     podresources_pb2,
     podresources_pb2_grpc,
+    setup,
 )
 from som_device_plugin.linux import cgroups, mountinfo
 from som_device_plugin.local import books, layout, limits
@@ -91,6 +92,9 @@ class StandIn(
         for socket in self._state_dir.kubelet.rglob("*.sock"):
             socket.unlink()
         self._write_books()
+        # As kubelet does: an agent that cannot tell the policy reserves nothing.
+        policy = json.dumps({"policyName": "None"})
+        layout.write_atomically(self._state_dir.kubelet / setup.STATE_FILE, policy)
         server = grpc.aio.server(options=plugin.RECEIVE_UNLIMITED)
         deviceplugin_pb2_grpc.add_RegistrationServicer_to_server(self, server)
         podresources_pb2_grpc.add_PodResourcesListerServicer_to_server(self, server)

@@ -1,12 +1,14 @@
-/* Holds a lease's memory in one way, as a container could: holder DEVICE HOW BYTES
+/* Holds a lease's memory in one way, as a container could: holder DEVICE HOW BYTES [INTERPRETER]
  *
- * Says "ready" when it holds. Then answers one line to each on its standard input:
+ * Says "ready" when it holds, or why it cannot. Then answers one line to each on its standard input:
  *   touch  writes to its memory (romap: reads it): "ok" or "SIGBUS"
  *   read   reads through what it holds: the first byte as a number, "EOF" or "SIGBUS"
  * and lets go when its standard input ends.
  */
 #define _GNU_SOURCE
+#include <elf.h>
 #include <err.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <setjmp.h>
@@ -16,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -23,6 +26,7 @@
 static const char *device;
 static size_t bytes;
 static int fd = -1, sockets[2], pipes[2];
+static pid_t child;
 static char *memory;
 static sigjmp_buf faulted;
 
@@ -76,6 +80,50 @@ static void register_buffer(void)
 
 	if (ring < 0 || syscall(__NR_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1))
 		err(1, "io_uring");
+}
+
+/* What fcntl(2) gives to the owner of a file: who opens it for writing waits until it is broken. */
+static void take_lease(void)
+{
+	signal(SIGIO, SIG_IGN);
+	fd = open(device, O_RDONLY);
+	if (fd < 0 || fcntl(fd, F_SETLEASE, F_RDLCK))
+		err(1, "F_SETLEASE");
+}
+
+/* Has a child run from the memory: while it does, the kernel lets nobody open it for writing. */
+static const char *run_from_it(const char *interpreter)
+{
+	char *const none[] = { NULL };
+	int error = 0;
+
+	fd = open(device, O_RDWR);
+	map(PROT_READ | PROT_WRITE);
+	*(Elf64_Ehdr *)memory = (Elf64_Ehdr){
+		.e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
+		.e_type = ET_DYN, .e_machine = EM_X86_64, .e_version = EV_CURRENT, .e_phoff = 64,
+		.e_ehsize = 64, .e_phentsize = 56, .e_phnum = 1,
+	};
+	*(Elf64_Phdr *)(memory + 64) = (Elf64_Phdr){
+		.p_type = PT_INTERP, .p_offset = 512, .p_filesz = strlen(interpreter) + 1,
+	};
+	strcpy(memory + 512, interpreter);
+	munmap(memory, bytes);
+	memory = NULL;
+	if (fchmod(fd, 0777) || pipe2(pipes, O_CLOEXEC))
+		err(1, "fchmod, pipe2");
+	close(fd);
+	fd = -1;
+	child = fork();
+	if (!child) {
+		execve(device, none, none);
+		error = errno;
+		if (write(pipes[1], &error, sizeof(error)) < 0)
+			_exit(2);
+		_exit(1);
+	}
+	close(pipes[1]);
+	return read(pipes[0], &error, sizeof(error)) > 0 ? strerrorname_np(error) : "ready";
 }
 
 static void hold(const char *how)
@@ -157,17 +205,26 @@ int main(int count, char **arguments)
 	struct sigaction action = { .sa_handler = on_sigbus };
 	char line[64];
 
-	if (count != 4)
-		errx(2, "usage: holder DEVICE HOW BYTES");
+	if (count < 4)
+		errx(2, "usage: holder DEVICE HOW BYTES [INTERPRETER]");
 	device = arguments[1];
 	bytes = strtoul(arguments[3], NULL, 10);
 	sigaction(SIGBUS, &action, NULL);
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	hold(arguments[2]);
-	puts("ready");
+	if (!strcmp(arguments[2], "exec")) {
+		puts(run_from_it(arguments[4]));
+	} else {
+		if (!strcmp(arguments[2], "lease"))
+			take_lease();
+		else
+			hold(arguments[2]);
+		puts("ready");
+	}
 	while (fgets(line, sizeof(line), stdin)) {
 		line[strcspn(line, "\n")] = '\0';
 		answer(line, arguments[2]);
 	}
+	if (child > 0)
+		kill(child, SIGKILL);
 	return 0;
 }

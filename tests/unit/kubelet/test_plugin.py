@@ -101,3 +101,17 @@ async def test_a_refused_start_shows_its_text_and_can_be_tried_again(
     assert (refused.value.code(), refused.value.details()) == (code, str(error))
     await served.kubelet.plugin.PreStartContainer(request)
     assert served.tickets.started == ["n1-0"]
+
+
+async def test_an_error_that_nobody_foresaw_is_told_and_counted_and_the_next_call_served(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.tickets.refusals = [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "poison")]  # type: ignore[list-item]
+    request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=["n0-0"])
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await served.kubelet.plugin.PreStartContainer(request)
+    assert failure.value.code() == grpc.StatusCode.INTERNAL
+    assert "unexpected: UnicodeDecodeError" in (failure.value.details() or "")
+    assert "PreStartContainer failed" in caplog.text
+    await served.kubelet.plugin.PreStartContainer(request)
+    assert served.tickets.started == ["n0-0"]

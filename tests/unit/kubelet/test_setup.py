@@ -1,6 +1,7 @@
 """What of kubelet's set-up forbids or endangers a reservation."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -113,18 +114,104 @@ def test_a_node_without_pods_and_groups_of_others_are_no_trouble(groups: Groups)
     assert groups.unlimited() == ()
 
 
-def test_a_node_without_kubelets_file_has_the_policy_none(tmp_path: pathlib.Path) -> None:
-    assert setup.memory_manager_policy(tmp_path) == "None"
+@pytest.fixture
+def directories(tmp_path: pathlib.Path) -> setup.Directories:
+    """Those of a kubelet with another root directory, which runs."""
+    found = setup.Directories(plugins=tmp_path / "kubelet/device-plugins", root=tmp_path / "root")
+    for path in (found.registration_socket, found.pod_resources_socket):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    write_policy(found.root, "None")
+    return found
 
 
-@pytest.mark.parametrize("policy", ["None", "Static", "BestEffort"])
-def test_the_policy_is_kubelets_own_word(tmp_path: pathlib.Path, policy: str) -> None:
-    write_policy(tmp_path, policy)
-    assert setup.memory_manager_policy(tmp_path) == policy
+def test_a_kubelet_with_another_root_directory_that_the_agent_was_told_blocks_nothing(
+    directories: setup.Directories,
+) -> None:
+    assert setup.blocked(directories) is None
+
+
+@pytest.mark.parametrize("absent", ["memory_manager_state", "pod_resources_socket"])
+def test_a_kubelet_whose_files_are_somewhere_else_blocks_with_the_cure(
+    directories: setup.Directories, absent: str
+) -> None:
+    path: pathlib.Path = getattr(directories, absent)
+    path.unlink()
+    found = setup.blocked(directories)
+    assert found is not None
+    assert found.reason == "KubeletNotFound"
+    assert found.message.startswith(f"{path}: not there")
+    assert "--kubelet-root-dir" in found.message
+    assert not setup.Setup(blocked=found).is_kubelet_found
+
+
+def test_a_policy_that_was_never_seen_is_not_none(tmp_path: pathlib.Path) -> None:
+    nothing = setup.Directories(plugins=tmp_path, root=tmp_path)
+    found = setup.blocked(nothing)
+    assert found is not None and found.reason == "KubeletNotFound"
+
+
+def test_a_kubelet_that_starts_and_has_no_socket_yet_blocks_nothing(
+    directories: setup.Directories,
+) -> None:
+    directories.registration_socket.unlink()
+    directories.pod_resources_socket.unlink()
+    assert setup.blocked(directories) is None
+
+
+@pytest.mark.parametrize("policy", ["None", "BestEffort", "Static"])
+def test_only_the_policy_static_blocks(directories: setup.Directories, policy: str) -> None:
+    write_policy(directories.root, policy)
+    assert setup.blocked(directories) == (setup.STATIC if policy == "Static" else None)
+    assert setup.Setup(blocked=setup.blocked(directories)).is_kubelet_found
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])
 def test_a_policy_that_cannot_be_read_is_not_guessed(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / setup.STATE_FILE).write_text(text)
     with pytest.raises(SomError, match="nothing is until the file can be read"):
-        setup.memory_manager_policy(tmp_path)
+        setup.blocked(setup.Directories(plugins=tmp_path, root=tmp_path))
+
+
+def test_a_users_deep_tree_of_groups_neither_ends_nor_blinds_the_look_at_pods(
+    groups: Groups,
+) -> None:
+    groups.put(f"kubelet.slice/kubepods/pod{UID}", limit=None)
+    where = pathlib.Path.cwd()
+    os.chdir(groups.root)
+    try:
+        for _ in range(1100):
+            pathlib.Path("d").mkdir()
+            os.chdir("d")
+        assert groups.unlimited() == (UID,)
+        # pytest, too, would end at this depth.
+        for _ in range(1100):
+            os.chdir("..")
+            pathlib.Path("d").rmdir()
+    finally:
+        os.chdir(where)
+
+
+def test_the_pods_are_seen_however_many_groups_a_user_makes(
+    groups: Groups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "_MOST_GROUPS", 100)
+    for number in range(200):
+        groups.put(f"a.slice/user@1000.service/{number}", limit=None)
+    groups.put(f"z.slice/kubepods/burstable/pod{UID}", limit=None)
+    assert groups.unlimited() == (UID,)
+
+
+def test_a_group_whose_name_is_no_text_is_passed_over(groups: Groups) -> None:
+    groups.put(f"kubepods/pod{UID}", limit=None)
+    for above in (groups.root, groups.root / "kubepods"):
+        (above / os.fsdecode(b"\xff\xfe")).mkdir()
+    assert groups.unlimited() == (UID,)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_groups_that_a_user_names_like_kubelets_are_not_kubelets(groups: Groups) -> None:
+    groups.put(f"user.slice/kubepods/pod{UID}", limit=None)
+    assert groups.unlimited() == (UID,)
+    os.chown(groups.root / "user.slice/kubepods", 1000, 1000)
+    assert groups.unlimited() == ()

@@ -2,11 +2,13 @@
 
 import asyncio
 import dataclasses
+import threading
 import time
 
 import pytest
 
-from som_device_plugin import seams
+from fakes import node
+from som_device_plugin import loops, seams
 from som_device_plugin.leases import decide, reconciler
 from unit.kube.watching import until
 
@@ -36,6 +38,7 @@ async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
 async def test_a_pass_that_fails_is_tried_again(world, monkeypatch):
     monkeypatch.setattr(reconciler, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(reconciler, "RECONCILE_EVERY_S", 0.0)
+    monkeypatch.setattr(loops, "BACKOFF_S", (0.0,))
     await world.start_container(await world.admit("db", 4))
     world.cluster.running.clear()
     attached = world.driver.attached
@@ -134,3 +137,95 @@ async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world,
     world.cluster.running.clear()
     await world.reconciler.reconcile()
     assert len(world.kernel.paths) == 1
+
+
+async def test_one_lease_that_nobody_foresaw_keeps_no_other_from_being_released(world):
+    for name in ("first", "second"):
+        await world.start_container(await world.admit(name, 4))
+    world.cluster.running.clear()
+    first = world.store.leases()[0].lease_id
+    revoke = world.driver.revoke
+
+    def poisoned(start):
+        if start.lease_id == first:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "poison")
+        revoke(start)
+
+    world.driver.revoke = poisoned
+    for _ in range(2):
+        await world.reconciler.reconcile()
+    assert [lease.lease_id for lease in world.store.leases()] == [first]
+
+
+@pytest.fixture
+async def held(world, monkeypatch):
+    """A pod that has gone and whose memory is pinned; the reconciler runs."""
+    monkeypatch.setattr(reconciler, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(reconciler, "RECONCILE_EVERY_S", 0.01)
+    monkeypatch.setattr(reconciler, "HELD_REPORT_AFTER_S", 0.0)
+    monkeypatch.setattr(loops, "BACKOFF_S", (0.0,))
+    world.reconciler._diagnosis._limit_s = 0.05
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    pod.delivered.pinned_bytes = node.PAGE
+    world.cluster.running.clear()
+    running = asyncio.create_task(world.reconciler.run())
+    yield world
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_who_holds_memory_is_reported_once_with_its_last_owner(held):
+    held.driver.culprits = lambda start: ["pid 7 (thief): mapping"]
+    await until(lambda: held.events)
+    await held.reconciler.reconcile()
+    await asyncio.sleep(0.05)
+    [event] = held.events
+    assert event.reason == "LeaseHeld"
+    assert event.message.startswith("2Mi of default/db/main (lease ")
+    assert "held by pid 7 (thief): mapping; not offered meanwhile" in event.message
+    [kept] = held.reconciler.held.values()
+    assert (str(kept.owner), kept.size_bytes) == ("default/db/main", node.PAGE)
+
+
+@pytest.mark.parametrize(
+    "error", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, ""), RecursionError()]
+)
+async def test_a_diagnosis_that_fails_ends_nothing(held, error):
+    def fail(start):
+        raise error
+
+    held.driver.culprits = fail
+    await until(lambda: held.events)
+    assert "could not be found; the agent's log says why" in held.events[0].message
+    assert await held.start_container(await held.admit("next", 4))
+
+
+async def test_a_diagnosis_that_is_blocked_by_a_stranger_delays_no_start(held):
+    blocked = threading.Event()
+    held.driver.culprits = lambda start: blocked.wait()
+    await until(lambda: held.events)
+    assert "was not found within" in held.events[0].message
+    assert await held.start_container(await held.admit("next", 4))
+    blocked.set()
+
+
+async def test_memory_whose_holder_keeps_it_from_being_truncated_is_tried_again(held):
+    tries = 0
+    revoke = held.driver.revoke
+    [block] = held.kernel.superblocks
+
+    def resisted(start):
+        nonlocal tries
+        tries += 1
+        revoke(start)
+
+    held.driver.revoke = resisted
+    held.driver.resisting = lambda: frozenset({(block.start.lease_id, block.start.number)})
+    await until(lambda: tries > 2)
+    await until(
+        lambda: decide.Outcome.RESISTS in {found.outcome for found in held.reconciler.findings}
+    )
+    block.pinned_bytes = 0
+    await until(lambda: not held.store.leases())
+    await until(lambda: held.reconciler.held == {})

@@ -10,7 +10,7 @@ CAPACITY = 32 * node.PAGE
 TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """SIGKILL has hit the agent: nothing of it does anything any more."""
 
 

@@ -1,5 +1,6 @@
 """Lines of /proc/self/mountinfo, with and without optional fields and odd names."""
 
+import os
 import pathlib
 
 from som_device_plugin.linux import mountinfo
@@ -28,3 +29,15 @@ def test_names_with_spaces_and_an_empty_source() -> None:
 
 def test_this_process_sees_its_root() -> None:
     assert pathlib.Path("/") in {mount.mountpoint for mount in mountinfo.read()}
+
+
+def test_names_of_a_users_mounts_that_are_no_text_or_have_odd_line_ends(
+    tmp_path: pathlib.Path,
+) -> None:
+    file = tmp_path / "mountinfo"
+    odd = [b"\xff\xfe", b"a\x0cb", b"a\x1cb", b"a\rb", "a\x85b\u2028c".encode()]
+    file.write_bytes(
+        b"".join(b"36 35 98:0 / /mnt/" + name + b" rw - fuse.x " + name + b" rw\n" for name in odd)
+    )
+    found = mountinfo.read(file)
+    assert [os.fsencode(mount.mountpoint.name) for mount in found] == odd

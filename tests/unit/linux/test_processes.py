@@ -1,0 +1,50 @@
+"""Who holds memory is found out from what processes choose: names and bytes of all kinds."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from som_device_plugin.linux import processes
+
+HOLDER = """
+import ctypes, mmap, os, sys
+ctypes.CDLL(None).prctl(15, b"\\xff\\xfe\\n(x", 0, 0, 0)
+fd = os.open(os.fsencode(sys.argv[1]), os.O_RDWR)
+memory = mmap.mmap(fd, 4096)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """A process whose name and mapped file are no UTF-8; its pid and the file's superblock."""
+    file = tmp_path / os.fsdecode(b"lat\xfdn")
+    file.write_bytes(b"x" * 4096)
+    number = file.stat().st_dev
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        yield process.pid, f"{os.major(number)}:{os.minor(number)}"
+
+
+def test_a_holder_whose_name_and_files_are_no_text_is_named_in_printable_words(
+    holder: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, device = holder
+    monkeypatch.setattr(processes, "_MOST_NAMED", 10_000)
+    [named] = [name for name in processes.holders(device) if f"pid {pid} " in name]
+    assert named.startswith(f"pid {pid} (???(x): ")
+    assert named.isascii() and named.isprintable()
+
+
+def test_of_many_holders_some_are_named(
+    holder: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_MOST_NAMED", 1)
+    assert len(processes.holders(holder[1])) == 1

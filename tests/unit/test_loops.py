@@ -1,0 +1,92 @@
+"""Loops of the agent: nothing that goes wrong in a round ends one, and one that hangs is known."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import prometheus_client
+import pytest
+
+from som_device_plugin import SomError, loops
+from unit.kube.watching import until
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "BACKOFF_S", (0.0, 0.01))
+
+
+def failures(place: str) -> float:
+    name = "som_agent_failures_total"
+    return prometheus_client.REGISTRY.get_sample_value(name, {"place": place}) or 0.0
+
+
+async def run(once: Callable[[], Awaitable[None]], *, until_: Callable[[], bool]) -> None:
+    running = asyncio.create_task(loops.repeat("test", once))
+    await until(until_)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+
+
+async def cancelled_by_nobody() -> None:
+    """As gRPC's calls are when their channel is closed."""
+    raise asyncio.CancelledError
+
+
+async def recursing() -> None:
+    await recursing()
+
+
+@pytest.mark.parametrize("poison", [cancelled_by_nobody, recursing])
+async def test_a_loop_goes_on_whatever_a_round_raises(
+    poison: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds = 0
+    before = failures("test")
+
+    async def once() -> None:
+        nonlocal rounds
+        rounds += 1
+        await (poison() if rounds < 3 else asyncio.sleep(0))
+
+    await run(once, until_=lambda: rounds > 4)
+    assert failures("test") == before + 2
+    assert poison.__name__ in caplog.text, "its place is in the log"
+
+
+async def test_a_failure_with_a_cure_is_logged_as_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def once() -> None:
+        raise SomError("reading x: no; mount it")
+
+    before = failures("test")
+    await run(once, until_=lambda: failures("test") > before + 2)
+    record = caplog.records[0]
+    assert (record.levelno, record.exc_info) == (logging.ERROR, None)
+    assert vars(record)["error"] == "reading x: no; mount it"
+
+
+async def test_a_loop_that_hangs_is_late_and_one_that_waits_for_work_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(loops.BEATS, "_monotonic", lambda: now_s)
+    work, hangs = asyncio.Event(), asyncio.Event()
+
+    async def once() -> None:
+        await loops.wait(work, at_most_s=None)
+        await hangs.wait()
+
+    running = asyncio.create_task(loops.repeat("test", once))
+    await asyncio.sleep(0)
+    now_s += 1000
+    assert loops.BEATS.late() == ""
+    work.set()
+    await until(lambda: "test" in loops.BEATS._beats)
+    now_s += 1000
+    assert loops.BEATS.late() == "test has not come round for 1000 s"
+    running.cancel()
+    await asyncio.wait([running])
+    assert loops.BEATS.late() == "", "one that was told to end is not missed"
