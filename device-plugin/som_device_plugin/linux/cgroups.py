@@ -162,6 +162,8 @@ def find(mounts: Sequence[mountinfo.Mount]) -> Hierarchy:
         for mount in mounts
         # Only the root of the real hierarchy, not a container's part of it, lacks cgroup.type.
         if mount.fstype == "cgroup2" and not (mount.mountpoint / "cgroup.type").exists()
+        # Another mount may cover it.
+        if (mount.mountpoint / "cgroup.controllers").exists()
     ]
     legacy = [
         mount

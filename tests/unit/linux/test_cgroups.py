@@ -52,6 +52,15 @@ def test_a_containers_own_part_of_the_hierarchy_is_passed_over(
         cgroups.find([part])
 
 
+def test_a_hierarchy_that_another_mount_covers_is_passed_over(
+    unified: mountinfo.Mount, tmp_path: pathlib.Path
+) -> None:
+    covered = mount(tmp_path / "covered", "cgroup2", "rw")
+    assert cgroups.find([covered, unified]).root == unified.mountpoint
+    with pytest.raises(cgroups.CgroupError, match="no cgroup hierarchy"):
+        cgroups.find([covered])
+
+
 def test_version_1_with_the_hierarchies_that_a_worker_has_to_leave(
     unified: mountinfo.Mount, tmp_path: pathlib.Path
 ) -> None:
