@@ -48,8 +48,8 @@ class Local:
         """Returns when all of the pool is free again."""
         while True:
             status = json.loads(self.som("status", "--output", "json").stdout)
-            (shown,) = status["node"]["pools"]
-            if shown["free"] == shown["capacity"]:
+            (shown,) = status["pools"]
+            if shown["free_bytes"] == shown["capacity_bytes"]:
                 return
 
     def agent_pid(self) -> int:

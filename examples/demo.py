@@ -90,7 +90,7 @@ def tour(state_dir: pathlib.Path, program: pathlib.Path, label: str) -> float:
     )
     messages = [json.loads(line) for line in run.stderr.splitlines() if line.startswith("{")]
     (ready,) = [message for message in messages if message["event"] == "ready"]
-    said("lease ready", f"{ready['bytes']} bytes for the {label} in {ready['ready_s']:.3f} s")
+    said("lease ready", f"{ready['size_bytes']} bytes for the {label} in {ready['ready_s']:.3f} s")
     print(run.stdout, end="", flush=True)
     return float(ready["pre_start_s"])
 
@@ -103,12 +103,14 @@ def demo(directory: pathlib.Path) -> None:
     state_dir.mkdir(mode=0o700)
     with pool(state_dir) as up:
         status = json.loads(som(state_dir, "status", "--output", "json").stdout)
-        (reserved,) = status["node"]["pools"]
-        nodes = ", ".join(f"{each['node']} ({each['capacity']})" for each in reserved["numa"])
+        (reserved,) = status["pools"]
+        nodes = ", ".join(
+            f"{each['node']} ({each['capacity_bytes'] >> 20} MiB)" for each in reserved["numa"]
+        )
         said(
             "pool reserved",
             f"{up['capacity_bytes']} bytes, {int(up['capacity_bytes']) // int(up['page_bytes'])}"
-            f" pages, NUMA node {nodes}, in {up['seconds']:.2f} s",
+            f" pages, NUMA node {nodes}, in {up['ready_s']:.2f} s",
         )
         prepared_s = tour(state_dir, program, "first owner")
         said("preparation", f"som had reserved and zeroed it in {prepared_s * 1e3:.0f} ms before")

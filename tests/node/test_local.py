@@ -78,7 +78,8 @@ class Local:
         raise AssertionError("the program did not start")
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.som("status", "--output", "json").stdout)
+        [line] = self.som("status", "--output", "json").stdout.splitlines()
+        found: dict[str, Any] = json.loads(line)
         return found
 
     def programs(self) -> list[str]:
@@ -148,16 +149,18 @@ def test_up_run_status_down(local: Local, owner: str) -> None:
 
     running = local.start_run(owner, "look", "hold", units=8)
     status = local.status()
-    assert (status["agent"], status["standIn"]) == (True, True)
+    assert (status["exit_code"], status["agent_runs"], status["stand_in_runs"]) == (0, True, True)
     [program] = status["programs"]
-    assert (program["units"], program["bytes"]) == (8, 8 * PAGE)
+    assert (program["units"], program["size_bytes"]) == (8, 8 * PAGE)
     assert program["pod"] in local.som("status").stdout
     running.terminate()
     assert ended(running) == 128 + signal.SIGTERM
 
-    assert local.som("down").returncode == 0
+    assert local.som("down").stdout == "64Mi given back to the machine\n"
     assert pages() == before
-    assert local.som("down").returncode == 0
+    down = local.som("down")
+    assert (down.returncode, down.stderr) == (0, "")
+    assert down.stdout == f"nothing is reserved by {local.state_dir}\n"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +209,7 @@ def test_up_again_applies_what_changed(local: Local) -> None:
     for capacity, expected in (("64Mi", 32), ("96Mi", 48), ("96Mi", 48), ("32Mi", 16)):
         local.up(capacity)
         assert pages() == before + expected
-    assert local.status()["node"]["pools"][0]["capacity"] == "32Mi"
+    assert local.status()["pools"][0]["capacity_bytes"] == 32 * 2**20
 
 
 def test_a_pool_above_the_guard_is_refused_before_anything_is_taken(local: Local) -> None:
@@ -214,12 +217,17 @@ def test_a_pool_above_the_guard_is_refused_before_anything_is_taken(local: Local
     done = local.som("up", "-f", "-", given=manifest("100Ti"))
     assert done.returncode == 1
     assert "stays for everybody else" in done.stdout
+    assert "the machine is as it was before" in done.stdout
     assert pages() == before
+    assert not local.state_dir.exists()
     local.up("64Mi")
     part = local.som("up", "-f", "-", "--output", "json", given=manifest("100Ti"))
     assert part.returncode == 3
     said = json.loads(part.stdout)
     assert (said["exit_code"], said["capacity_bytes"]) == (3, 64 * 2**20)
+    status = local.som("status")
+    assert status.returncode == 3
+    assert re.search(r"^demo +2Mi +64Mi +0 +64Mi +False +Refused$", status.stdout, re.MULTILINE)
 
 
 def test_two_programs_see_nothing_of_each_other(local: Local, owner: str) -> None:
@@ -275,8 +283,8 @@ def test_more_than_is_free_is_refused_with_the_count(local: Local, owner: str) -
     done = local.run("true", units=13)
     assert done.returncode == 1
     assert "som.io/2Mi: 13 requested, 12 free of 32 (in use: owner-" in done.stderr
-    for wrong in ("som.io/3Mi=1", "som.io/2Mi=0", "som.io/1Gi=1"):
-        assert local.som("run", "--request", wrong, "--", "true").returncode == 1
+    for wrong, code in (("som.io/3Mi=1", 2), ("som.io/2Mi=0", 2), ("som.io/1Gi=1", 1)):
+        assert local.som("run", "--request", wrong, "--", "true").returncode == code
     holder.kill()
     ended(holder)
 
@@ -328,20 +336,70 @@ def test_down_refuses_while_programs_run_and_ends_them_when_forced(
     assert ended(process) == 128 + signal.SIGKILL
 
 
-@pytest.mark.parametrize("delay_s", [0.3, 0.6, 0.9])
-def test_an_interrupted_up_is_undone_by_down(local: Local, delay_s: float) -> None:
-    before = pages()
+def start_up(local: Local, capacity: str) -> subprocess.Popen[str]:
     process = local.start("up", "-f", "-")
     assert process.stdin
-    process.stdin.write(manifest("512Mi"))
+    process.stdin.write(manifest(capacity))
     process.stdin.close()
+    process.stdin = None  # As communicate() wants it.
+    return process
+
+
+def pages_change(before: int, process: subprocess.Popen[str]) -> None:
+    machine.wait_until(
+        lambda: pages() != before or process.poll() is not None,
+        what="up has begun to reserve",
+        deadline_s=DEADLINE_S,
+    )
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 0.6, 0.9])
+def test_an_up_that_was_killed_is_seen_by_status_and_undone_by_down(
+    local: Local, delay_s: float
+) -> None:
+    before = pages()
+    process = start_up(local, "512Mi")
     time.sleep(delay_s)
     process.kill()
     with process:
+        status = local.status()
+        ordered = (local.state_dir / "somnode.json").exists()
+        assert bool(status["ordered"]) == ordered
         done = local.som("down")
     assert done.returncode == 0, done.stderr
     assert pages() == before
     assert not local.state_dir.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_up_leaves_nothing(local: Local, number: signal.Signals) -> None:
+    before = pages()
+    process = start_up(local, "1Gi")
+    pages_change(before, process)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=DEADLINE_S)
+    if process.returncode != 0:  # Else it was faster than the signal.
+        assert process.returncode == 128 + number
+        assert said.endswith("som: interrupted; the machine is as it was before\n")
+        assert pages() == before
+        assert not local.state_dir.exists()
+
+
+def test_an_interrupted_change_goes_back_to_the_pool_of_before(local: Local, owner: str) -> None:
+    local.up("64Mi")
+    before = pages()
+    holder = local.start_run(owner, "look", "hold", units=20)
+    process = start_up(local, "1Gi")
+    pages_change(before, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE_S)
+    if process.returncode != 0:
+        assert pages() == before
+        [pool] = local.status()["pools"]
+        assert (pool["capacity_bytes"], pool["ready"]) == (64 * 2**20, "True")
+    assert holder.poll() is None
+    holder.kill()
+    ended(holder)
 
 
 def test_two_ups_at_once_are_one_after_the_other(local: Local) -> None:
@@ -354,8 +412,8 @@ def test_two_ups_at_once_are_one_after_the_other(local: Local) -> None:
     for process in both:
         with process:
             assert process.wait(DEADLINE_S) == 0
-    [pool] = local.status()["node"]["pools"]
-    assert pool["capacity"] in ("32Mi", "64Mi")
+    [pool] = local.status()["pools"]
+    assert pool["capacity_bytes"] in (32 * 2**20, 64 * 2**20)
     assert pages() - before in (16, 32)
     assert local.run("true").returncode == 0
 
@@ -367,7 +425,7 @@ def test_a_stand_in_that_was_killed_finds_its_programs_and_its_agent_again(
     process = local.start_run(owner, "fill", "hold", units=20)
     [running] = local.programs()
     local.kill("kubelet")
-    machine.wait_until(lambda: not local.status()["standIn"], what="the stand-in is gone")
+    machine.wait_until(lambda: not local.status()["stand_in_runs"], what="the stand-in is gone")
     assert local.run("true").returncode == 1
     local.up()
     assert local.programs() == [running]
@@ -384,8 +442,14 @@ def test_an_agent_that_was_killed_finds_pool_and_leases_again(local: Local, owne
     held = pages()
     process = local.start_run(owner, "fill", "hold", units=20)
     local.kill("agent")
-    machine.wait_until(lambda: not local.status()["agent"], what="the agent is gone")
-    assert "agent does not run" in local.som("status").stdout
+    machine.wait_until(lambda: not local.status()["agent_runs"], what="the agent is gone")
+    status = local.som("status")
+    assert status.returncode == 1
+    assert "the agent does not run: `som local up -f FILE` starts it" in status.stdout
+    assert re.search("^demo .* Unknown  AgentGone$", status.stdout, re.MULTILINE)
+    refused = local.run("true")
+    assert refused.returncode == 1
+    assert refused.stderr == "som: the agent does not run: `som local up -f FILE` starts it again\n"
     local.up()
     assert pages() == held
     assert local.run(owner, "look", units=12).stdout.split() == ["zero"]
@@ -401,4 +465,144 @@ def test_the_directory_of_a_kubernetes_node_is_left_alone(local: Local) -> None:
     done = local.som("up", "-f", "-", given=manifest())
     assert done.returncode == 2
     assert "Kubernetes" in done.stderr
+    assert local.som("down").returncode == 0
+    assert (local.state_dir / "som.db").exists()
     shutil.rmtree(local.state_dir)
+
+
+def test_a_program_of_another_user_cannot_type_into_roots_terminal(local: Local) -> None:
+    local.up()
+    typing = (
+        "import fcntl, termios\n"
+        "for byte in b'echo TYPED=$((6*7))\\n':\n"
+        "    try: fcntl.ioctl(0, termios.TIOCSTI, bytes([byte]))\n"
+        "    except OSError as error: print(error.strerror)\n"
+    )
+    request = ["--request", "som.io/2Mi=1", "--user", "1000"]
+    run = shlex.join([*local.command("run", *request), "--", "python3", "-c", typing])
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.execvp("sh", ["sh"])
+    os.write(terminal, f"{run}; echo ended\nexit\n".encode())
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: the shell has closed its side
+        while more := os.read(terminal, 4096):
+            said += more
+    os.waitpid(shell, 0)
+    os.close(terminal)
+    assert b"Operation not permitted" in said
+    assert b"TYPED=42" not in said
+
+
+def test_a_mount_that_only_has_the_name_of_a_lease_is_left_alone(
+    local: Local, tmp_path: pathlib.Path
+) -> None:
+    local.up()
+    subprocess.run(["mount", "-t", "tmpfs", "som:mine", tmp_path], check=True)
+    try:
+        (tmp_path / "file").touch()
+        assert local.run("ls", str(tmp_path)).stdout == "file\n"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_removed_sockets_are_made_again_by_up_and_programs_live_on(
+    local: Local, owner: str
+) -> None:
+    local.up()
+    holder = local.start_run(owner, "look", "hold", units=20)
+    shutil.rmtree(local.state_dir / "kubelet" / "device-plugins")
+    (local.state_dir / "kubelet" / "control.sock").unlink()
+    assert local.run("true").returncode == 1
+    local.up()
+    assert local.run(owner, "look", units=12).stdout.split() == ["zero"]
+    assert holder.poll() is None
+    holder.kill()
+    ended(holder)
+    shutil.rmtree(local.state_dir / "kubelet")
+    assert local.som("down").stdout == "64Mi given back to the machine\n"
+
+
+def test_down_takes_away_what_a_killed_process_left_of_a_file(local: Local) -> None:
+    local.up()
+    for name in (".status.json.4711", ".pods.json.new"):
+        (local.state_dir / name).touch()
+    assert local.som("down").returncode == 0
+    assert not local.state_dir.exists()
+
+
+def test_the_state_directory_is_roots_alone(local: Local) -> None:
+    local.state_dir.mkdir(mode=0o755)
+    local.up()
+    modes = {path: path.lstat().st_mode & 0o077 for path in local.state_dir.iterdir()}
+    assert {path.name for path, others in modes.items() if others} <= {"holds", "leases"}
+    assert local.state_dir.stat().st_mode & 0o777 == 0o700
+    assert local.run("sh", "-c", "umask").stdout == "0022\n"
+
+
+def test_an_ended_program_is_never_taken_for_alive_where_the_disk_is_full(
+    local: Local, owner: str
+) -> None:
+    local.state_dir.mkdir()
+    small = ["-o", "size=16m,mode=0700"]
+    subprocess.run(["mount", "-t", "tmpfs", *small, "none", local.state_dir], check=True)
+    try:
+        local.up()
+        process = local.start_run(owner, "fill", "hold", units=20)
+        filler = local.state_dir / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        process.kill()
+        ended(process)
+        refused = local.run("true", units=1)
+        assert refused.returncode == 1
+        assert "som: " in refused.stderr
+        filler.unlink()
+        machine.wait_until(
+            lambda: local.status()["pools"][0]["allocated_bytes"] == 0, what="its memory is free"
+        )
+        assert local.programs() == []
+        assert local.run(owner, "look", units=32).stdout.split() == ["zero"]
+        assert local.som("down").returncode == 0
+    finally:
+        subprocess.run(["umount", local.state_dir], check=True)
+        local.state_dir.rmdir()
+
+
+def test_up_on_a_full_disk_takes_nothing_and_says_so(local: Local) -> None:
+    before = pages()
+    local.state_dir.mkdir()
+    small = ["-o", "size=64k,mode=0700"]
+    subprocess.run(["mount", "-t", "tmpfs", *small, "none", local.state_dir], check=True)
+    try:
+        done = local.som("up", "-f", "-", given=manifest())
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert "make room" in line
+        assert pages() == before
+    finally:
+        subprocess.run(["umount", local.state_dir], check=True)
+        local.state_dir.rmdir()
+
+
+def test_scripts_read_one_object_per_line_from_every_command(local: Local) -> None:
+    def said(*arguments: str, given: str = "") -> list[dict[str, Any]]:
+        done = local.som(arguments[0], "--output", "json", *arguments[1:], given=given)
+        ours, other = done.stdout, done.stderr
+        if arguments[0] == "run":
+            ours, other = other, ours
+        assert other == ""
+        return [json.loads(line) for line in ours.splitlines()]
+
+    [up] = said("up", "-f", "-", given=manifest())
+    assert (up["event"], up["capacity_bytes"], up["wanted_bytes"]) == ("up", 2**26, 2**26)
+    run = said("run", "--request", "som.io/2Mi=4", "--", "sh", "-c", "exit 3")
+    assert [each["event"] for each in run] == ["admitted", "ready", "exited"]
+    assert (run[1]["size_bytes"], run[2]["exit_code"]) == (8 * 2**20, 3)
+    [refused] = said("run", "--request", "som.io/2Mi=99", "--", "true")
+    assert (refused["event"], refused["exit_code"]) == ("error", 1)
+    [status] = said("status")
+    assert status["pools"][0]["free_bytes"] <= 2**26
+    assert said("down") == [{"event": "down", "given_back_bytes": 2**26}]
+    assert said("down") == [{"event": "down", "given_back_bytes": 0}]

@@ -14,41 +14,15 @@ from typing import Any, Final, Self
 
 from som_api import v1alpha1
 from som_device_plugin import SomError
-from som_device_plugin.local import layout
+from som_device_plugin.local import layout, units
 
 NAMESPACE: Final = "som-local"
 CONTAINER: Final = "main"
 _TICKET_ANNOTATION: Final = "local.som.io/ticket"
-_UNITS: Final = {v1alpha1.resource_name(unit): unit for unit in v1alpha1.UNIT_BYTES}
 
 
 class Refused(SomError):
     """The program cannot be admitted; the text says what is missing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a program asks for."""
-
-    unit: v1alpha1.Unit
-    count: int
-
-    @classmethod
-    def parse(cls, resource: str, count: str) -> Self:
-        """The request of `som.io/2Mi` and `64`; raises Refused."""
-        if resource not in _UNITS:
-            raise Refused(f"{resource!r} is not a resource of som; request {' or '.join(_UNITS)}")
-        if not re.fullmatch("[1-9][0-9]{0,9}", count):
-            raise Refused(f"{resource}={count!r}: write a whole number of units, such as 64")
-        return cls(unit=_UNITS[resource], count=int(count))
-
-    @property
-    def resource(self) -> str:
-        return v1alpha1.resource_name(self.unit)
-
-    @property
-    def size_bytes(self) -> int:
-        return self.count * v1alpha1.UNIT_BYTES[self.unit]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +31,14 @@ class LocalPod:
 
     name: str
     uid: str
-    request: Request
+    request: units.Request
     ticket: str
 
     @classmethod
-    def new(cls, program: str, request: Request) -> Self:
+    def new(cls, program: str, asked: units.Request) -> Self:
         """A pod named after the program; its ticket is chosen at admission."""
         stem = re.sub("[^a-z0-9]+", "-", program.lower()).strip("-")[:40] or "program"
-        return cls(f"{stem}-{secrets.token_hex(3)}", str(uuid.uuid4()), request, ticket="")
+        return cls(f"{stem}-{secrets.token_hex(3)}", str(uuid.uuid4()), asked, ticket="")
 
     def to_manifest(self) -> dict[str, Any]:
         """The v1 Pod that an API server would show."""
@@ -85,12 +59,13 @@ class LocalPod:
         """The pod of what `to_manifest` made."""
         metadata = manifest["metadata"]
         [container] = manifest["spec"]["containers"]
-        limits = container["resources"]["limits"]
-        [resource] = limits.keys() & _UNITS.keys()
+        limits = dict(container["resources"]["limits"])
+        del limits[v1alpha1.TICKET_RESOURCE]
+        [(resource, count)] = limits.items()
         return cls(
             name=metadata["name"],
             uid=metadata["uid"],
-            request=Request.parse(resource, limits[resource]),
+            request=units.Request.parse(resource, count),
             ticket=metadata["annotations"][_TICKET_ANNOTATION],
         )
 
@@ -120,7 +95,7 @@ def read_status(state_dir: layout.StateDir) -> v1alpha1.SomNodeStatus | None:
 
 
 def admit(
-    request: Request, *, pods: Sequence[LocalPod], status: v1alpha1.SomNodeStatus | None
+    asked: units.Request, *, pods: Sequence[LocalPod], status: v1alpha1.SomNodeStatus | None
 ) -> None:
     """Count the request against what the agent reported, as the scheduler does.
 
@@ -128,14 +103,14 @@ def admit(
         Refused: the units are not there; says how many are, and who has the others.
     """
     pools = status.pools if status else ()
-    unit_bytes = v1alpha1.UNIT_BYTES[request.unit]
-    capacity = sum(pool.capacity for pool in pools if pool.unit == request.unit) // unit_bytes
-    users = [pod for pod in pods if pod.request.unit == request.unit]
+    capacity_bytes = sum(pool.capacity for pool in pools if pool.unit == asked.unit)
+    capacity = capacity_bytes // units.UNIT_BYTES[asked.unit]
+    users = [pod for pod in pods if pod.request.unit == asked.unit]
     free = capacity - sum(pod.request.count for pod in users)
-    if request.count > free:
+    if asked.count > free:
         held = ", ".join(f"{pod.name} {pod.request.count}" for pod in users[:8])
         raise Refused(
-            f"{request.resource}: {request.count} requested, {max(free, 0)} free of {capacity}"
+            f"{asked.resource}: {asked.count} requested, {max(free, 0)} free of {capacity}"
             + (f" (in use: {held})" if held else "")
             + ("" if capacity else "; no pool has this unit: see `som local status`")
         )

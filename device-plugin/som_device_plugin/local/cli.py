@@ -1,17 +1,23 @@
 """`som`: som memory on this machine, without Kubernetes."""
 
 import argparse
-import re
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from som_device_plugin import SomError, __version__
-from som_device_plugin.local import layout
+from som_device_plugin.local import Wrong, layout, output, units, users
 
-FAILED = 1
-WRONG = 2
-INTERRUPTED = 130
+
+class Interrupted(KeyboardInterrupt):
+    """A signal told this command to end."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,8 +32,9 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser(
         "up",
         help="reserve a pool, or change it",
-        description="Reserve the pool of a SomPool YAML. Exit status: 0 all of it, 1 nothing, "
-        "2 wrong file or machine, 3 a part of it.",
+        description="Reserve the pool of a SomPool YAML. Exit status: 0 all of it; 1 nothing, or "
+        "som failed; 2 wrong arguments, file or machine; 3 a part of it; 128 + the signal that "
+        "interrupted it. After 1, 2 and an interruption the machine is as it was before.",
     )
     up.add_argument("-f", "--file", required=True, help="a SomPool in YAML; - is standard input")
     up.set_defaults(command=_up)
@@ -36,26 +43,37 @@ def parser() -> argparse.ArgumentParser:
         "run",
         help="run a program with som memory at /dev/som",
         description="Run PROGRAM with som memory of its own at /dev/som, until it ends. Exit "
-        "status: the program's, or 128 + the signal that ended it; 1 if it was not started.",
+        "status: the program's, or 128 + the signal that ended it; 127 there is no such program, "
+        "126 it cannot be executed; 1 som did not start it; 2 wrong arguments.",
     )
     run.add_argument(
         "--request",
         required=True,
-        type=_request,
+        action="append",
         metavar="som.io/UNIT=COUNT",
         help="how much, such as som.io/2Mi=64 for 128 MiB",
     )
     run.add_argument(
-        "--user", type=_user, metavar="UID[:GID]", help="run it as this user, without capabilities"
+        "--user",
+        metavar="USER[:GROUP]",
+        help="run it as this user, by name or number, without capabilities",
     )
     run.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM ARGS...")
     run.set_defaults(command=_run)
 
-    status = commands.add_parser("status", help="show pools and programs")
+    status = commands.add_parser(
+        "status",
+        help="show pools and programs",
+        description="Show pools and programs. Exit status: 0 all of the pool is there, 1 no pool "
+        "is up or a process of som does not run, 2 wrong arguments, 3 a part of it is there.",
+    )
     status.set_defaults(command=_status)
 
     down = commands.add_parser(
-        "down", help="give everything back", description="Give all memory back to the machine."
+        "down",
+        help="give everything back",
+        description="Give all memory back to the machine. Exit status: 0 all of it, also when no "
+        "pool is up; 1 not all, and the message says why; 2 wrong arguments or machine.",
     )
     down.add_argument("--force", action="store_true", help="end the programs that still run")
     down.set_defaults(command=_down)
@@ -65,7 +83,10 @@ def parser() -> argparse.ArgumentParser:
             "--state-dir", type=Path, default=layout.DEFAULT, help="default: %(default)s"
         )
         command.add_argument(
-            "--output", choices=["text", "json"], default="text", help="json for scripts"
+            "--output",
+            choices=["text", "json"],
+            default="text",
+            help="json: one object per line on stdout, errors too; of `run` on stderr",
         )
     return result
 
@@ -73,94 +94,101 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit status."""
     chosen = parser().parse_args(arguments)
+    out = output.Output(as_json=chosen.output == "json", is_run=chosen.command is _run)
     try:
-        status: int = chosen.command(chosen, layout.StateDir(chosen.state_dir.absolute()))
+        status: int = chosen.command(chosen, out)
         return status
+    except Wrong as error:
+        return out.error(str(error), output.WRONG)
     except SomError as error:
-        print(f"som: {error}", file=sys.stderr)
-        return FAILED
+        return out.error(str(error), output.FAILED)
     except PermissionError as error:
-        print(
-            f"som: {error.filename}: {error.strerror}; run it as root, with sudo", file=sys.stderr
-        )
-        return WRONG
-    except KeyboardInterrupt:
-        print("som: interrupted; `som local down` gives everything back", file=sys.stderr)
-        return INTERRUPTED
+        cure = "run it as root, with sudo" if os.geteuid() else "see what forbids it to root"
+        return out.error(f"{error.filename}: {error.strerror}; {cure}", output.WRONG)
+    except OSError as error:
+        # What no part of local mode expects: the file and the kernel's answer say most.
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return out.error(f"{where}{error.strerror or error}", output.FAILED)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        words = {_up: "the machine is as it was before", _down: "run `som local down` again"}
+        after = words.get(chosen.command, "nothing was started")
+        return out.error(f"interrupted; {after}", output.INTERRUPTED + number)
 
 
-# Each command imports what it needs: `run` shall start a program in milliseconds.
+# Each command imports what it needs: `run` starts a program in milliseconds.
 
 
-def _up(chosen: argparse.Namespace, state_dir: layout.StateDir) -> int:
+def _up(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_api import v1alpha1
     from som_device_plugin.local import manifest, pool
 
+    state_dir = layout.find(chosen.state_dir)
     try:
         wanted = manifest.read(chosen.file)
     except v1alpha1.InvalidManifest as invalid:
         for fault in invalid.faults:
-            print(f"som: {chosen.file}: {fault}", file=sys.stderr)
-        return WRONG
+            out.error(f"{chosen.file}: {fault}", output.WRONG)
+        return output.WRONG
     if wanted.spec.paused:
-        print(f"som: {wanted.metadata.name} is paused: nothing was changed", file=sys.stderr)
-        return 0
+        out.note(f"{wanted.metadata.name} is paused: nothing was changed")
+        return output.OK
     if wanted.spec.node_selector:
-        print("som: spec.nodeSelector: this machine has no labels; ignored", file=sys.stderr)
-    try:
-        outcome = pool.up(wanted, state_dir, quiet=chosen.output == "json")
-    except pool.UnfitMachine as unfit:
-        print(f"som: {unfit}", file=sys.stderr)
-        return WRONG
-    print(outcome.to_json() if chosen.output == "json" else outcome)
+        out.note("spec.nodeSelector: this machine has no labels; ignored")
+    _begin()
+    outcome = pool.up(wanted, state_dir, out)
+    out.result("up", str(outcome), **outcome.fields())
     return outcome.exit_code
 
 
-def _run(chosen: argparse.Namespace, state_dir: layout.StateDir) -> int:
+def _run(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_device_plugin.local import run
 
     program = chosen.program[1:] if chosen.program[:1] == ["--"] else chosen.program
     if not program:
-        print("som: no program; write it after --", file=sys.stderr)
-        return WRONG
-    resource, count = chosen.request
-    as_json = chosen.output == "json"
-    return run.run(run.Order(program, resource, count, chosen.user, as_json), state_dir)
+        raise Wrong("no program; write it after --")
+    order = run.Order(
+        command=program,
+        request=units.parse(chosen.request),
+        user=users.User.parse(chosen.user) if chosen.user is not None else None,
+    )
+    return run.run(order, layout.find(chosen.state_dir), out)
 
 
-def _status(chosen: argparse.Namespace, state_dir: layout.StateDir) -> int:
+def _status(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_device_plugin.local import status
 
-    if chosen.output == "json":
-        print(status.as_json(state_dir))
-    else:
-        status.show(state_dir)
-    return 0
+    found = status.look(layout.find(chosen.state_dir))
+    out.result("status", status.text(found), **status.fields(found))
+    return found.exit_code
 
 
-def _down(chosen: argparse.Namespace, state_dir: layout.StateDir) -> int:
+def _down(chosen: argparse.Namespace, out: output.Output) -> int:
+    from som_api import v1alpha1
     from som_device_plugin.local import pool
 
-    try:
-        pool.down(state_dir, force=chosen.force, quiet=chosen.output == "json")
-    except pool.UnfitMachine as unfit:
-        print(f"som: {unfit}", file=sys.stderr)
-        return WRONG
-    return 0
+    state_dir = layout.find(chosen.state_dir)
+    _begin()
+    given_bytes = pool.down(state_dir, out, force=chosen.force)
+    text = (
+        f"{v1alpha1.format_bytes(given_bytes)} given back to the machine"
+        if given_bytes
+        else f"nothing is reserved by {state_dir.path}"
+    )
+    out.result("down", text, given_back_bytes=given_bytes)
+    return output.OK
 
 
-def _request(text: str) -> tuple[str, str]:
-    resource, equals, count = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r}: write som.io/2Mi=64")
-    return resource, count
+def _begin() -> None:
+    """For commands that change the machine: files are root's alone, and a signal is an error."""
+    os.umask(0o077)
 
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number)
 
-def _user(text: str) -> tuple[int, int]:
-    if not re.fullmatch("[0-9]{1,10}(:[0-9]{1,10})?", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: write numbers, UID or UID:GID")
-    uid, _, gid = text.partition(":")
-    return int(uid), int(gid or uid)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 if __name__ == "__main__":

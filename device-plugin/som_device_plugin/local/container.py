@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from som_device_plugin.linux import mountinfo, mounts
+from som_device_plugin.local import terminal, users
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,7 +73,7 @@ class Container:
     cgroup: str
     hidden: Path
     staging: Path
-    user: tuple[int, int] | None
+    user: users.User | None
 
 
 def run(container: Container) -> int:
@@ -102,7 +103,9 @@ def _program(container: Container) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     name = container.command[0]
     try:
-        os.execvpe(name, list(container.command), {**os.environ, **container.env})
+        login = container.user.env if container.user else {}
+        env = {**os.environ, **login, **container.env}
+        os.execvpe(name, list(container.command), env)
     except OSError as error:
         print(f"som local run: {name}: {error.strerror}", file=sys.stderr)
         return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
@@ -181,7 +184,8 @@ def _build_dev(staging: Path, devices: Mapping[str, str]) -> None:
 
 def _hide_leases(container: Container) -> None:
     """Take every lease but the program's own out of its tree, and cover the state directory."""
-    for mount in reversed(mountinfo.read()):
+    # Only root mounts hugetlbfs; any user can name a FUSE mount as he likes.
+    for mount in reversed(mountinfo.read(fstype="hugetlbfs")):
         if mount.source.startswith("som:") and str(mount.mountpoint) not in container.mounts:
             try:
                 mounts.detach(str(mount.mountpoint))
@@ -193,18 +197,19 @@ def _hide_leases(container: Container) -> None:
     _mount("som-hidden", str(container.hidden), "tmpfs", flags, "mode=0700,size=4k")
 
 
-def _drop_privileges(user: tuple[int, int] | None) -> None:
-    kept = frozenset() if user and user[0] else _ROOT_CAPABILITIES
+def _drop_privileges(user: users.User | None) -> None:
+    kept = frozenset() if user and user.uid else _ROOT_CAPABILITIES
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
     for capability in range(last + 1):
         if capability not in kept:
             _prctl(_PR_CAPBSET_DROP, capability)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if user:
-        uid, gid = user
+        if user.uid:
+            terminal.forbid_typing()
         os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
 
 
 def _set_read_only(path: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -18,6 +19,8 @@ from som_device_plugin.local import layout
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 15.0
 LOOK_EVERY_S: Final = 0.02
+ROOM_BYTES: Final = 4 << 20
+"""What store, its log and the logs need at least."""
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 _WHOLE_FILE: Final = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -34,6 +37,7 @@ class DaemonFailed(SomError):
 class Daemon:
     """A background process. It lives exactly as long as its lock file is locked."""
 
+    title: str
     name: str
     command: tuple[str, ...]
     state_dir: layout.StateDir
@@ -52,7 +56,7 @@ class Daemon:
 
     def start(self) -> None:
         """Start the process unless it runs."""
-        with self._lock_file.open("wb") as lock, self.log.open("ab") as log:
+        with self._lock_file.open("ab") as lock, self.log.open("ab") as log:
             if _lock(lock.fileno()):
                 self._pid_file.unlink(missing_ok=True)
                 process = subprocess.Popen(
@@ -78,15 +82,25 @@ class Daemon:
             self.check()
             if time.monotonic() > deadline:
                 raise DaemonFailed(
-                    f"{self.name} was not ready within {START_TIMEOUT_S:.0f} s: "
-                    f"{self._last_words()}; see {self.log}"
+                    f"{self.title} was not ready within {START_TIMEOUT_S:.0f} s: "
+                    f"{self.last_words()}; see {self.log}"
                 )
             time.sleep(LOOK_EVERY_S)
 
     def check(self) -> None:
         """Raises DaemonFailed, with its last words, when the process has ended."""
         if not self.runs():
-            raise DaemonFailed(f"{self.name} has ended: {self._last_words()}; see {self.log}")
+            raise DaemonFailed(f"{self.title} has ended: {self.last_words()}; see {self.log}")
+
+    def last_words(self) -> str:
+        """What it wrote last, for a message."""
+        if (free := shutil.disk_usage(self.state_dir.path).free) < ROOM_BYTES:
+            return f"the disk of {self.state_dir.path} is full ({free} bytes free); make room"
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except FileNotFoundError:
+            lines = []
+        return lines[-1] if lines else "it said nothing"
 
     def stop(self) -> None:
         """End the process and wait for it; SIGKILL after a while."""
@@ -94,12 +108,28 @@ class Daemon:
             told = False
             deadline = time.monotonic() + STOP_TIMEOUT_S
             while self.runs() and time.monotonic() < deadline:
-                if not told and (pid := self._pid()):
-                    os.kill(pid, number)
-                    told = True
+                told = told or self._tell(number)
                 time.sleep(LOOK_EVERY_S)
         if self.runs():
-            raise DaemonFailed(f"{self.name} (pid {self._pid()}) does not end; see it in ps")
+            raise DaemonFailed(f"{self.title} (pid {self._pid()}) does not end; see it in ps")
+
+    def _tell(self, number: signal.Signals) -> bool:
+        """Send a signal, to this process and never to a later one with its pid."""
+        if not (pid := self._pid()):
+            return False
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            # While the lock is held, its holder lives and has the pid that it recorded.
+            if lives := self.runs():
+                signal.pidfd_send_signal(process, number)
+            return lives
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(process)
 
     @property
     def _lock_file(self) -> Path:
@@ -115,15 +145,11 @@ class Daemon:
         except FileNotFoundError:
             return None
 
-    def _last_words(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
-
 
 def stand_in(state_dir: layout.StateDir) -> Daemon:
     """The kubelet stand-in of `state_dir`."""
     command = (sys.executable, "-m", "som_device_plugin.local.kubelet", str(state_dir.path))
-    return Daemon("kubelet", command, state_dir)
+    return Daemon("the kubelet stand-in", "kubelet", command, state_dir)
 
 
 def agent(state_dir: layout.StateDir) -> Daemon:
@@ -135,7 +161,7 @@ def agent(state_dir: layout.StateDir) -> Daemon:
         *("--endpoint", f"unix:{state_dir.agent_endpoint}"),
         *("--pod", "/".join(layout.AGENT_POD)),
     )
-    return Daemon("agent", command, state_dir)
+    return Daemon("the agent", "agent", command, state_dir)
 
 
 # Locks of the open file description: a child inherits them, and one can ask without taking them.

@@ -31,7 +31,7 @@ from som_device_plugin.kubelet import (
     setup,
 )
 from som_device_plugin.linux import cgroups, mountinfo
-from som_device_plugin.local import books, layout, limits
+from som_device_plugin.local import books, daemons, layout, limits, units
 
 DIAL_TIMEOUT_S: Final = 10.0
 PRE_START_TIMEOUT_S: Final = 30.0
@@ -40,6 +40,9 @@ PRE_START_RETRY_S: Final = 1.0
 
 TICKET_PATIENCE_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.2
+BOOKS_RETRY_S: Final = 1.0
+
+_AGENT_GONE: Final = "the agent does not run: `som local up -f FILE` starts it again"
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class StandIn(
         self._plugin: _Plugin | None = None
         self._admission = asyncio.Lock()
         self._starts: dict[str, asyncio.Task[None]] = {}
+        self._books_changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -91,7 +95,7 @@ class StandIn(
         self._state_dir.pod_resources_socket.parent.mkdir(parents=True, exist_ok=True)
         for socket in self._state_dir.kubelet.rglob("*.sock"):
             socket.unlink()
-        self._write_books()
+        self._books_changed.set()
         # As kubelet does: an agent that cannot tell the policy reserves nothing.
         policy = json.dumps({"policyName": "None"})
         layout.write_atomically(self._state_dir.kubelet / setup.STATE_FILE, policy)
@@ -101,6 +105,7 @@ class StandIn(
         server.add_insecure_port(f"unix://{self._state_dir.registration_socket}")
         server.add_insecure_port(f"unix://{self._state_dir.pod_resources_socket}")
         async with self._group:
+            self._group.create_task(self._keep_books())
             for pod in self._pods.values():
                 self._group.create_task(self._outlive(pod))
             await server.start()
@@ -159,11 +164,11 @@ class StandIn(
                 await self._end_all()
             elif order:
                 await self._live(order, reader, writer)
-        except (SomError, KeyError, ValueError) as error:
-            _log.warning("refused: %s", error)
-            _tell(writer, event="refused", message=str(error))
         except ConnectionError:
             pass
+        except (SomError, OSError, KeyError, ValueError) as error:
+            _log.warning("refused: %s", error)
+            _tell(writer, event="refused", message=str(error))
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):
@@ -172,8 +177,8 @@ class StandIn(
     async def _live(
         self, order: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        request = books.Request.parse(order["resource"], order["count"])
-        admitted = await self._admit(books.LocalPod.new(order["program"], request))
+        asked = units.Request.parse(order["resource"], order["count"])
+        admitted = await self._admit(books.LocalPod.new(order["program"], asked))
         pod = admitted.pod
         start = asyncio.create_task(self._start(admitted, writer))
         hung_up = asyncio.create_task(reader.read())
@@ -217,21 +222,34 @@ class StandIn(
             except grpc.aio.AioRpcError as error:
                 raise books.Refused(f"the agent refused the program: {error.details()}") from error
             allocate_s = time.monotonic() - begun
-            self._limits.create(pod)
-            self._pods[pod.uid] = pod
-            self._write_books()
+            self._enter(pod)
         _log.info("admitted %s with ticket %s", pod.name, pod.ticket)
         [answer] = allocated.container_responses
         return _Admitted(pod, answer, allocate_s)
+
+    def _enter(self, pod: books.LocalPod) -> None:
+        """The pod is in the books before it starts, or refused."""
+        self._limits.create(pod)
+        self._pods[pod.uid] = pod
+        try:
+            self._write_books()
+        except OSError as error:
+            del self._pods[pod.uid]
+            self._limits.remove(pod)
+            raise books.Refused(
+                f"writing {self._state_dir.pods}: {error.strerror}; see that its disk has free "
+                "space and is writable"
+            ) from error
 
     async def _free_tickets(self) -> tuple[_Plugin, list[str]]:
         used = {pod.ticket for pod in self._pods.values()}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TICKET_PATIENCE_S):
-                while True:
+                while daemons.agent(self._state_dir).runs():
                     if self._plugin and (free := self._plugin.healthy - used):
                         return self._plugin, sorted(free)
                     await asyncio.sleep(LOOK_EVERY_S)
+                raise books.Refused(_AGENT_GONE)
         raise books.Refused(
             "no ticket is free: the agent has not registered, or every ticket is in use; see "
             f"{self._state_dir.path / 'agent.log'}"
@@ -248,7 +266,7 @@ class StandIn(
             writer,
             event="ready",
             pod=pod.name,
-            bytes=pod.request.size_bytes,
+            size_bytes=pod.request.size_bytes,
             allocate_s=admitted.allocate_s,
             pre_start_s=time.monotonic() - begun,
             cgroup=self._limits.joining(pod),
@@ -264,21 +282,28 @@ class StandIn(
     async def _pre_start(self, pod: books.LocalPod) -> str:
         """One try of PreStartContainer: "" when the container may start, else why not yet."""
         if self._plugin is None:
-            return "the agent has not registered again yet"
+            return self._why_no_answer()
         request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=[pod.ticket])
         try:
             await self._plugin.calls.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
+            if not daemons.agent(self._state_dir).runs():
+                return _AGENT_GONE
             return error.details() or str(error.code())
         except asyncio.CancelledError:
             # A call whose channel is closed ends like this, though nobody cancelled this task.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return "the agent has gone; waiting for it to register again"
+            return self._why_no_answer()
         except grpc.aio.UsageError:
-            return "the agent has gone; waiting for it to register again"
+            return self._why_no_answer()
         return ""
+
+    def _why_no_answer(self) -> str:
+        if daemons.agent(self._state_dir).runs():
+            return "the agent has gone; waiting for it to register again"
+        return _AGENT_GONE
 
     async def _end(self, pod: books.LocalPod) -> None:
         """End what the program left running; only then is the pod gone."""
@@ -289,7 +314,8 @@ class StandIn(
                 _log.warning("%s stays: %s", pod.name, error)
         self._limits.remove(pod)
         self._pods.pop(pod.uid, None)
-        self._write_books()
+        # Written later where the disk is full now: the agent holds the memory until then.
+        self._books_changed.set()
         _log.info("%s has ended", pod.name)
 
     async def _outlive(self, pod: books.LocalPod) -> None:
@@ -306,8 +332,19 @@ class StandIn(
         for pod in list(self._pods.values()):
             await asyncio.to_thread(self._limits.end_processes, pod)
 
+    async def _keep_books(self) -> None:
+        """Write the books when a pod has ended, and until it succeeds."""
+        while True:
+            await self._books_changed.wait()
+            try:
+                self._write_books()
+            except OSError as error:
+                _log.error("writing %s: %s; trying again", self._state_dir.pods, error)
+                await asyncio.sleep(BOOKS_RETRY_S)
+
     def _write_books(self) -> None:
         books.write_pods(self._state_dir, list(self._pods.values()))
+        self._books_changed.clear()
 
 
 def _preference(free: list[str]) -> deviceplugin_pb2.PreferredAllocationRequest:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from som_api import v1alpha1
@@ -20,19 +21,31 @@ def read(state_dir: layout.StateDir) -> v1alpha1.SomNode | None:
         return None
 
 
+def of(pool: v1alpha1.SomPool) -> v1alpha1.NodePool:
+    """The share of `pool` that this machine is to have: all of it."""
+    return v1alpha1.NodePool(
+        name=pool.metadata.name,
+        generation=1,
+        unit=pool.spec.unit,
+        capacity=pool.spec.capacity,
+        source=pool.spec.source,
+    )
+
+
 def write(
-    state_dir: layout.StateDir, pool: v1alpha1.SomPool | None, hierarchy: cgroups.Hierarchy
+    state_dir: layout.StateDir, pools: Sequence[v1alpha1.NodePool], hierarchy: cgroups.Hierarchy
 ) -> int:
-    """Order `pool` and nothing else, or nothing at all; answers the order's generation."""
+    """Order `pools` and nothing else; answers the order's generation, a new one if it differs."""
     known = read(state_dir)
-    generation = known.metadata.generation + 1 if known else 1
-    spec = v1alpha1.SomNodeSpec(pools=(_node_pool(pool, generation),) if pool else ())
-    if known and _same(known.spec, spec):
+    if known and _bare(known.spec.pools) == _bare(pools):
         return known.metadata.generation
+    generation = known.metadata.generation + 1 if known else 1
     annotations = known.metadata.annotations if known else {_CONTROLLER: _controller(hierarchy)}
     node = v1alpha1.SomNode(
         metadata=v1alpha1.ObjectMeta(name="local", generation=generation, annotations=annotations),
-        spec=spec,
+        spec=v1alpha1.SomNodeSpec(
+            pools=tuple(pool.model_copy(update={"generation": generation}) for pool in pools)
+        ),
     )
     layout.write_atomically(state_dir.orders, node.model_dump_json(exclude_defaults=True, indent=2))
     return generation
@@ -45,27 +58,17 @@ def remove_cgroups(state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> 
             hierarchy.remove(group)
         hierarchy.remove(root)
     known = read(state_dir)
-    if known and known.metadata.annotations.get(_CONTROLLER) == "off":
-        # Refused while others use the controller; then it was not ours to switch off.
+    was_off = known and known.metadata.annotations.get(_CONTROLLER) == "off"
+    # A group of somebody else would lose its limits with the controller.
+    limits_of_others = hierarchy.root.glob("*/hugetlb.*.max")
+    if was_off and all(limit.read_text().strip() == "max" for limit in limits_of_others):
+        # Refused where others have switched it on further below; then it stays on.
         with contextlib.suppress(OSError):
             (hierarchy.root / "cgroup.subtree_control").write_text("-hugetlb", encoding="ascii")
 
 
-def _node_pool(pool: v1alpha1.SomPool, generation: int) -> v1alpha1.NodePool:
-    return v1alpha1.NodePool(
-        name=pool.metadata.name,
-        generation=generation,
-        unit=pool.spec.unit,
-        capacity=pool.spec.capacity,
-        source=pool.spec.source,
-    )
-
-
-def _same(one: v1alpha1.SomNodeSpec, other: v1alpha1.SomNodeSpec) -> bool:
-    def bare(spec: v1alpha1.SomNodeSpec) -> list[v1alpha1.NodePool]:
-        return [pool.model_copy(update={"generation": 0}) for pool in spec.pools]
-
-    return bare(one) == bare(other)
+def _bare(pools: Sequence[v1alpha1.NodePool]) -> list[v1alpha1.NodePool]:
+    return [pool.model_copy(update={"generation": 0}) for pool in pools]
 
 
 def _controller(hierarchy: cgroups.Hierarchy) -> str:

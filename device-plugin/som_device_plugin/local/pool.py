@@ -3,200 +3,359 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
 
 from som_api import v1alpha1
 from som_device_plugin import SomError
 from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
-from som_device_plugin.local import books, daemons, layout, orders, progress
+from som_device_plugin.local import Wrong, books, daemons, layout, orders, output, progress
 
-FULL: Final = 0
-FAILED: Final = 1
-WRONG: Final = 2
-PARTLY: Final = 3
+STALLED_S: Final = 60.0
+"""Without news from the agent for so long, `up` and `down` give up."""
 
-RELEASE_TIMEOUT_S: Final = 60.0
+WAIT_WORTH_SAYING_S: Final = 5.0
+CONTROL_TIMEOUT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.05
 _LONGEST_STATE_DIR: Final = 107 - len("/kubelet/device-plugins/som-00000000.sock")
-_OURS: Final = (
-    *("somnode.json", "status.json", "pods.json", "local.lock"),
+_OUR_DIRECTORIES: Final = ("leases", "holds", "kubelet")
+_OUR_FILES: Final = (
+    *("local.lock", "somnode.json", "status.json", "pods.json"),
     *("agent.log", "agent.pid", "agent.runs", "agent.sock", "agent.lock"),
     *("kubelet.log", "kubelet.pid", "kubelet.runs"),
     *("som.db", "som.db-wal", "som.db-shm"),
 )
-
-
-class UnfitMachine(SomError):
-    """This machine cannot have a pool; says what is missing and how to get it."""
+_OUR_REMAINS: Final = ".*.json.*"
+"""What a process that was killed while it replaced a file has left."""
 
 
 class NotReleased(SomError):
     """The pool could not be given back; says what holds it."""
 
 
+class Stalled(SomError):
+    """The agent has not said anything for long."""
+
+
+_Seen = TypeVar("_Seen")
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What `up` achieved: one of FULL, FAILED, PARTLY, and why."""
+    """What `up` achieved: OK, FAILED or PARTLY, and why."""
 
     exit_code: int
     pool: str
     capacity_bytes: int
     wanted_bytes: int
     page_bytes: int
-    seconds: float
+    ready_s: float
     reason: str
     message: str
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+    def fields(self) -> dict[str, str | int | float]:
+        """For scripts: see docs/how-to/work-without-kubernetes.md."""
+        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         pages = self.capacity_bytes // self.page_bytes
         text = (
             f"pool {self.pool}: {v1alpha1.format_bytes(self.capacity_bytes)} of "
             f"{v1alpha1.format_bytes(self.wanted_bytes)} reserved, {pages} pages of "
-            f"{v1alpha1.format_bytes(self.page_bytes)}, in {self.seconds:.2f} s"
+            f"{v1alpha1.format_bytes(self.page_bytes)}, in {self.ready_s:.2f} s"
         )
-        return text if self.exit_code == FULL else f"{text}: {self.message}"
+        if self.exit_code == output.OK:
+            return text
+        if self.exit_code == output.FAILED:
+            return f"{text}: {self.message}; the machine is as it was before"
+        return (
+            f"{text}: {self.message}; the agent goes on trying, `som local down` gives back what "
+            "there is"
+        )
 
 
-def up(pool: v1alpha1.SomPool, state_dir: layout.StateDir, *, quiet: bool) -> Outcome:
+def up(pool: v1alpha1.SomPool, state_dir: layout.StateDir, out: output.Output) -> Outcome:
     """Have this machine reserve `pool`, in place of what an earlier `up` ordered.
 
+    Interrupted, or without any memory reserved, it first orders again what was ordered before.
+
     Raises:
-        UnfitMachine: something that the machine lacks; nothing was changed.
+        Wrong: something that the machine lacks; nothing was changed.
         SomError: a process of local mode failed.
     """
     hierarchy = _check_machine(pool, state_dir)
     begun = time.monotonic()
-    with _alone(state_dir):
+    with _alone(state_dir, out), contextlib.ExitStack() as undo:
+        before = orders.read(state_dir)
+        undo.callback(_go_back, state_dir, hierarchy, before.spec.pools if before else (), out)
         if not daemons.agent(state_dir).runs():
             # What an agent that is gone said is no answer to this order.
             state_dir.status.unlink(missing_ok=True)
-        generation = orders.write(state_dir, pool, hierarchy)
-        daemons.stand_in(state_dir).start()
+        generation = orders.write(state_dir, [orders.of(pool)], hierarchy)
+        _start_stand_in(state_dir)
         daemons.agent(state_dir).start()
-        _wait_for_stand_in(state_dir)
-        what = f"reserving {pool.metadata.name}"
-        with progress.bar(what, pool.spec.capacity, quiet=quiet) as show:
-            while (status := _settled(state_dir, generation, pool)) is None:
-                show(_reserved_bytes(state_dir))
-                time.sleep(LOOK_EVERY_S)
+        status = _wait(
+            lambda: _settled(state_dir, generation, pool.metadata.name),
+            state_dir,
+            what=f"reserving {pool.metadata.name}",
+            total_bytes=pool.spec.capacity,
+            done_bytes=lambda: _reserved_bytes(state_dir),
+            out=out,
+        )
+        if status.capacity:
+            undo.pop_all()
     ready = _ready(status)
-    full = ready.status == "True"
+    failed_or_partly = output.PARTLY if status.capacity else output.FAILED
     return Outcome(
-        exit_code=FULL if full else PARTLY if status.capacity else FAILED,
+        exit_code=output.OK if ready.status == "True" else failed_or_partly,
         pool=pool.metadata.name,
         capacity_bytes=status.capacity,
         wanted_bytes=pool.spec.capacity,
         page_bytes=pool.spec.source.page_bytes,
-        seconds=time.monotonic() - begun,
+        ready_s=time.monotonic() - begun,
         reason=ready.reason,
         message=ready.message,
     )
 
 
-def down(state_dir: layout.StateDir, *, force: bool, quiet: bool) -> None:
-    """Give everything back and leave the machine as it was. Safe to repeat.
+def down(state_dir: layout.StateDir, out: output.Output, *, force: bool) -> int:
+    """Give everything back and leave the machine as it was: the bytes. Safe to repeat.
 
     Raises:
         NotReleased: programs run, or somebody still holds memory.
         SomError: a process of local mode failed.
     """
-    if not (state_dir.orders.exists() or state_dir.kubelet.exists()):
-        return
+    if not state_dir.lock.exists():
+        return 0
     _check_root()
-    hierarchy = cgroups.find(mountinfo.read())
-    with _alone(state_dir):
-        daemons.stand_in(state_dir).start()
-        _wait_for_stand_in(state_dir)
-        _end_programs(state_dir, force=force)
-        generation = orders.write(state_dir, None, hierarchy)
+    hierarchy = _hierarchy()
+    with _alone(state_dir, out):
+        return _give_back(state_dir, hierarchy, out, force=force)
+
+
+def _go_back(
+    state_dir: layout.StateDir,
+    hierarchy: cgroups.Hierarchy,
+    pools: tuple[v1alpha1.NodePool, ...],
+    out: output.Output,
+) -> None:
+    """Have what an earlier `up` ordered, or nothing when there was none."""
+    try:
+        if not pools:
+            _give_back(state_dir, hierarchy, out, force=False)
+            return
+        generation = orders.write(state_dir, pools, hierarchy)
+        _start_stand_in(state_dir)
         daemons.agent(state_dir).start()
+        [pool] = pools
+        _wait(
+            lambda: _settled(state_dir, generation, pool.name),
+            state_dir,
+            what=f"going back to what {pool.name} was",
+            total_bytes=0,
+            done_bytes=lambda: 0,
+            out=out,
+        )
+    except KeyboardInterrupt:
+        raise NotReleased(
+            "interrupted again, before the machine was as it was; see `som local status`, and "
+            "give everything back with `som local down`"
+        ) from None
+
+
+def _give_back(
+    state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy, out: output.Output, *, force: bool
+) -> int:
+    agent, stand_in = daemons.agent(state_dir), daemons.stand_in(state_dir)
+    held_bytes = 0
+    if not _holds_nothing(state_dir):
+        _start_stand_in(state_dir)
+        _end_programs(state_dir, force=force)
         held_bytes = _reserved_bytes(state_dir)
-        deadline = time.monotonic() + RELEASE_TIMEOUT_S
-        with progress.bar("giving back", held_bytes, quiet=quiet) as show:
-            while not _released(state_dir, generation):
-                if time.monotonic() > deadline:
-                    raise NotReleased(_why_not_released(state_dir))
-                show(held_bytes - _reserved_bytes(state_dir))
-                time.sleep(LOOK_EVERY_S)
-        daemons.agent(state_dir).stop()
-        daemons.stand_in(state_dir).stop()
-        _remove_traces(state_dir, hierarchy)
+        generation = orders.write(state_dir, (), hierarchy)
+        agent.start()
+        try:
+            _wait(
+                lambda: _released(state_dir, generation),
+                state_dir,
+                what="giving back",
+                total_bytes=held_bytes,
+                done_bytes=lambda: held_bytes - _reserved_bytes(state_dir),
+                out=out,
+            )
+        except Stalled as stalled:
+            raise NotReleased(_why_not_released(state_dir)) from stalled
+    agent.stop()
+    stand_in.stop()
+    _remove_traces(state_dir, hierarchy)
+    return held_bytes
+
+
+def _holds_nothing(state_dir: layout.StateDir) -> bool:
+    """Whether no agent has ever had a store here, without which none reserves a page."""
+    store = state_dir.path / "som.db"
+    return not store.exists() or store.stat().st_size == 0
 
 
 def _check_root() -> None:
     if os.geteuid() != 0:
-        raise UnfitMachine("som local reserves memory of the machine: run it as root, with sudo")
+        raise Wrong("som local reserves memory of the machine: run it as root, with sudo")
 
 
 def _check_machine(pool: v1alpha1.SomPool, state_dir: layout.StateDir) -> cgroups.Hierarchy:
     _check_root()
-    if (state_dir.path / "som.db").exists() and not state_dir.orders.exists():
-        raise UnfitMachine(
-            f"{state_dir.path} belongs to the som-agent of a Kubernetes node; choose another "
-            "--state-dir"
-        )
-    if len(os.fsencode(state_dir.path)) > _LONGEST_STATE_DIR:
-        raise UnfitMachine(
-            f"{state_dir.path} is too long for the sockets in it; choose a --state-dir of at most "
-            f"{_LONGEST_STATE_DIR} bytes"
-        )
+    _check_state_dir(state_dir.path)
     page_bytes = pool.spec.source.page_bytes
     sizes = hugepages.page_sizes()
     if page_bytes not in sizes:
         has = ", ".join(map(v1alpha1.format_bytes, sorted(sizes))) or "none"
-        raise UnfitMachine(
+        raise Wrong(
             f"this kernel has no huge pages of {v1alpha1.format_bytes(page_bytes)}, only: {has}; "
             "choose another spec.source.hugeTLB.pageSize, or boot a kernel with CONFIG_HUGETLBFS "
             "on a processor that has them"
         )
+    return _hierarchy()
+
+
+def _check_state_dir(path: Path) -> None:
+    """`down` removes what is som's in it, so it must be som's alone."""
+    if len(os.fsencode(path)) > _LONGEST_STATE_DIR:
+        raise Wrong(
+            f"{path} is too long for the sockets in it; choose a --state-dir of at most "
+            f"{_LONGEST_STATE_DIR} bytes"
+        )
+    is_there = path.exists()
+    if is_there and not (path / "local.lock").exists():
+        if (path / "som.db").exists():
+            raise Wrong(
+                f"{path} belongs to the som-agent of a Kubernetes node; choose another --state-dir"
+            )
+        others = sorted(each.name for each in set(path.iterdir()) - set(path.glob(_OUR_REMAINS)))
+        if others:
+            raise Wrong(
+                f"{path} is in use ({', '.join(others[:3])}); choose a --state-dir that is empty "
+                "or not there yet"
+            )
+    if (free := shutil.disk_usage(path if is_there else path.parent).free) < daemons.ROOM_BYTES:
+        raise Wrong(
+            f"the disk of {path} has only {free} bytes free; make room, {daemons.ROOM_BYTES} at "
+            "least, or choose another --state-dir"
+        )
+
+
+def _hierarchy() -> cgroups.Hierarchy:
     try:
         return cgroups.find(mountinfo.read())
     except cgroups.CgroupError as error:
-        raise UnfitMachine(str(error)) from error
+        raise Wrong(str(error)) from error
 
 
 @contextlib.contextmanager
-def _alone(state_dir: layout.StateDir) -> Iterator[None]:
+def _alone(state_dir: layout.StateDir, out: output.Output) -> Iterator[None]:
     """One `up` or `down` at a time; the others wait. Makes the state directory."""
     while True:
-        state_dir.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with state_dir.lock.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        state_dir.path.mkdir(mode=0o700, exist_ok=True)
+        # In a directory like /tmp somebody else may have been faster.
+        layout.find(state_dir.path)
+        state_dir.path.chmod(0o700)
+        with state_dir.lock.open("ab") as file:
+            _lock(file, state_dir, out)
             # A `down` that we waited for has removed the file, and perhaps the directory.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), state_dir.lock.stat()):
-                    yield
-                    return
+            if _is_still(state_dir.lock, file):
+                yield
+                return
 
 
-def _wait_for_stand_in(state_dir: layout.StateDir) -> None:
+def _is_still(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: BinaryIO, state_dir: layout.StateDir, out: output.Output) -> None:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    out.note(f"another `som local up` or `down` works in {state_dir.path}; waiting for its end")
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _start_stand_in(state_dir: layout.StateDir) -> None:
+    stand_in = daemons.stand_in(state_dir)
+
     def answers() -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(state_dir.control_socket)) == 0
 
-    daemons.stand_in(state_dir).wait_until(answers)
+    if stand_in.runs() and not (
+        answers()
+        and state_dir.registration_socket.exists()
+        and state_dir.pod_resources_socket.exists()
+    ):
+        # Something has removed its sockets. The next one serves again, and knows all programs.
+        stand_in.stop()
+    stand_in.start()
+    stand_in.wait_until(answers)
 
 
-def _settled(
-    state_dir: layout.StateDir, generation: int, pool: v1alpha1.SomPool
-) -> v1alpha1.PoolStatus | None:
+def _wait(
+    look: Callable[[], _Seen | None],
+    state_dir: layout.StateDir,
+    *,
+    what: str,
+    total_bytes: int,
+    done_bytes: Callable[[], int],
+    out: output.Output,
+) -> _Seen:
+    """What `look` sees once it sees something.
+
+    Raises:
+        Stalled: the agent has not reported anything new for long.
+        DaemonFailed: the agent has ended.
+    """
+    agent = daemons.agent(state_dir)
+    told, heard, heard_at = False, _written_ns(state_dir.status), time.monotonic()
+    with progress.bar(what, total_bytes, quiet=out.as_json) as show:
+        while (seen := look()) is None:
+            agent.check()
+            show(done_bytes())
+            if (now := _written_ns(state_dir.status)) != heard:
+                told, heard, heard_at = False, now, time.monotonic()
+            silent_s = time.monotonic() - heard_at
+            if silent_s > STALLED_S:
+                raise Stalled(
+                    f"{what}: the agent has said nothing new for {STALLED_S:.0f} s; its last words "
+                    f"are: {agent.last_words()}; see {agent.log}"
+                )
+            if silent_s > WAIT_WORTH_SAYING_S and not told:
+                out.note(f"{what}: waiting for the agent; what it does is in {agent.log}")
+                told = True
+            time.sleep(LOOK_EVERY_S)
+    return seen
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _settled(state_dir: layout.StateDir, generation: int, name: str) -> v1alpha1.PoolStatus | None:
     """The pool's status once the agent has done what it can; None before."""
     status = books.read_status(state_dir)
-    if status is not None and status.observed_generation == generation:
-        for each in status.pools:
-            if each.name == pool.metadata.name and _ready(each).reason != "Reserving":
-                return each
-    daemons.agent(state_dir).check()
-    return None
+    if status is None or status.observed_generation != generation:
+        return None
+    return next(
+        (pool for pool in status.pools if pool.name == name and _ready(pool).reason != "Reserving"),
+        None,
+    )
 
 
 def _ready(pool: v1alpha1.PoolStatus) -> v1alpha1.Condition:
@@ -214,17 +373,24 @@ def _end_programs(state_dir: layout.StateDir, *, force: bool) -> None:
         raise NotReleased(
             f"programs run with som memory: {', '.join(names)}; end them, or use --force"
         )
-    with socket.socket(socket.AF_UNIX) as control:
-        control.connect(str(state_dir.control_socket))
-        control.sendall(b'{"end": "all"}\n')
-        control.settimeout(RELEASE_TIMEOUT_S)
-        control.recv(1)
+    stand_in = daemons.stand_in(state_dir)
+    try:
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(CONTROL_TIMEOUT_S)
+            control.connect(str(state_dir.control_socket))
+            control.sendall(b'{"end": "all"}\n')
+            control.recv(1)
+    except OSError as error:
+        raise NotReleased(
+            f"ending programs: {stand_in.title} did not answer ({error}); see {stand_in.log}, "
+            "then run `som local down` again"
+        ) from error
 
 
-def _released(state_dir: layout.StateDir, generation: int) -> bool:
-    daemons.agent(state_dir).check()
+def _released(state_dir: layout.StateDir, generation: int) -> bool | None:
     status = books.read_status(state_dir)
-    return status is not None and status.observed_generation == generation and not status.pools
+    is_done = status and status.observed_generation == generation and not status.pools
+    return True if is_done else None
 
 
 def _why_not_released(state_dir: layout.StateDir) -> str:
@@ -232,9 +398,9 @@ def _why_not_released(state_dir: layout.StateDir) -> str:
     pools = status.pools if status else ()
     whys = [f"{pool.name}: {_ready(pool).message}" for pool in pools]
     return (
-        f"not everything was given back within {RELEASE_TIMEOUT_S:.0f} s: "
-        f"{'; '.join(whys) or 'the agent does not report'}; see "
-        f"{daemons.agent(state_dir).log}, then run `som local down` again"
+        f"not everything was given back, and the agent has said nothing new for {STALLED_S:.0f} s: "
+        f"{'; '.join(whys) or 'it does not report'}; see {daemons.agent(state_dir).log}, then run "
+        "`som local down` again"
     )
 
 
@@ -244,9 +410,9 @@ def _remove_traces(state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> 
         if mount.mountpoint.is_relative_to(state_dir.path) and mount.fstype == "hugetlbfs":
             mounts.detach(str(mount.mountpoint))
     orders.remove_cgroups(state_dir, hierarchy)
-    for directory in ("leases", "holds", "kubelet"):
+    for directory in _OUR_DIRECTORIES:
         shutil.rmtree(state_dir.path / directory, ignore_errors=True)
-    for name in _OURS:
-        (state_dir.path / name).unlink(missing_ok=True)
+    for path in (*map(state_dir.path.joinpath, _OUR_FILES), *state_dir.path.glob(_OUR_REMAINS)):
+        path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         state_dir.path.rmdir()

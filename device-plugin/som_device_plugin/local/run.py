@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from som_device_plugin import SomError
-from som_device_plugin.local import container, layout
+from som_device_plugin.local import container, layout, output, units, users
 
 WAIT_WORTH_SHOWING_S: Final = 0.3
 
@@ -25,13 +25,11 @@ class Order:
     """What was asked for on the command line."""
 
     command: Sequence[str]
-    resource: str
-    count: str
-    user: tuple[int, int] | None
-    as_json: bool
+    request: units.Request
+    user: users.User | None
 
 
-def run(order: Order, state_dir: layout.StateDir) -> int:
+def run(order: Order, state_dir: layout.StateDir, out: output.Output) -> int:
     """Admit, start, wait: the program's exit status.
 
     Raises:
@@ -40,14 +38,12 @@ def run(order: Order, state_dir: layout.StateDir) -> int:
     with _connect(state_dir) as connection:
         request = {
             "program": Path(order.command[0]).name,
-            "resource": order.resource,
-            "count": order.count,
+            "resource": order.request.resource,
+            "count": str(order.request.count),
         }
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        ready = _wait_until_ready(connection, order)
-        if order.as_json:
-            shown = ("pod", "bytes", "allocate_s", "pre_start_s", "ready_s")
-            _print_json(event="ready", **{key: ready[key] for key in shown})
+        ready = _wait_until_ready(connection, request, order, out)
+        shown = ("pod", "size_bytes", "allocate_s", "pre_start_s", "ready_s")
+        out.event("ready", **{key: ready[key] for key in shown})
         status = container.run(
             container.Container(
                 command=order.command,
@@ -59,8 +55,7 @@ def run(order: Order, state_dir: layout.StateDir) -> int:
                 user=order.user,
             )
         )
-        if order.as_json:
-            _print_json(event="exited", status=status)
+        out.event("exited", exit_code=status)
         return status
 
 
@@ -74,30 +69,35 @@ def _connect(state_dir: layout.StateDir) -> socket.socket:
             error.filename = str(state_dir.control_socket)
             raise
         raise CannotRun(
-            f"no pool is up in {state_dir.path} ({error.strerror}); run "
+            f"no pool is up in {state_dir.path} ({error.strerror or error}); run "
             "`som local up -f FILE` first"
         ) from error
     return connection
 
 
-def _wait_until_ready(connection: socket.socket, order: Order) -> dict[str, Any]:
-    """Follow the stand-in's messages until the lease is real."""
+def _wait_until_ready(
+    connection: socket.socket, request: Mapping[str, str], order: Order, out: output.Output
+) -> dict[str, Any]:
+    """Ask the stand-in, and follow its messages until the lease is real."""
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
-        show = None if order.as_json else _Waiting(order)
+        show = None if out.as_json else _Waiting(order)
         if show:
             stack.callback(show.stop)
-        for message in _messages(connection, show):
-            match message["event"]:
-                case "ready":
-                    return {**message, "ready_s": time.monotonic() - begun}
-                case "refused":
-                    raise CannotRun(message["message"])
-                case "waiting" if show:
-                    show.say(message["message"])
-                case _ if order.as_json:
-                    _print_json(**message)
-    raise CannotRun("the kubelet stand-in has ended; run `som local up` again")
+        # The stand-in may end at any moment: it hangs up, or the kernel resets the connection.
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            for message in _messages(connection, show):
+                match message["event"]:
+                    case "ready":
+                        return {**message, "ready_s": time.monotonic() - begun}
+                    case "refused":
+                        raise CannotRun(message["message"])
+                    case "waiting" if show:
+                        show.say(message["message"])
+                    case event:
+                        out.event(event, **{k: v for k, v in message.items() if k != "event"})
+    raise CannotRun("the kubelet stand-in has ended; run `som local up -f FILE` again")
 
 
 def _messages(connection: socket.socket, show: "_Waiting | None") -> Iterator[Mapping[str, Any]]:
@@ -118,13 +118,15 @@ def _messages(connection: socket.socket, show: "_Waiting | None") -> Iterator[Ma
 
 
 class _Waiting:
-    """A line on the terminal that moves while a person waits."""
+    """A line on the terminal that moves while a person waits; sentences anywhere else."""
 
     def __init__(self, order: Order) -> None:
-        self._text = f"preparing {order.count} of {order.resource}"
+        self._text = f"preparing {order.request.count} of {order.request.resource}"
         self._progress: Any = None
 
     def begin(self) -> None:
+        if not sys.stderr.isatty():
+            return
         # rich takes 0.1 s to import, longer than most starts take.
         from rich import console, progress
 
@@ -133,25 +135,21 @@ class _Waiting:
             progress.TextColumn("{task.description}"),
             progress.TimeElapsedColumn(),
         )
-        to_stderr = console.Console(stderr=True)
-        self._progress = progress.Progress(*columns, console=to_stderr, transient=True)
-        if to_stderr.is_terminal:
-            self._progress.start()
+        self._progress = progress.Progress(
+            *columns, console=console.Console(stderr=True), transient=True
+        )
+        self._progress.start()
         self._progress.add_task(self._text, total=None)
 
     def say(self, text: str) -> None:
         if self._progress is None:
             self.begin()
-        if self._progress.console.is_terminal:
+        if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], description=text)
         elif text != self._text:
-            print(text, file=sys.stderr)
+            print(text, file=sys.stderr, flush=True)
         self._text = text
 
     def stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
-
-
-def _print_json(**message: Any) -> None:
-    print(json.dumps(message), file=sys.stderr, flush=True)

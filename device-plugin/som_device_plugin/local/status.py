@@ -1,59 +1,151 @@
-"""`som local status`: pools and programs, as a table or as JSON."""
+"""`som local status`: the pool and its programs."""
 
-import json
-
-from rich import console, table
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from som_api import v1alpha1
-from som_device_plugin.local import books, daemons, layout
+from som_device_plugin.local import books, daemons, layout, orders, output
+
+_AS_IT_SHOULD_BE: Final = frozenset({"Reserved", "AsExpected"})
 
 
-def as_json(state_dir: layout.StateDir) -> str:
-    """Everything that is known, for scripts."""
-    status = books.read_status(state_dir)
-    return json.dumps(
-        {
-            "agent": daemons.agent(state_dir).runs(),
-            "standIn": daemons.stand_in(state_dir).runs(),
-            "node": status.model_dump(mode="json") if status else None,
-            "programs": [
-                {
-                    "pod": pod.name,
-                    "unit": pod.request.unit,
-                    "units": pod.request.count,
-                    "bytes": pod.request.size_bytes,
-                    "ticket": pod.ticket,
-                }
-                for pod in books.read_pods(state_dir)
-            ],
-        },
-        indent=2,
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What is there. `ordered` are the pools of the last `up`, `node` what the agent last said."""
+
+    state_dir: layout.StateDir
+    dead: Sequence[daemons.Daemon]
+    ordered: Sequence[v1alpha1.NodePool]
+    node: v1alpha1.SomNodeStatus | None
+    programs: Sequence[books.LocalPod]
+
+    @property
+    def pools(self) -> Sequence[v1alpha1.PoolStatus]:
+        return self.node.pools if self.node else ()
+
+    @property
+    def agent_runs(self) -> bool:
+        return all(daemon.name != "agent" for daemon in self.dead)
+
+    @property
+    def exit_code(self) -> int:
+        """OK, PARTLY, or FAILED where programs cannot start at all."""
+        if self.dead or not self.pools:
+            return output.FAILED
+        is_full = all(_ready(pool).status == "True" for pool in self.pools)
+        return output.OK if is_full else output.PARTLY
+
+
+def look(state_dir: layout.StateDir) -> Found:
+    """What is there now."""
+    order = orders.read(state_dir)
+    both = (daemons.agent(state_dir), daemons.stand_in(state_dir))
+    return Found(
+        state_dir=state_dir,
+        dead=[daemon for daemon in both if not daemon.runs()],
+        ordered=order.spec.pools if order else (),
+        node=books.read_status(state_dir),
+        programs=books.read_pods(state_dir),
     )
 
 
-def show(state_dir: layout.StateDir) -> None:
-    """Print tables for people."""
-    out = console.Console()
-    status = books.read_status(state_dir)
-    if status is None:
-        out.print(f"no pool is up in {state_dir.path}; `som local up -f FILE` makes one")
+def fields(found: Found) -> dict[str, Any]:
+    """Everything that is known, for scripts."""
+    dead = [daemon.name for daemon in found.dead]
+    return {
+        "exit_code": found.exit_code,
+        "agent_runs": "agent" not in dead,
+        "stand_in_runs": "kubelet" not in dead,
+        "ordered": [
+            {"pool": pool.name, "unit": pool.unit, "capacity_bytes": pool.capacity}
+            for pool in found.ordered
+        ],
+        "pools": [
+            {
+                "pool": pool.name,
+                "unit": pool.unit,
+                "capacity_bytes": pool.capacity,
+                "allocated_bytes": pool.allocated,
+                "free_bytes": pool.free,
+                "numa": [
+                    {"node": share.node, "capacity_bytes": share.capacity} for share in pool.numa
+                ],
+                "ready": _readiness(pool, found)[0],
+                "reason": _readiness(pool, found)[1],
+            }
+            for pool in found.pools
+        ],
+        "programs": [
+            {
+                "pod": pod.name,
+                "unit": pod.request.unit,
+                "units": pod.request.count,
+                "size_bytes": pod.request.size_bytes,
+                "ticket": pod.ticket,
+            }
+            for pod in found.programs
+        ],
+        "messages": list(_messages(found)),
+    }
+
+
+def text(found: Found) -> str:
+    """Tables and sentences for people, the same on a terminal and in a pipe."""
+    size = v1alpha1.format_bytes
+    pools = [
+        (
+            *(pool.name, pool.unit, size(pool.capacity), size(pool.allocated), size(pool.free)),
+            *_readiness(pool, found),
+        )
+        for pool in found.pools
+    ]
+    programs = [
+        (pod.name, f"{pod.request.count} x {pod.request.unit}", size(pod.request.size_bytes))
+        for pod in found.programs
+    ]
+    lines = [
+        *_table("POOL UNIT CAPACITY ALLOCATED FREE READY REASON", pools),
+        *_table("PROGRAM UNITS MEMORY", programs),
+        *_messages(found),
+    ]
+    return "\n".join(lines)
+
+
+def _messages(found: Found) -> Iterator[str]:
+    if not found.ordered and not found.pools:
+        yield f"no pool is up in {found.state_dir.path}; `som local up -f FILE` makes one"
         return
-    for daemon in (daemons.agent(state_dir), daemons.stand_in(state_dir)):
-        if not daemon.runs():
-            out.print(f"{daemon.name} does not run: `som local up` starts it; see {daemon.log}")
-    pools = table.Table("POOL", "UNIT", "CAPACITY", "ALLOCATED", "FREE", "READY", "REASON")
-    for pool in status.pools:
-        amounts = (v1alpha1.format_bytes(n) for n in (pool.capacity, pool.allocated, pool.free))
-        ready = next(each for each in pool.conditions if each.type == "Ready")
-        pools.add_row(pool.name, pool.unit, *amounts, ready.status, ready.reason)
-    out.print(pools)
-    programs = table.Table("PROGRAM", "UNITS", "MEMORY", "TICKET")
-    for pod in books.read_pods(state_dir):
-        units = f"{pod.request.count} x {pod.request.unit}"
-        memory = v1alpha1.format_bytes(pod.request.size_bytes)
-        programs.add_row(pod.name, units, memory, pod.ticket)
-    if programs.rows:
-        out.print(programs)
-    for condition in (*status.conditions, *(c for pool in status.pools for c in pool.conditions)):
-        if condition.message and condition.reason not in ("Reserved", "AsExpected"):
-            out.print(f"{condition.reason}: {condition.message}")
+    for daemon in found.dead:
+        yield f"{daemon.title} does not run: `som local up -f FILE` starts it; see {daemon.log}"
+    reported = {pool.name for pool in found.pools}
+    for order in found.ordered:
+        if order.name not in reported:
+            yield (
+                f"pool {order.name}: {v1alpha1.format_bytes(order.capacity)} ordered, nothing "
+                "reported yet"
+            )
+    # The node's Ready names the pools that are not; they say more themselves.
+    conditions = [c for c in (found.node.conditions if found.node else ()) if c.type != "Ready"]
+    for condition in (*conditions, *(c for pool in found.pools for c in pool.conditions)):
+        if condition.message and condition.reason not in _AS_IT_SHOULD_BE:
+            yield condition.message
+
+
+def _ready(pool: v1alpha1.PoolStatus) -> v1alpha1.Condition:
+    return next(condition for condition in pool.conditions if condition.type == "Ready")
+
+
+def _readiness(pool: v1alpha1.PoolStatus, found: Found) -> tuple[str, str]:
+    """Status and reason of Ready; what an agent said that is gone may be no longer true."""
+    ready = _ready(pool)
+    return (ready.status, ready.reason) if found.agent_runs else ("Unknown", "AgentGone")
+
+
+def _table(header: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    if not rows:
+        return
+    table = [header.split(), *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        yield "  ".join(map(str.ljust, row, widths)).rstrip()

@@ -1,7 +1,7 @@
 import pytest
 
 from som_api import v1alpha1
-from som_device_plugin.local import cli, manifest
+from som_device_plugin.local import manifest
 
 GOOD = """
 apiVersion: som.io/v1alpha1
@@ -58,25 +58,3 @@ def test_each_fault_has_its_own_line() -> None:
         "spec.capacity",
         "spec.size",
     ]
-
-
-def test_up_with_a_wrong_file_ends_with_2(
-    tmp_path: object, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["local", "up", "-f", f"{tmp_path}/none", "--state-dir", f"{tmp_path}/s"]) == 2
-    assert f"som: {tmp_path}/none: cannot be read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["local", "run", "--request", "som.io/2Mi", "--", "true"],
-        ["local", "run", "--request", "som.io/2Mi=1", "--user", "root", "--", "true"],
-        ["local", "run", "--", "true"],
-        ["local"],
-    ],
-)
-def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 2
