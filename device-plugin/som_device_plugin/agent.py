@@ -13,8 +13,10 @@ import functools
 import logging
 import os
 import pathlib
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
+from concurrent import futures
 from typing import Final
 
 from prometheus_client import core, registry
@@ -32,8 +34,10 @@ log = logging.getLogger(__name__)
 TICKETS_PER_NODE: Final = 256
 """Containers with som memory per NUMA node; kubelet hands out one ticket to each."""
 
+STORE: Final = "som.db"
 BOOT_ID: Final = pathlib.Path("/proc/sys/kernel/random/boot_id")
 MOST_HELD_PODS: Final = 20
+THREADS: Final = 32
 LOCK_RETRY_S: Final = 0.2
 REPORT_COALESCE_S: Final = 0.2
 
@@ -85,16 +89,21 @@ class Agent:
                 )
             )
             await stack.enter_async_context(_only_agent(self._settings.state_dir))
+            # By default there are few, of which some wait for a worker or a lock.
+            threads = futures.ThreadPoolExecutor(THREADS, thread_name_prefix="som")
+            asyncio.get_running_loop().set_default_executor(threads)
             await self._serve()
 
     async def _serve(self) -> None:
         settings, outside = self._settings, self._outside
         self._why_not_ready = "starting"
         boot_id = settings.boot_id_file.read_text(encoding="ascii").strip()
-        store_path = settings.state_dir / "som.db"
+        store_path = settings.state_dir / STORE
         connection = database.open_database(store_path)
         driver = hugetlbfs.HugeTLBFS(state_dir=settings.state_dir)
         driver.self_check()
+        # Before the pools are looked at, because what the last agent left running may lock them.
+        await asyncio.to_thread(driver.end_builders)
         source = hugetlb.HugeTLBSource(
             connection=database.open_database(store_path),
             state_dir=settings.state_dir,
@@ -151,7 +160,7 @@ class Agent:
         )
         registry.REGISTRY.register(collector)
         try:
-            await own_reconciler.recover()
+            await own_reconciler.reconcile()
             self._why_not_ready = ""
             async with asyncio.TaskGroup() as group:
                 group.create_task(own_pools.run(outside.specs))
@@ -235,7 +244,7 @@ async def _only_agent(state_dir: pathlib.Path) -> AsyncIterator[None]:
     """Hold the node's lock inside the block; waits for the agent that has it."""
     path = state_dir / "agent.lock"
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        was_open = _keep_to_root(state_dir)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SomError(
@@ -252,9 +261,29 @@ async def _only_agent(state_dir: pathlib.Path) -> AsyncIterator[None]:
                     log.info("another agent serves this node; waiting for it to end")
                 waited = True
                 await asyncio.sleep(LOCK_RETRY_S)
+        if was_open:
+            # Made anew from the log: on the old one somebody may have locks of before.
+            (state_dir / f"{STORE}-shm").unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
+
+
+def _keep_to_root(state_dir: pathlib.Path) -> bool:
+    """Nobody else may look into `state_dir`: he could lock the store, and read whose memory it is.
+
+    Kubelet makes the directory of a hostPath for everybody to read. Whether it was so until now.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    mode = state_dir.stat().st_mode
+    if mode & stat.S_IWOTH:
+        raise SomError(
+            f"the state directory {state_dir} can be written by everybody, so that nobody knows "
+            "whose files are in it; give som a directory of its own"
+        )
+    if mode & 0o077:
+        state_dir.chmod(0o700)
+    return bool(mode & 0o077)
 
 
 def _tickets(nodes: Iterable[int]) -> list[seams.Ticket]:

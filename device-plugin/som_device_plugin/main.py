@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from som_api import endpoint, logs
-from som_device_plugin import SomError, __version__, agent, cluster
+from som_device_plugin import SomError, __version__, agent, cluster, loops
 from som_device_plugin.kubelet import setup
 from som_device_plugin.local import files, layout
 from som_device_plugin.sources import plan
@@ -109,7 +109,11 @@ async def _run(arguments: argparse.Namespace) -> None:
             outside = files.outside(arguments.local)
         elif arguments.node_name and arguments.pod:
             outside = await stack.enter_async_context(
-                cluster.outside(node_name=arguments.node_name, kubeconfig=arguments.kubeconfig)
+                cluster.outside(
+                    node_name=arguments.node_name,
+                    kubeconfig=arguments.kubeconfig,
+                    beats=loops.BEATS,
+                )
             )
         else:
             raise SomError("which node and pod is this? Give --node-name and --pod, or --local DIR")
@@ -119,6 +123,8 @@ async def _run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments."""
     arguments = parser().parse_args()
+    # What it makes is root's alone; a file that others shall use is given to them by name.
+    os.umask(0o077)
     logs.configure(level=arguments.log_level)
     try:
         asyncio.run(_run(arguments))

@@ -22,6 +22,11 @@ PRE_START_SECONDS: Final = prometheus_client.Histogram(
     "Time to answer PreStartContainer, errors included",
     buckets=_LATENCIES_S,
 )
+STORE_WRITE_SECONDS: Final = prometheus_client.Histogram(
+    "som_agent_store_write_seconds",
+    "Time of a durable write to the agent's store; everything else of the agent waits for it",
+    buckets=_LATENCIES_S,
+)
 REGISTRATIONS: Final = prometheus_client.Counter(
     "som_agent_registrations", "Times that the agent registered with kubelet"
 )

@@ -114,9 +114,8 @@ class Pools:
     # Orders
 
     def _load_orders(self) -> None:
-        row = self._db.execute("SELECT generation, leaving, spec FROM orders").fetchone()
-        if row is not None:
-            generation, *specs = row
+        query: Final = "SELECT generation, leaving, spec FROM orders"
+        for generation, *specs in database.read(self._db, query):
             try:
                 read = [v1alpha1.SomNodeSpec.model_validate_json(spec) for spec in specs]
             except pydantic.ValidationError as error:

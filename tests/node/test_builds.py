@@ -1,6 +1,7 @@
 """A start of a lease: built in a slot of its own, attached last, given back completely."""
 
 import asyncio
+import dataclasses
 import mmap
 import os
 import pathlib
@@ -112,6 +113,17 @@ async def test_a_start_waits_until_its_predecessor_is_taken_away(node: nodes.Nod
     await node.driver.build(second, on_progress=lambda _bytes: None)
     node.driver.revoke(first)
     assert node.read(second) == b"\0"
+
+
+async def test_nothing_is_built_in_a_slot_whose_pages_somebody_holds(node: nodes.Node) -> None:
+    await node.apply(8 * PAGE)
+    first = await node.built(4 * PAGE)
+    second = dataclasses.replace(first, lease_id=seams.LeaseId("b"))
+
+    with pytest.raises(seams.DriverError, match="8388608 bytes are still held in its slot"):
+        await node.driver.build(second, on_progress=lambda _bytes: None)
+    assert node.source.reserved("databases").free_bytes == 4 * PAGE
+    assert node.driver.attached() == {(first.lease_id, 1): 4 * PAGE}
 
 
 async def test_a_start_larger_than_the_hold_takes_nothing(node: nodes.Node) -> None:

@@ -2,15 +2,19 @@
 
 WAL with full sync: a commit survives a power cut (sqlite.org/wal.html). `user_version` names the
 schema; a file of a newer agent is refused, never guessed at.
+
+Calls are made where their answer is needed, the event loop included: between a look at the store
+and the write that follows from it nothing may happen. So a disk that is slow to sync delays the
+answers to kubelet by as much; `som_agent_store_write_seconds` shows it.
 """
 
 import contextlib
 import pathlib
 import sqlite3
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, LiteralString
 
-from som_device_plugin import SomError
+from som_device_plugin import SomError, metrics
 
 _SCHEMA: Final = """
 CREATE TABLE leases (
@@ -62,21 +66,31 @@ _STEPS: Final = (_SCHEMA, "ALTER TABLE starts ADD COLUMN told_at_s REAL;")
 """What makes each version of the schema of the one before."""
 
 
+_CURE: Final = (
+    "A damaged store can be moved away (with its -wal and -shm): then delete this node's pods with "
+    "som memory, which have lost their leases"
+)
+
+
 class DatabaseError(SomError):
-    """The store cannot be opened or written."""
+    """The store cannot be opened, read or written."""
 
 
 def open_database(path: pathlib.Path) -> sqlite3.Connection:
     """Open or create the store at `path`; autocommit outside `transaction`.
 
     Raises:
-        DatabaseError: not writable, not a database, or written by a newer agent.
+        DatabaseError: not writable, not a database or a damaged one, or written by a newer agent.
     """
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # 56 KiB with 256 leases: a damage is found before anything follows from it.
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(found.split()))
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if steps := "".join(_STEPS[version:]):
             connection.executescript(
@@ -85,8 +99,7 @@ def open_database(path: pathlib.Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise DatabaseError(
             f"opening the store {path}: {error}; check that the directory is writable, on a "
-            "local disk with free space. A damaged store can be moved away (with its -wal and "
-            "-shm): then delete this node's pods with som memory, which have lost their leases"
+            f"local disk with free space. {_CURE}"
         ) from error
     if version > len(_STEPS):
         connection.close()
@@ -97,6 +110,20 @@ def open_database(path: pathlib.Path) -> sqlite3.Connection:
     return connection
 
 
+def read(
+    connection: sqlite3.Connection, query: LiteralString, parameters: Sequence[object] = ()
+) -> list[Any]:
+    """All rows that `query` finds.
+
+    Raises:
+        DatabaseError: the store is damaged, or its disk fails.
+    """
+    try:
+        return connection.execute(query, parameters).fetchall()
+    except sqlite3.Error as error:
+        raise DatabaseError(f"reading the agent's store: {error}. {_CURE}") from error
+
+
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, durable when the block has ended.
@@ -105,9 +132,10 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         DatabaseError: nothing was written, for the disk is full or read-only for instance.
     """
     try:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("COMMIT")
+        with metrics.STORE_WRITE_SECONDS.time():
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("COMMIT")
     except BaseException as error:
         # SQLite itself has rolled back what did not fit on the disk (sqlite.org/lang_transaction).
         if connection.in_transaction:

@@ -27,7 +27,7 @@ class Outcome(enum.Enum):
     BUILD_COMPLETED = "attached, though nobody recorded it: ready"
     BUILDER_LOST = "its builder is gone: built anew at the next start"
     MOUNT_LOST = "its mount is gone"
-    DAMAGED = "its own container truncated it"
+    DAMAGED = "pages of it are missing: its container cut them off, or its cgroup was removed"
     STILL_MOUNTED = "to be taken away, and nobody has done it yet: done now"
     FREED = "nobody holds its pages any more"
     HELD = "released, and somebody still holds its pages: not offered"

@@ -129,7 +129,7 @@ class LeaseManager:
         lease = await self._bind(lease)
         record = lease.live
         if record is not None and record.state is state.State.DELIVERED:
-            if lease.keep_on_restart and self._starts.intact(record):
+            if lease.keep_on_restart and await self._starts.intact(record):
                 return
             await self._starts.apply(record, state.Event.RESTARTED)
             record = None

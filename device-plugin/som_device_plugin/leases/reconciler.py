@@ -68,11 +68,6 @@ class Reconciler:
         self._diagnosis = expendable.Thread(limit_s=DIAGNOSIS_LIMIT_S)
         self.findings: tuple[decide.Finding, ...] = ()
 
-    async def recover(self) -> None:
-        """What a new agent does first: end what the old one left running, then take stock."""
-        await asyncio.to_thread(self._driver.end_builders)
-        await self.reconcile()
-
     async def run(self) -> None:
         """Reconcile whenever a lease is in doubt, and now and then; runs until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -122,10 +122,18 @@ class Starts:
         if build.error:
             raise seams.StartRefused(f"som: {build.error}")
 
-    def intact(self, record: state.StartRecord) -> bool:
-        """Whether a delivered start still stands, so that its content can be given back."""
-        size_bytes = self._driver.attached().get(key_of(record.start))
-        return record.boot_id == self._boot_id and size_bytes == record.start.size_bytes
+    async def intact(self, record: state.StartRecord) -> bool:
+        """Whether a delivered start still stands, so that its content can be given back.
+
+        By its pages: its container may have punched holes into the file, or made it longer.
+        """
+        start = record.start
+        if record.boot_id != self._boot_id:
+            return False
+        if key_of(start) not in await asyncio.to_thread(self._driver.attached):
+            return False
+        usage = await asyncio.to_thread(self._driver.usage, start)
+        return usage.current_bytes >= start.size_bytes
 
     async def apply(self, seen: state.StartRecord, event: state.Event) -> bool:
         """Store the next state, then act. False: the start has moved on since it was seen."""

@@ -30,12 +30,13 @@ class LeaseStore:
 
     def slots(self, pool: str) -> frozenset[int]:
         """The slots of `pool` that starts name."""
-        rows = self._db.execute("SELECT slot FROM starts WHERE pool = ?", (pool,))
+        rows = database.read(self._db, "SELECT slot FROM starts WHERE pool = ?", (pool,))
         return frozenset(slot for (slot,) in rows)
 
     def _read(self, which: LiteralString, parameters: tuple[str, ...]) -> list[state.Lease]:
         starts: dict[str, list[state.StartRecord]] = {}
-        for row in self._db.execute(
+        for row in database.read(
+            self._db,
             "SELECT lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,"
             f" state, boot_id, told_at_s FROM starts {which} ORDER BY lease_id, number",
             parameters,
@@ -46,7 +47,8 @@ class LeaseStore:
             )
         return [
             _lease(row, tuple(starts.get(row[0], ())))
-            for row in self._db.execute(
+            for row in database.read(
+                self._db,
                 "SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit,"
                 " size_bytes, ended, keep_on_restart, last_number"
                 f" FROM leases {which} ORDER BY named_order",

@@ -1,10 +1,13 @@
 """The agent's store: its schema over versions of the agent."""
 
 import pathlib
+import random
+import sqlite3
 
 import pytest
 
-from som_device_plugin.leases import database
+from som_device_plugin import seams
+from som_device_plugin.leases import database, store
 
 
 def test_a_store_of_an_older_agent_is_brought_up_to_date(
@@ -27,6 +30,67 @@ def test_a_damaged_store_names_the_cure(tmp_path: pathlib.Path) -> None:
     (tmp_path / "som.db").write_bytes(b"damaged" * 1000)
     with pytest.raises(database.DatabaseError, match=r"not a database.*can be moved away"):
         database.open_database(tmp_path / "som.db")
+
+
+def filled(path: pathlib.Path) -> sqlite3.Connection:
+    """A store of 256 leases, with everything in its main file."""
+    connection = database.open_database(path)
+    with database.transaction(connection):
+        connection.executemany(
+            "INSERT INTO leases (lease_id, ticket, named_order) VALUES (?, ?, ?)",
+            [(f"{number:016x}", f"n0-{number}", number) for number in range(256)],
+        )
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return connection
+
+
+def damage(path: pathlib.Path) -> None:
+    """As a disk does: 8 KiB of noise inside, behind a header that is content."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 8192)
+        file.write(random.Random(1).randbytes(8192))
+
+
+def test_a_store_that_is_damaged_inside_names_the_cure_before_anything_is_read(
+    tmp_path: pathlib.Path,
+) -> None:
+    filled(tmp_path / "som.db").close()
+    damage(tmp_path / "som.db")
+    with pytest.raises(database.DatabaseError, match=r"opening the store.*can be moved away"):
+        database.open_database(tmp_path / "som.db")
+
+
+def test_a_store_that_is_damaged_while_it_is_open_names_the_cure(tmp_path: pathlib.Path) -> None:
+    connection = filled(tmp_path / "som.db")
+    connection.execute("PRAGMA shrink_memory")
+    damage(tmp_path / "som.db")
+    with pytest.raises(database.DatabaseError, match=r"reading the agent's store.*moved away"):
+        store.LeaseStore(connection).leases()
+    connection.close()
+
+
+def test_a_commit_survives_a_power_cut(tmp_path: pathlib.Path) -> None:
+    """What SQLite promises with these two: sqlite.org/pragma.html#pragma_synchronous."""
+    connection = database.open_database(tmp_path / "som.db")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
+    connection.close()
+
+
+def test_a_start_is_recorded_wholly_or_not_at_all(tmp_path: pathlib.Path) -> None:
+    connection = database.open_database(tmp_path / "som.db")
+    leases = store.LeaseStore(connection)
+    lease_id, ticket = seams.LeaseId("a"), seams.Ticket("n0-1")
+    leases.name(lease_id=lease_id, ticket=ticket)
+    connection.execute(
+        "CREATE TRIGGER fails BEFORE UPDATE OF last_number ON leases"
+        " BEGIN SELECT raise(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(database.DatabaseError, match="disk full"):
+        leases.add_start(seams.Start(lease_id, 1, "pool", 0, 8, 2), boot_id="boot")
+    [lease] = leases.leases()
+    assert (lease.starts, lease.last_number) == ((), 0)
+    connection.close()
 
 
 def test_a_store_of_a_newer_agent_is_refused(

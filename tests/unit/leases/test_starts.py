@@ -105,7 +105,7 @@ async def test_after_a_reboot_the_lease_keeps_its_owner_and_is_built_anew(world)
     world.kernel.superblocks.clear()
     world.boot_id = "boot-2"
     world.start_agent()
-    await world.reconciler.recover()
+    await world.reconciler.reconcile()
     assert await world.start_container(pod)
     (lease,) = world.store.leases()
     assert [record.state for record in lease.starts] == [state.State.DELIVERED]
@@ -211,10 +211,73 @@ async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_pati
         await world.manager.pre_start([pod.ticket])
 
 
-async def test_a_warm_restart_does_not_give_back_what_its_container_has_cut_off(world):
+@pytest.mark.parametrize(
+    ("pages", "file_pages", "is_kept"),
+    [(4, 4, True), (1, 4, False), (0, 0, False), (4, 1 << 19, True)],
+    ids=["whole", "punched", "truncated", "made longer"],
+)
+async def test_a_warm_restart_gives_back_what_still_has_all_its_pages(
+    world, pages, file_pages, is_kept
+):
     pod = await world.admit("db", 4, keep=True)
     await world.start_container(pod)
     first = pod.delivered
-    world.driver.attached = lambda: {(first.start.lease_id, first.start.number): 0}
+    usage = world.driver.usage
+    key = (first.start.lease_id, first.start.number)
+    world.driver.attached = lambda: {key: file_pages * node.PAGE}
+    world.driver.usage = lambda start: (
+        seams.Usage(pages * node.PAGE, pages * node.PAGE)
+        if start == first.start and not first.truncated
+        else usage(start)
+    )
+    await world.manager.pre_start([pod.ticket])
+    assert first.truncated is not is_kept
+
+
+async def test_what_is_done_to_a_start_is_recorded_before_it_is_done(world):
+    """An agent that dies in between finds in the store what it has to finish."""
+    seen = []
+
+    def state_of(start):
+        record = world.starts.record((start.lease_id, start.number))
+        return record.state if record else None
+
+    build, revoke = world.driver.build, world.driver.revoke
+
+    async def seen_building(start, *, on_progress):
+        seen.append(("build", state_of(start)))
+        return await build(start, on_progress=on_progress)
+
+    def seen_revoking(start):
+        seen.append(("revoke", state_of(start)))
+        revoke(start)
+
+    world.driver.build, world.driver.revoke = seen_building, seen_revoking
+    pod = await world.admit("db", 4)
     await world.start_container(pod)
-    assert pod.delivered is not first
+    assert state_of(pod.delivered.start) is state.State.DELIVERED
+    await world.start_container(pod)
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    building = ("build", state.State.BUILDING)
+    revoking = ("revoke", state.State.RELEASING)
+    assert seen == [building, revoking, building, revoking]
+
+
+async def test_kubelet_is_not_offered_a_ticket_whose_lease_holds_memory(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    offered = world.manager.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
+    assert pod.ticket not in offered
+    world.cluster.running.clear()
+    pod.delivered.pinned_bytes = node.PAGE
+    await world.reconciler.reconcile()
+    offered = world.manager.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
+    assert pod.ticket not in offered, "its memory is held, though its pod is gone"
+
+
+async def test_the_ticket_that_was_used_last_is_offered_last(world):
+    for ticket in (TICKETS[1], TICKETS[0]):
+        await world.manager.allocate([ticket])
+    offered = world.manager.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
+    assert offered[-2:] == [TICKETS[1], TICKETS[0]]

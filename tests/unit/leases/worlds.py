@@ -111,7 +111,8 @@ class World:
             task.cancel()
             await asyncio.wait([task])
         self.start_agent()
-        await self.reconciler.recover()
+        self.driver.end_builders()
+        await self.reconciler.reconcile()
 
     async def admit(self, name, count, *, keep=False, tickets=()):
         """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
