@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from som_device_plugin.linux import hugepages, mountinfo
 
 DEFAULT_STATE_DIR: Final = pathlib.Path("/var/lib/som")
 _END_TIMEOUT_S: Final = 10.0
+_SOM: Final = re.compile("som(-[0-9a-f]{8})?")
 _V1_TO_LEAVE: Final = frozenset({"cpuset", "cpu", "memory"})
 
 
@@ -113,6 +115,16 @@ class Hierarchy:
         """The pool's slots: number -> group."""
         group = self.pool(state_dir, pool)
         return {int(path.name): path for path in group.glob("[0-9]*")}
+
+    def neighbours_bytes(self, state_dir: pathlib.Path, page_bytes: int) -> int:
+        """What pools of other state directories have, whichever agent of the machine they obey."""
+        own = self.som(state_dir)
+        charges = [
+            self.charge(pool, page_bytes)
+            for pool in self.root.glob("som*/pool-*")
+            if pool.parent != own and _SOM.fullmatch(pool.parent.name)
+        ]
+        return sum(max(charge.current_bytes, charge.reserved_bytes) for charge in charges)
 
     def empty(self, group: pathlib.Path) -> bool:
         """Whether `group` holds no huge page of any size."""

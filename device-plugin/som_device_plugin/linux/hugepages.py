@@ -35,11 +35,22 @@ class NodeCounts:
 
 @dataclasses.dataclass(frozen=True)
 class MachineCounts:
-    """Huge pages of one size on the machine."""
+    """Huge pages of one size on the machine.
 
+    The kernel counts these as one: a page that moves between NUMA nodes is never missing here, as
+    it can be from a sum of nodes that are read one after the other.
+    """
+
+    total: int
     free: int
+    surplus: int
     reserved: int
     overcommit: int
+
+    @property
+    def persistent(self) -> int:
+        """What was asked for."""
+        return self.total - self.surplus
 
     @property
     def available(self) -> int:
@@ -95,7 +106,9 @@ def machine_counts(page_bytes: int) -> MachineCounts:
     """The counters of huge pages of `page_bytes` that exist only for the whole machine."""
     directory = _MACHINE / f"hugepages-{page_bytes // 1024}kB"
     return MachineCounts(
+        total=int(_read(directory / "nr_hugepages")),
         free=int(_read(directory / "free_hugepages")),
+        surplus=int(_read(directory / "surplus_hugepages")),
         reserved=int(_read(directory / "resv_hugepages")),
         overcommit=int(_read(directory / "nr_overcommit_hugepages")),
     )
@@ -111,10 +124,11 @@ def write_persistent(page_bytes: int, node: int, pages: int) -> None:
         _write_pages(path, max(pages - excess, 0))
 
 
-def adopt_surplus(page_bytes: int) -> None:
-    """Make all surplus pages persistent; they are in use, so this takes no memory."""
-    total = sum(node_counts(page_bytes, node).total for node in nodes())
-    _write_pages(_MACHINE / f"hugepages-{page_bytes // 1024}kB" / "nr_hugepages", total)
+def adopt_surplus(page_bytes: int, most: int) -> None:
+    """Make surplus pages persistent, `most` at most; they are in use: this takes no memory."""
+    counts = machine_counts(page_bytes)
+    pages = counts.persistent + min(counts.surplus, most)
+    _write_pages(_MACHINE / f"hugepages-{page_bytes // 1024}kB" / "nr_hugepages", pages)
 
 
 def compact(node: int) -> None:

@@ -1,42 +1,79 @@
 """The kernel's counters of huge pages, changed under a lock and a record of the intention."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import threading
 from collections.abc import Iterator
 from typing import Final
 
-from som_device_plugin import seams
-from som_device_plugin.linux import hugepages
-from som_device_plugin.sources import plan, records
+from som_device_plugin import SomError, seams
+from som_device_plugin.linux import cgroups, flocks, hugepages
+from som_device_plugin.sources import accounts, plan, records
 
-# Writes are absolute: two agents of one machine (two state directories) must take turns. This
-# directory is the machine's own in every agent's container too, and flock needs no writing.
-_LOCK: Final = pathlib.Path("/sys/fs/cgroup")
+LOCK_TIMEOUT_S: Final = 30.0
+"""A step of another agent that has the kernel look for 1 GiB of memory takes seconds."""
+
 _BASE_PAGE_BYTES: Final = 4096
 
 
-class Counters:
-    """Persistent huge pages by NUMA node. Everything but `locked` needs the lock."""
+class CountersBusy(SomError):
+    """Another thread or process works on the counters for too long; says which."""
 
-    def __init__(self, page_records: records.PageRecords, *, guard: plan.Guard) -> None:
+
+class Counters:
+    """Persistent huge pages by NUMA node. Everything but `locked` needs the lock.
+
+    What is judged on the way is told by `take_events`.
+    """
+
+    def __init__(
+        self,
+        page_records: records.PageRecords,
+        *,
+        guard: plan.Guard,
+        hierarchy: cgroups.Hierarchy,
+        state_dir: pathlib.Path,
+    ) -> None:
         self._records = page_records
         self._guard = guard
+        self._hierarchy = hierarchy
+        self._state_dir = state_dir
         self._threads = threading.Lock()
-        self._wishes: dict[tuple[int, int], int] = {}
+        self._events: list[seams.Event] = []
+        self._errors_known = hugepages.memory().corrupted_bytes
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """No other som process of the machine, and no other thread, changes counters meanwhile."""
-        with self._threads:
-            directory = os.open(_LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """No other som process of the machine, and no other thread, changes counters meanwhile.
+
+        Raises:
+            CountersBusy: not within 30 s.
+        """
+        if not self._threads.acquire(timeout=LOCK_TIMEOUT_S):
+            raise CountersBusy(
+                f"changing huge pages: another step of this agent has not ended within "
+                f"{LOCK_TIMEOUT_S:.0f} s; the kernel may be looking for memory"
+            )
+        try:
+            # Writes are absolute: two agents of one machine have to take turns. A cgroup is the
+            # same for both whatever else of the host they see, and this one only root can open.
+            path = self._hierarchy.root / "som.lock"
+            directory = _locked_directory(path)
             try:
-                fcntl.flock(directory, fcntl.LOCK_EX)
                 yield
             finally:
+                if not self._records.pools():
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
                 os.close(directory)
+        finally:
+            self._threads.release()
+
+    def take_events(self) -> list[seams.Event]:
+        """What was found and judged since the last call."""
+        events, self._events = self._events, []
+        return events
 
     def room_pages(self, page_bytes: int) -> int:
         """How many pages more the guard allows now."""
@@ -44,24 +81,9 @@ class Counters:
         keep_bytes = self._guard.keep_bytes(total_bytes=memory.total_bytes)
         return max(memory.available_bytes - keep_bytes, 0) // page_bytes
 
-    def settle(self, page_bytes: int) -> list[seams.Event]:
-        """Find out whose the pages of every node are, and restore the pools' if need be."""
-        found = {node: hugepages.node_counts(page_bytes, node) for node in hugepages.nodes()}
-        settled = {node: self._look(page_bytes, node) for node in found}
-        missing = {node: each.write for node, each in settled.items() if each.write is not None}
-        if missing and any(counts.surplus for counts in found.values()):
-            hugepages.adopt_surplus(page_bytes)
-        events = []
-        for node, pages in missing.items():
-            counts = hugepages.node_counts(page_bytes, node)
-            allowed = counts.persistent + self.room_pages(page_bytes)
-            hugepages.write_persistent(page_bytes, node, min(pages, allowed))
-            after = hugepages.node_counts(page_bytes, node)
-            events.append(_rewritten(page_bytes, node, settled[node], found[node], after))
-        if missing:
-            for node in found:
-                self._look(page_bytes, node)
-        return events
+    def settle(self, page_bytes: int) -> None:
+        """Find out whose the pages are, and add what somebody has lost by others' writes."""
+        self._settle(page_bytes, interrupted=True)
 
     def change(self, pool: str, page_bytes: int, node: int, pages: int) -> int:
         """Add `pages` (below 0: take them away) to the pool's on `node`; how many it became.
@@ -69,59 +91,116 @@ class Counters:
         The caller has settled. The kernel adds what it can; taking pages that somebody uses
         makes surplus pages of them, which leave when their user ends.
         """
-        before = self._records.pages(pool)[node]
-        self._records.intend(pool, page_bytes, node, before + pages)
-        total = hugepages.node_counts(page_bytes, node).persistent
-        hugepages.write_persistent(page_bytes, node, max(total + pages, 0))
-        self._look(page_bytes, node)
-        return self._records.pages(pool)[node] - before
+        before = self._records.pages(pool)
+        self._records.intend(pool, page_bytes, node, before[node] + pages)
+        there = hugepages.node_counts(page_bytes, node).persistent
+        hugepages.write_persistent(page_bytes, node, max(there + pages, 0))
+        self._settle(page_bytes, interrupted=False)
+        return sum(self._records.pages(pool).values()) - sum(before.values())
 
-    def _look(self, page_bytes: int, node: int) -> plan.Settled:
-        foreign = self._records.foreign(page_bytes, node)
-        shares = self._records.shares(page_bytes, node)
-        counts = hugepages.node_counts(page_bytes, node)
-        settled = plan.settle(
-            found=counts.persistent,
-            foreign=foreign,
-            shares=shares,
-            surplus=counts.surplus,
-            wish=self._wishes.get((page_bytes, node), foreign),
-            corrupted=hugepages.memory().corrupted_bytes // _BASE_PAGE_BYTES,
+    def _settle(self, page_bytes: int, *, interrupted: bool) -> None:
+        found, settled = self._look(page_bytes)
+        if interrupted and settled.doubted:
+            self._events.append(_doubted(page_bytes, settled))
+        if settled.missing:
+            self._add(page_bytes, found, settled.missing)
+            _, after = self._look(page_bytes)
+            self._events.append(_corrected(page_bytes, settled, found, after))
+        elif settled.cause is accounts.Cause.TAKEN and _strangers(settled) < settled.ledger.setting:
+            self._events.append(_taken(page_bytes, settled))
+
+    def _look(self, page_bytes: int) -> tuple[accounts.Found, accounts.Settled]:
+        ledger = self._records.ledger(page_bytes)
+        machine = hugepages.machine_counts(page_bytes)
+        errors = hugepages.memory().corrupted_bytes
+        found = accounts.Found(
+            total=machine.persistent,
+            nodes={
+                node: hugepages.node_counts(page_bytes, node).persistent
+                for node in hugepages.nodes()
+            },
+            # With overcommit, programs have surplus pages without anybody's fault.
+            surplus=0 if machine.overcommit else machine.surplus,
+            neighbours=self._hierarchy.neighbours_bytes(self._state_dir, page_bytes) // page_bytes,
+            lost=max(errors - self._errors_known, 0) // _BASE_PAGE_BYTES,
         )
-        if foreign is None or settled.cause is plan.Cause.REWRITTEN:
-            self._wishes[page_bytes, node] = settled.foreign
-        else:
-            self._wishes.setdefault((page_bytes, node), foreign)
-        if settled.foreign != foreign or list(settled.shares) != shares:
-            self._records.save(page_bytes, node, settled)
-        return settled
+        settled = accounts.settle(found, ledger)
+        if settled.cause is accounts.Cause.MEMORY_ERROR:
+            self._errors_known += sum(settled.missing.values()) * _BASE_PAGE_BYTES
+        if settled.ledger != ledger:
+            self._records.save(page_bytes, settled.ledger)
+        return found, settled
+
+    def _add(self, page_bytes: int, found: accounts.Found, missing: accounts.Nodes) -> None:
+        total = found.total + sum(missing.values())
+        hugepages.adopt_surplus(page_bytes, sum(missing.values()))
+        for node, pages in missing.items():
+            there = hugepages.node_counts(page_bytes, node).persistent
+            lacking = min(
+                found.nodes[node] + pages - there,
+                total - hugepages.machine_counts(page_bytes).persistent,
+                self.room_pages(page_bytes),
+            )
+            if lacking > 0:
+                hugepages.write_persistent(page_bytes, node, there + lacking)
 
 
-def _rewritten(
-    page_bytes: int,
-    node: int,
-    settled: plan.Settled,
-    before: hugepages.NodeCounts,
-    after: hugepages.NodeCounts,
-) -> seams.Event:
-    assert settled.cause is not None and settled.write is not None
-    outcome = "restored" if after.persistent >= settled.write else "not all could be had again"
+def _locked_directory(path: pathlib.Path) -> int:
+    """An fd of the directory `path`, made if need be, with the lock; whoever closes it lets go."""
+    while True:
+        path.mkdir(mode=0o700, exist_ok=True)
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flocks.take(directory, f"the machine's huge pages ({path})", timeout_s=LOCK_TIMEOUT_S)
+            # An agent that gave back its last pool removes the directory.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(directory), path.stat()):
+                    return directory
+        except BaseException:
+            os.close(directory)
+            raise
+        os.close(directory)
+
+
+def _strangers(settled: accounts.Settled) -> int:
+    return sum((settled.ledger.strangers or {}).values())
+
+
+def _ours(settled: accounts.Settled) -> int:
+    return sum(sum(share.pages.values()) for share in settled.ledger.pools.values())
+
+
+def _doubted(page_bytes: int, settled: accounts.Settled) -> seams.Event:
     return seams.Event(
-        reason="HugePagesRewritten" if settled.cause is plan.Cause.REWRITTEN else "HugePagesLost",
-        message=f"{plan.human_bytes(page_bytes)} huge pages of NUMA node {node} were "
-        f"{settled.cause.value}: {before.persistent} found ({before.surplus} more in use as "
-        f"surplus), {after.persistent} now, {settled.foreign} of them not som's: {outcome}",
-        warning=True,
+        reason="HugePagesCounted",
+        message=f"the agent ended while it changed {plan.human_bytes(page_bytes)} huge pages: "
+        f"{settled.doubted} that it may have added are counted as som's. Pages that another "
+        "program added meanwhile are among them",
     )
 
 
-def overcommit(page_bytes: int) -> str:
-    """What is wrong with overcommit and its cure, or ""."""
-    pages = hugepages.machine_counts(page_bytes).overcommit
-    if not pages:
-        return ""
-    return (
-        f"nr_overcommit_hugepages of {plan.human_bytes(page_bytes)} pages is {pages}: the kernel "
-        "would take memory past every guard; set vm.nr_overcommit_hugepages=0, also in "
-        "/etc/sysctl.d"
+def _taken(page_bytes: int, settled: accounts.Settled) -> seams.Event:
+    strangers, ours = _strangers(settled), _ours(settled)
+    return seams.Event(
+        reason="HugePagesTakenAway",
+        message=f"other programs have {strangers} {plan.human_bytes(page_bytes)} huge pages now, "
+        f"{settled.ledger.setting - strangers} fewer than they had set; som's {ours} are all "
+        f"there. If others need N, write {ours} + N to nr_hugepages",
+    )
+
+
+def _corrected(
+    page_bytes: int, settled: accounts.Settled, found: accounts.Found, after: accounts.Settled
+) -> seams.Event:
+    strangers, ours, owed = _strangers(after), _ours(after), sum(settled.missing.values())
+    short = _ours(settled) + owed - ours
+    return seams.Event(
+        reason="HugePagesRewritten"
+        if settled.cause is accounts.Cause.REWRITTEN
+        else "HugePagesLost",
+        message=f"{plan.human_bytes(page_bytes)} huge pages were {settled.cause.value}: "
+        f"{found.total} found ({found.surplus} more in use as surplus); {owed} were missing and "
+        f"{f'{short} of them could not be added again' if short else 'are added again'}: som has "
+        f"{ours}, other programs {strangers}; if these need none, write 0 to nr_hugepages",
+        warning=True,
     )

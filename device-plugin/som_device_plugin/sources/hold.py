@@ -5,16 +5,22 @@ long as what it reserves. Whoever changes its length locks it (flock) first.
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
+import select
 import subprocess
 from collections.abc import Iterator
 from typing import Final
 
 from som_device_plugin import SomError
 from som_device_plugin.drivers import worker
-from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
+from som_device_plugin.linux import cgroups, flocks, hugepages, mountinfo, mounts
+
+LOCK_TIMEOUT_S: Final = 10.0
+"""A worker has the lock while it swaps pages: milliseconds."""
+
+ANSWER_TIMEOUT_S: Final = 10.0
+"""A worker starts and reserves in milliseconds, on a machine that is not overloaded."""
 
 _TRIES: Final = 3
 
@@ -66,12 +72,16 @@ class Hold:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
-        """No lease takes pages meanwhile; the fd of the hold's file, or -1 while there is none."""
+        """No lease takes pages meanwhile; the fd of the hold's file, or -1 while there is none.
+
+        Raises:
+            LockHeld: not within 10 s; says who has the lock.
+        """
         if not self._mounted():
             yield -1
             return
         with self._file.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            flocks.take(file.fileno(), f"the hold {self._file}", timeout_s=LOCK_TIMEOUT_S)
             yield file.fileno()
 
     def shrink(self, fd: int, size_bytes: int) -> None:
@@ -79,9 +89,13 @@ class Hold:
         os.ftruncate(fd, size_bytes)
 
     @contextlib.contextmanager
-    def worker(self) -> Iterator[subprocess.Popen[str]]:
-        """A process in the hold's cgroup, for `extend`. It has started: no lease waits for that."""
-        with subprocess.Popen(
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A process in the hold's cgroup, for `extend`. It has started: no lease waits for that.
+
+        Raises:
+            HoldError: it does not start, or does not answer.
+        """
+        process = subprocess.Popen(
             [
                 *worker.command("extend", str(self._file)),
                 *self._hierarchy.joining(self._group),
@@ -89,13 +103,14 @@ class Hold:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        ) as process:
+        )
+        try:
             self._answer(process, "starting")
             yield process
+        finally:
+            _end(process)
 
-    def extend(self, process: subprocess.Popen[str], size_bytes: int) -> None:
+    def extend(self, process: subprocess.Popen[bytes], size_bytes: int) -> None:
         """Reserve up to `size_bytes`, or as much as others have left. The caller has locked."""
         for _ in range(_TRIES):
             available = hugepages.machine_counts(self.page_bytes).available * self.page_bytes
@@ -111,21 +126,26 @@ class Hold:
             self._file.parent.rmdir()
         self._hierarchy.remove(self._group)
 
-    def _reserve(self, process: subprocess.Popen[str], size_bytes: int) -> bool:
+    def _reserve(self, process: subprocess.Popen[bytes], size_bytes: int) -> bool:
         assert process.stdin
         # Past the buffer, which would fail once more when it is closed.
         with contextlib.suppress(BrokenPipeError):
             os.write(process.stdin.fileno(), b"%d\n" % size_bytes)
-        return self._answer(process, f"asked for {size_bytes} bytes") == "yes\n"
+        return self._answer(process, f"asked for {size_bytes} bytes") == b"yes\n"
 
-    def _answer(self, process: subprocess.Popen[str], asked: str) -> str:
+    def _answer(self, process: subprocess.Popen[bytes], asked: str) -> bytes:
         assert process.stdout and process.stderr
-        answer = process.stdout.readline()
+        doing = f"extending the hold {self._file}: its worker, {asked},"
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
+        if not poll.poll(ANSWER_TIMEOUT_S * 1000):
+            raise HoldError(f"{doing} did not answer within {ANSWER_TIMEOUT_S:.0f} s; it is killed")
+        # Its answers are shorter than what a pipe writes at once.
+        answer = os.read(process.stdout.fileno(), 64)
         if not answer:
-            raise HoldError(
-                f"extending the hold {self._file}: its worker, {asked}, ended with status "
-                f"{process.wait()}: {process.stderr.read().strip()}"
-            )
+            status = process.wait(ANSWER_TIMEOUT_S)
+            said = process.stderr.read().decode(errors="replace").strip()
+            raise HoldError(f"{doing} ended with status {status}: {said}")
         return answer
 
     def _mounted(self) -> bool:
@@ -133,3 +153,13 @@ class Hold:
             mount.mountpoint == self._file.parent and mount.source == self._source
             for mount in mountinfo.read(fstype="hugetlbfs")
         )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A worker has nothing to lose; one that hangs in the kernel is left to the next agent."""
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(ANSWER_TIMEOUT_S)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        assert pipe
+        pipe.close()

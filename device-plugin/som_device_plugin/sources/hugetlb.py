@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from som_api import v1alpha1
 from som_device_plugin import SomError, seams
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
-from som_device_plugin.sources import counters, hold, plan, records
+from som_device_plugin.sources import accounts, counters, hold, plan, records
 
 _GIGANTIC_LIMIT_S: Final = 60.0
 _T = TypeVar("_T")
@@ -96,10 +96,13 @@ class HugeTLBSource:
         self._hierarchy = cgroups.find(mountinfo.read())
         self._records = records.PageRecords(connection, boot_id=boot_id)
         self._guard = guard
-        self._counters = counters.Counters(self._records, guard=guard)
+        self._counters = counters.Counters(
+            self._records, guard=guard, hierarchy=self._hierarchy, state_dir=self._state_dir
+        )
         self._orders: dict[str, _Order] = {}
-        self._untold: list[seams.Event] = []
         self._told: set[str] = set()
+        # One thread waits for the counters' lock, and not all that the agent has.
+        self._turn = asyncio.Lock()
 
     async def apply(
         self,
@@ -125,10 +128,10 @@ class HugeTLBSource:
             floor_bytes=held_bytes,
             deadline_s=time.monotonic() + _GIGANTIC_LIMIT_S,
         )
-        await _in_thread(self._begin, order)
-        while await _in_thread(self._step, order):
-            on_progress(await _in_thread(self.reserved, pool.name))
-        return await _in_thread(self.reserved, pool.name)
+        await self._in_thread(self._begin, order)
+        while await self._in_thread(self._step, order):
+            on_progress(await self._in_thread(self.reserved, pool.name))
+        return await self._in_thread(self.reserved, pool.name)
 
     async def release(self, pool: str) -> None:
         """Give all pages of `pool` back and forget it. Idempotent.
@@ -137,7 +140,7 @@ class HugeTLBSource:
             Refused: starts still hold memory of the pool.
             SourceError: the kernel refused otherwise, with what it answered.
         """
-        await _in_thread(self._release, pool)
+        await self._in_thread(self._release, pool)
 
     async def check(self) -> tuple[list[seams.Event], Mapping[str, PoolReserved]]:
         """The cycle: repair the counters that others wrote, refill the holds, say what is there.
@@ -145,7 +148,7 @@ class HugeTLBSource:
         Raises:
             SourceError: the kernel refused, with what it answered.
         """
-        return await _in_thread(self._check)
+        return await self._in_thread(self._check)
 
     async def refill(self, pool: str) -> PoolReserved:
         """Put what starts no longer hold back into the pool's hold: after every release.
@@ -159,7 +162,7 @@ class HugeTLBSource:
                     self._fill(pool)
             return self.reserved(pool)
 
-        return await _in_thread(fill)
+        return await self._in_thread(fill)
 
     def reserved(self, pool: str) -> PoolReserved:
         """What `pool` has now; writes nothing, but may wait for a step under way.
@@ -205,12 +208,12 @@ class HugeTLBSource:
                 f"this machine has no huge pages of {name}: its processor or kernel lacks them; "
                 "use another pageSize"
             )
-        if overcommit := counters.overcommit(page_bytes):
+        if overcommit := _overcommit(page_bytes):
             raise Refused(f"pool {order.pool} is not reserved: {overcommit}")
         with self._counters.locked():
             if order.pool not in self._records.pools():
                 self._find_again(order.pool, page_bytes)
-            self._untold += self._counters.settle(page_bytes)
+            self._counters.settle(page_bytes)
             growth = order.target_bytes // page_bytes - sum(self._pages(order.pool).values())
             room = self._counters.room_pages(page_bytes)
             if growth > room:
@@ -235,15 +238,18 @@ class HugeTLBSource:
         free_bytes = self._hold(pool, page_bytes).size_bytes
         pages = (free_bytes + self._held_bytes(pool, page_bytes, free_bytes)) // page_bytes
         if pages:
-            counts = {n: hugepages.node_counts(page_bytes, n) for n in hugepages.nodes()}
-            shares = plan.even_shares(pages, counts)
-            found = {node: min(shares[node], counts[node].persistent) for node in counts}
-            self._records.add(pool, page_bytes, found)
+            strangers = self._records.ledger(page_bytes).strangers or {
+                node: hugepages.node_counts(page_bytes, node).persistent
+                for node in hugepages.nodes()
+            }
+            homes = {pool: plan.even_shares(pages, strangers)}
+            found = accounts.place({pool: pages}, homes, strangers)
+            self._records.add(pool, page_bytes, found[pool])
 
     def _step(self, order: _Order) -> bool:
         """One step towards the order; False when there is no more to do."""
         with self._counters.locked():
-            self._untold += self._counters.settle(order.page_bytes)
+            self._counters.settle(order.page_bytes)
             target = order.target_bytes // order.page_bytes
             pages = self._pages(order.pool)
             if sum(pages.values()) < target:
@@ -303,7 +309,7 @@ class HugeTLBSource:
             return
         pool_hold = self._hold(pool, page_bytes)
         with self._counters.locked():
-            self._untold += self._counters.settle(page_bytes)
+            self._counters.settle(page_bytes)
             pool_hold.prepare()
             with pool_hold.locked() as fd:
                 held_bytes = self._held_bytes(pool, page_bytes, pool_hold.size_bytes)
@@ -326,14 +332,14 @@ class HugeTLBSource:
 
     def _check(self) -> tuple[list[seams.Event], Mapping[str, PoolReserved]]:
         with self._counters.locked():
-            events, self._untold = self._untold, []
             pools = self._records.pools()
             warnings = set()
             for page_bytes in sorted(set(pools.values())):
-                events += self._counters.settle(page_bytes)
-                warnings.add(counters.overcommit(page_bytes))
+                self._counters.settle(page_bytes)
+                warnings.add(_overcommit(page_bytes))
             for pool in pools:
                 self._fill(pool)
+            events = self._counters.take_events()
         warnings.discard("")
         events += [
             seams.Event(reason="HugePagesOvercommit", message=message, warning=True)
@@ -380,6 +386,13 @@ class HugeTLBSource:
             charge.reserved_bytes - hold_bytes,
         )
 
+    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        try:
+            async with self._turn:
+                return await asyncio.to_thread(call, *arguments)
+        except (SomError, OSError) as error:
+            raise error if isinstance(error, SourceError) else SourceError(str(error)) from error
+
     def _pages(self, pool: str) -> dict[int, int]:
         return dict.fromkeys(hugepages.nodes(), 0) | self._records.pages(pool)
 
@@ -392,8 +405,13 @@ class HugeTLBSource:
         )
 
 
-async def _in_thread(call: Callable[..., _T], *arguments: object) -> _T:
-    try:
-        return await asyncio.to_thread(call, *arguments)
-    except (cgroups.CgroupError, hold.HoldError, hugepages.HugePagesError, OSError) as error:
-        raise SourceError(str(error)) from error
+def _overcommit(page_bytes: int) -> str:
+    """What is wrong with overcommit and its cure, or ""."""
+    pages = hugepages.machine_counts(page_bytes).overcommit
+    if not pages:
+        return ""
+    return (
+        f"nr_overcommit_hugepages of {plan.human_bytes(page_bytes)} pages is {pages}: the kernel "
+        "would take memory past every guard; set vm.nr_overcommit_hugepages=0, also in "
+        "/etc/sysctl.d"
+    )

@@ -1,14 +1,10 @@
-"""The decisions of the HugeTLB source, pure: which NUMA node, how many pages, whose pages.
+"""How a pool comes to its order, pure: which NUMA node, how many pages, and what stays the node's.
 
-Pages are persistent huge pages (total minus surplus) of one size, counted per NUMA node. The
-kernel counts nobody's pages apart, so the source records how many are others' (foreign) and how
-many each pool's. A write is preceded by a record of its intention; what the kernel made of it is
-read off the total afterwards, by the next process if this one was killed.
+Pages are persistent huge pages (total minus surplus) of one size. Whose they are: `accounts`.
 """
 
 import dataclasses
-import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Final
 
 GIB: Final = 2**30
@@ -91,97 +87,6 @@ def next_shrink(
     node = max(candidates, key=lambda node: (ours[node] - shares[node], -node))
     over = max(ours[node] - shares[node], 0) or excess
     return Step(node=node, pages=min(over, excess, takeable[node], hold, most))
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """One pool's pages on one node; `intended` differs while a write may be under way."""
-
-    pool: str
-    pages: int
-    intended: int
-
-
-class Cause(enum.Enum):
-    """Why pages are missing."""
-
-    REWRITTEN = "rewritten by another program"
-    MEMORY_ERROR = "lost to memory errors"
-
-
-@dataclasses.dataclass(frozen=True)
-class Settled:
-    """Whose the pages of a node are. `write`, if any, is the total that restores the pools."""
-
-    foreign: int
-    shares: tuple[Share, ...]
-    write: int | None = None
-    cause: Cause | None = None
-
-
-def settle(
-    *,
-    found: int,
-    foreign: int | None,
-    shares: Sequence[Share],
-    surplus: int = 0,
-    wish: int | None = None,
-    corrupted: int = 0,
-) -> Settled:
-    """Whose the `found` pages of a node are.
-
-    - Intentions: what exceeds `foreign` has come of them.
-    - More than ours and foreign: others added pages.
-    - Fewer, with as many as ours left and no page in use made surplus: others took some of their
-      own away. Unless it is exactly their `wish`: then vm.nr_hugepages was applied again.
-    - Fewer otherwise: the value found is what its writer wishes for himself, for he knows nothing
-      of ours: that much is foreign, and ours has to come back. Unless the machine has lost that
-      few pages to memory errors: then they are merely to be replaced.
-
-    Args:
-        foreign: others' pages as recorded, None when this node is seen for the first time.
-        surplus: surplus pages of the node; a total below what is in use or reserved makes them.
-        wish: what others had when nothing but their own setting could have made it.
-        corrupted: base pages with memory errors; each costs a huge page at most.
-    """
-    if foreign is None:
-        foreign = max(found - sum(share.pages for share in shares), 0)
-    low = sum(min(share.pages, share.intended) for share in shares)
-    high = sum(max(share.pages, share.intended) for share in shares)
-    settled = _distribute(min(max(found - foreign, low), high), shares)
-    ours = sum(share.pages for share in settled)
-    missing = foreign + ours - found
-    if missing <= 0:
-        return Settled(foreign=found - ours, shares=settled)
-    if ours == 0:
-        return Settled(foreign=found, shares=settled)
-    if found >= ours and surplus == 0 and found != wish:
-        return Settled(foreign=found - ours, shares=settled)
-    if missing <= corrupted:
-        foreign, cause = min(foreign, found), Cause.MEMORY_ERROR
-    else:
-        foreign, cause = found, Cause.REWRITTEN
-    there = _distribute(found - foreign, [Share(share.pool, 0, share.pages) for share in settled])
-    return Settled(
-        foreign=foreign,
-        shares=tuple(
-            Share(now.pool, now.pages, then.pages) for now, then in zip(there, settled, strict=True)
-        ),
-        write=foreign + ours,
-        cause=cause,
-    )
-
-
-def _distribute(pages: int, shares: Sequence[Share]) -> tuple[Share, ...]:
-    """The shares when there are `pages` in all: each within its bounds, the first ones first."""
-    rest = pages - sum(min(share.pages, share.intended) for share in shares)
-    settled = []
-    for share in shares:
-        low, high = sorted((share.pages, share.intended))
-        extra = min(rest, high - low)
-        rest -= extra
-        settled.append(Share(share.pool, low + extra, low + extra))
-    return tuple(settled)
 
 
 def shortfall(*, capacity_bytes: int, target_bytes: int, pages_bytes: int, reason: str) -> str:

@@ -2,9 +2,13 @@
 
 import sqlite3
 from collections.abc import Mapping
+from typing import Final
 
 from som_device_plugin.leases import database
-from som_device_plugin.sources import plan
+from som_device_plugin.sources import accounts
+
+_SETTING: Final = -1
+"""In the place of a node in foreign_pages: others' own setting, of the whole machine."""
 
 
 class PageRecords:
@@ -25,39 +29,47 @@ class PageRecords:
         """Node -> pages of the pool."""
         return dict(self._db.execute("SELECT node, pages FROM pool_pages WHERE pool = ?", (pool,)))
 
-    def foreign(self, page_bytes: int, node: int) -> int | None:
-        """Others' pages, None before the first look at this node."""
-        row = self._db.execute(
-            "SELECT pages FROM foreign_pages WHERE page_bytes = ? AND node = ?",
-            (page_bytes, node),
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def shares(self, page_bytes: int, node: int) -> list[plan.Share]:
-        """The pools' pages on a node, in the order of their names."""
-        return [
-            plan.Share(*row)
-            for row in self._db.execute(
-                "SELECT pool, pages, intended_pages FROM pool_pages"
-                " WHERE page_bytes = ? AND node = ? ORDER BY pool",
-                (page_bytes, node),
-            )
-        ]
-
-    def save(self, page_bytes: int, node: int, settled: plan.Settled) -> None:
-        """Record whose the pages of a node are."""
-        with database.transaction(self._db):
+    def ledger(self, page_bytes: int) -> accounts.Ledger:
+        """Everything on record of one page size; the pools in the order of their names."""
+        strangers: dict[int, int] = dict(
             self._db.execute(
-                "INSERT OR REPLACE INTO foreign_pages (page_bytes, node, boot_id, pages)"
-                " VALUES (?, ?, ?, ?)",
-                (page_bytes, node, self._boot_id, settled.foreign),
+                "SELECT node, pages FROM foreign_pages WHERE page_bytes = ?", (page_bytes,)
+            )
+        )
+        # A store of som 0.1 has no setting.
+        setting = strangers.pop(_SETTING, sum(strangers.values()))
+        pages: dict[str, dict[int, int]] = {}
+        intended: dict[str, dict[int, int]] = {}
+        for pool, node, has, intends in self._db.execute(
+            "SELECT pool, node, pages, intended_pages FROM pool_pages"
+            " WHERE page_bytes = ? ORDER BY pool, node",
+            (page_bytes,),
+        ):
+            pages.setdefault(pool, {})[node] = has
+            intended.setdefault(pool, {})[node] = intends
+        return accounts.Ledger(
+            strangers=strangers or None,
+            pools={pool: accounts.Share(pages[pool], intended[pool]) for pool in pages},
+            setting=setting,
+        )
+
+    def save(self, page_bytes: int, ledger: accounts.Ledger) -> None:
+        """Put `ledger` in the place of what was on record of this page size."""
+        strangers = {**(ledger.strangers or {}), _SETTING: ledger.setting}
+        with database.transaction(self._db):
+            for table in ("foreign_pages", "pool_pages"):
+                self._db.execute(f"DELETE FROM {table} WHERE page_bytes = ?", (page_bytes,))
+            self._db.executemany(
+                "INSERT INTO foreign_pages (page_bytes, node, boot_id, pages) VALUES (?, ?, ?, ?)",
+                [(page_bytes, node, self._boot_id, pages) for node, pages in strangers.items()],
             )
             self._db.executemany(
-                "UPDATE pool_pages SET pages = ?, intended_pages = ?"
-                " WHERE pool = ? AND page_bytes = ? AND node = ?",
+                "INSERT INTO pool_pages (pool, page_bytes, node, boot_id, pages, intended_pages)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (share.pages, share.intended, share.pool, page_bytes, node)
-                    for share in settled.shares
+                    (pool, page_bytes, node, self._boot_id, pages, share.intended[node])
+                    for pool, share in ledger.pools.items()
+                    for node, pages in share.pages.items()
                 ],
             )
 

@@ -3,7 +3,7 @@
 import pathlib
 
 from som_device_plugin.leases import database
-from som_device_plugin.sources import plan, records
+from som_device_plugin.sources import accounts, records
 
 PAGE = 2 * 2**20
 
@@ -12,19 +12,20 @@ def test_pages_and_intentions_survive_the_agent_and_not_the_boot(tmp_path: pathl
     connection = database.open_database(tmp_path / "som.db")
     before = records.PageRecords(connection, boot_id="one")
     before.add("databases", PAGE, {0: 0, 1: 0})
-    before.save(PAGE, 0, plan.Settled(7, (plan.Share("databases", 100, 100),)))
+    share = accounts.Share({0: 100, 1: 0}, {0: 100, 1: 0})
+    before.save(PAGE, accounts.Ledger({0: 7, 1: 0}, {"databases": share}, setting=9))
     before.intend("databases", PAGE, 0, 150)
     connection.close()
 
     connection = database.open_database(tmp_path / "som.db")
     after = records.PageRecords(connection, boot_id="one")
-    assert after.foreign(PAGE, 0) == 7
-    assert after.shares(PAGE, 0) == [plan.Share("databases", 100, 150)]
+    intended = accounts.Share({0: 100, 1: 0}, {0: 150, 1: 0})
+    assert after.ledger(PAGE) == accounts.Ledger({0: 7, 1: 0}, {"databases": intended}, setting=9)
     assert after.pages("databases") == {0: 100, 1: 0}
 
     other_boot = records.PageRecords(connection, boot_id="two")
     assert other_boot.pools() == {}
-    assert other_boot.foreign(PAGE, 0) is None
+    assert other_boot.ledger(PAGE).strangers is None
     connection.close()
 
 
@@ -33,17 +34,26 @@ def test_a_pool_that_is_found_again_takes_its_pages_out_of_the_others(
 ) -> None:
     connection = database.open_database(tmp_path / "som.db")
     known = records.PageRecords(connection, boot_id="one")
-    found = 7 + 100 + 50
+    found = accounts.Found(total=7 + 100 + 50, nodes={0: 7 + 100 + 50, 1: 0})
     for pool, pages in (("a", 100), ("b", 50)):
         known.add(pool, PAGE, {0: pages, 1: 0})
-        settled = plan.settle(
-            found=found, foreign=known.foreign(PAGE, 0), shares=known.shares(PAGE, 0)
-        )
-        assert settled.write is None
-        known.save(PAGE, 0, settled)
-    assert known.foreign(PAGE, 0) == 7
+        settled = accounts.settle(found, known.ledger(PAGE))
+        assert not settled.missing
+        known.save(PAGE, settled.ledger)
+    assert known.ledger(PAGE).strangers == {0: 7, 1: 0}
     assert known.pages("a") == {0: 100, 1: 0}
     assert known.pages("b") == {0: 50, 1: 0}
+    connection.close()
+
+
+def test_the_records_of_the_first_version_are_read(tmp_path: pathlib.Path) -> None:
+    connection = database.open_database(tmp_path / "som.db")
+    for node, pages in ((0, 4), (1, 3)):
+        connection.execute("INSERT INTO foreign_pages VALUES (?, ?, 'one', ?)", (PAGE, node, pages))
+        connection.execute("INSERT INTO pool_pages VALUES ('a', ?, ?, 'one', 9, 9)", (PAGE, node))
+    ledger = records.PageRecords(connection, boot_id="one").ledger(PAGE)
+    share = accounts.Share({0: 9, 1: 9}, {0: 9, 1: 9})
+    assert ledger == accounts.Ledger({0: 4, 1: 3}, {"a": share}, setting=7)
     connection.close()
 
 
@@ -54,10 +64,10 @@ def test_others_pages_are_forgotten_with_the_last_pool_of_their_size(
     known = records.PageRecords(connection, boot_id="one")
     for pool in ("a", "b"):
         known.add(pool, PAGE, {0: 0})
-    known.save(PAGE, 0, plan.Settled(7, ()))
+    known.save(PAGE, accounts.Ledger({0: 7}, known.ledger(PAGE).pools, setting=7))
 
     known.forget("a")
-    assert known.foreign(PAGE, 0) == 7
+    assert known.ledger(PAGE).strangers == {0: 7}
     known.forget("b")
-    assert known.foreign(PAGE, 0) is None
+    assert known.ledger(PAGE).strangers is None
     connection.close()
