@@ -12,6 +12,7 @@ line of 18 MiB. `MOST_BYTES` lies above that, and below what hurts.
 import asyncio
 import contextlib
 import json
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from types import TracebackType
@@ -28,6 +29,9 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0
 REQUEST_TIMEOUT_S = 30.0
 MOST_BYTES = 32 * 2**20
+DEEPEST = 100
+
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]')
 
 # A peer that is gone without a word is found after 30 + 3 * 10 s, whatever the stream expects.
 _KEEP_ALIVE = (
@@ -171,7 +175,7 @@ class Client:
                     answer = await _whole(response.content)
             if not 200 <= response.status < 300:
                 raise _refusal(attempted, response, answer)
-            return _json_object(json.loads(answer))
+            return _parsed(answer)
 
     async def _send(
         self,
@@ -219,7 +223,7 @@ async def _events(attempted: str, content: aiohttp.StreamReader) -> AsyncGenerat
                 line = await anext(lines, b"")
                 if not line:
                     return
-                event = _json_object(json.loads(line))
+                event = _parsed(line)
                 if event.get("type") == "ERROR":
                     raise _status_error(attempted, _json_object(event.get("object")))
             yield event
@@ -283,6 +287,33 @@ def _explained(error: Exception) -> tuple[str, str]:
             return "BadAnswer", f"the answer is not what an API server sends: {error!r}"
 
 
+def _parsed(document: bytes) -> Json:
+    try:
+        return _json_object(json.loads(document))
+    except RecursionError:
+        return _json_object(json.loads(_shallow(document)))
+
+
+def _shallow(document: bytes) -> bytes:
+    """`document` with null in place of what is nested deeper than `DEEPEST`.
+
+    Anybody may nest the managedFields of his Pod 10 000 deep, and Python's parser gives up at a
+    tenth of that. No field that a kind has is nested as deep as `DEEPEST`.
+    """
+    kept: list[bytes] = []
+    depth, start = 0, 0
+    for token in _TOKENS.finditer(document):
+        if token[0] in b"{[":
+            depth += 1
+            if depth == DEEPEST + 1:
+                kept += (document[start : token.start()], b"null")
+        elif token[0] in b"}]":
+            if depth == DEEPEST + 1:
+                start = token.end()
+            depth -= 1
+    return b"".join((*kept, document[start:]))
+
+
 def _json_object(value: Any) -> Json:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {str(value)[:80]!r}")
@@ -292,7 +323,7 @@ def _json_object(value: Any) -> Json:
 def _refusal(attempted: str, response: aiohttp.ClientResponse, body: bytes) -> errors.KubeError:
     """The error for an HTTP status; the body is a metav1.Status, or a proxy's page."""
     try:
-        status = _json_object(json.loads(body))
+        status = _parsed(body)
     except ValueError:
         status = {"message": body[:200].decode(errors="replace")}
     status = {"reason": response.reason, **status, "code": response.status}

@@ -261,6 +261,27 @@ async def test_an_object_of_the_largest_size_that_a_server_sends_passes_through_
         assert [event["object"] async for event in events] == [item, item]
 
 
+@pytest.mark.parametrize("depth", [50, 1500, 9000])
+async def test_managed_fields_nested_as_deep_as_a_server_takes_them_hide_nothing(
+    depth: int, server: FakeApiServer, client: kube.Client
+) -> None:
+    fields = '{"f:x]": ' * depth + '{"\\\\": [[], {}]}' + "}" * depth
+    metadata = f'{{"managedFields": [{{"fieldsV1": {fields}}}], "name": "a]}}\\"", "uid": "1"}}'
+    line = f'{{"type": "ADDED", "object": {{"metadata": {metadata}, "spec": {{"n": [1, 2]}}}}}}\n'
+
+    async def send_line(request: web.Request) -> web.StreamResponse:
+        response = await failures._open(request)
+        await response.write(line.encode())
+        return response
+
+    server.failure = send_line
+    async with client.watch(kube.NODES.path(), params={}, idle_timeout_s=5) as events:
+        event = await anext(events)
+    assert (event["type"], event["object"]["spec"]) == ("ADDED", {"n": [1, 2]})
+    assert event["object"]["metadata"]["name"] == 'a]}"'
+    assert (await client.get(PATH))["object"]["metadata"]["uid"] == "1"
+
+
 async def test_lines_are_told_apart_wherever_the_network_cuts_them(
     server: FakeApiServer, client: kube.Client
 ) -> None:
