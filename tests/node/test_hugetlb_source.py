@@ -1,15 +1,21 @@
 """Pools of huge pages beside others who have huge pages, take them, and rewrite the counters."""
 
+import asyncio
+import contextlib
+import fcntl
 import mmap
+import os
 import pathlib
-from collections.abc import Iterator
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from node import machine, nodes
 from node.nodes import GIB, PAGE
-from som_device_plugin.linux import hugepages, mountinfo, mounts
-from som_device_plugin.sources import hugetlb, plan
+from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
+from som_device_plugin.sources import hold, hugetlb, plan
 
 MAP_HUGETLB = 0x40000
 MAP_POPULATE = 0x8000
@@ -267,3 +273,97 @@ async def test_one_page_of_one_gib(node: nodes.Node) -> None:
     assert node.read(start) == b"\0"
     mount = next(m for m in mountinfo.read() if m.source == start.mount_source)
     assert "pagesize=1024M" in mount.super_options
+
+
+@contextlib.asynccontextmanager
+async def locking(
+    path: pathlib.Path, *, before: str = "true", user: int = 0
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that keeps `path` locked, having done `before`."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"{before}; exec flock -F {path} sh -c 'echo locked; exec sleep 600'"),
+        stdout=subprocess.PIPE,
+        user=user,
+    )
+    assert process.stdout
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), 10) == b"locked\n"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_pools_of_two_state_directories_leave_nothing_whoever_goes_first(
+    first: int, foreign: int, node: nodes.Node, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    both = [node, nodes.Node(tmp_path / "other")]
+    for each in both:
+        await each.apply(16 * PAGE)
+    assert persistent() == foreign + 32
+
+    for gone, left in ((both[first], foreign + 16), (both[1 - first], foreign)):
+        await gone.source.release("databases")
+        for each in both:
+            assert (await each.source.check())[0] == []
+        assert persistent() == left
+    await both[1].give_back()
+
+
+async def test_nobody_without_privileges_can_keep_the_agent_from_its_counters(
+    node: nodes.Node,
+) -> None:
+    await node.apply(4 * PAGE)
+    root = cgroups.find(mountinfo.read()).root
+    for path in (pathlib.Path("/sys/fs/cgroup"), root):
+        async with locking(path, user=65534):
+            assert (await node.source.refill("databases")).free_bytes == 4 * PAGE
+    nobody = await asyncio.create_subprocess_exec(
+        *("flock", "--nonblock", root / "som.lock", "true"), stderr=subprocess.PIPE, user=65534
+    )
+    assert b"Permission denied" in (await nobody.communicate())[1]
+
+
+async def test_who_keeps_a_hold_locked_is_named_and_not_waited_for(
+    node: nodes.Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.apply(4 * PAGE)
+    monkeypatch.setattr(hold, "LOCK_TIMEOUT_S", 0.1)
+    with hold.file_path(node.state_dir, "databases").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(hugetlb.SourceError, match=rf"because pid {os.getpid()} "):
+            await node.source.refill("databases")
+    assert (await node.source.refill("databases")).free_bytes == 4 * PAGE
+
+
+async def test_a_worker_that_was_stopped_with_a_hold_locked_ends_before_the_next_agent_looks(
+    node: nodes.Node,
+) -> None:
+    await node.apply(4 * PAGE)
+    hierarchy = cgroups.find(mountinfo.read())
+    group = hierarchy.pool(node.state_dir, "databases") / "hold"
+    file = hold.file_path(node.state_dir, "databases")
+    async with locking(file, before=f"echo 0 > {group}/cgroup.procs") as orphan:
+        orphan.send_signal(signal.SIGSTOP)
+        node.restart()
+        await asyncio.to_thread(node.driver.end_builders)
+        assert (await node.source.refill("databases")).free_bytes == 4 * PAGE
+
+
+async def test_a_start_takes_no_pages_while_the_agent_works_on_the_hold(node: nodes.Node) -> None:
+    await node.apply(8 * PAGE)
+    with hold.file_path(node.state_dir, "databases").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        building = asyncio.create_task(node.built(4 * PAGE))
+        inode = f":{os.fstat(file.fileno()).st_ino} "
+
+        def waits() -> bool:
+            lines = pathlib.Path("/proc/locks").read_text().splitlines()
+            return any("-> FLOCK" in line and inode in line for line in lines)
+
+        await asyncio.to_thread(machine.wait_until, waits, what="the worker waits for the lock")
+        assert os.fstat(file.fileno()).st_size == 8 * PAGE
+    node.driver.revoke(await building)
