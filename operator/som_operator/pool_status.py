@@ -122,7 +122,8 @@ def _group(shares: Mapping[str, Share]) -> _Groups:
 
 def _ready(order: Order, groups: _Groups) -> _Verdict:
     matched = groups.matched
-    so_far = f"full capacity on {groups.ready} of {_nodes(matched)}"
+    wanted = v1alpha1.format_bytes(order.entry.capacity)
+    so_far = f"full capacity ({wanted}) on {groups.ready} of {_nodes(matched)}"
     if order.standing is Standing.RELEASED:
         return "False", "Releasing", f"the pool is being deleted; {_releasing(groups)}"
     if order.pool.spec.paused and order.pool.metadata.deletion_timestamp:

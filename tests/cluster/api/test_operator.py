@@ -167,7 +167,9 @@ def test_a_pool_is_ordered_reserved_advertised_and_ready(fleet: Fleet) -> None:
     fleet.kubectl("wait", "--for=condition=Ready", f"sompool/{fleet.name}", "--timeout=30s")
     assert fleet.units("whole-1") == "32768"
     events = fleet.kubectl("describe", "sompool", fleet.name)
-    assert re.search(r"Normal +Reserved .* som-operator +full capacity on 1 of 1 node\n", events)
+    assert re.search(
+        r"Normal +Reserved .* som-operator +full capacity \(64Gi\) on 1 of 1 node\n", events
+    )
     fleet.until("the node's event", lambda: "64Gi reserved" in fleet.kubectl("describe", "node"))
 
 

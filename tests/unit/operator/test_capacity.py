@@ -166,7 +166,7 @@ def test_memory_that_could_not_be_had_is_told_in_the_agents_words(world: World):
     assert world.condition("Ready") == (
         "False",
         "PartlyReserved",
-        f"full capacity on 0 of 1 node; n: 512Mi of 1Gi: {message}",
+        f"full capacity (1Gi) on 0 of 1 node; n: 512Mi of 1Gi: {message}",
     )
 
 

@@ -140,7 +140,8 @@ def test_pools_in_conflict_name_each_other():
     assert world.condition("Ready", of="b") == (
         "False",
         "Conflicted",
-        "full capacity on 0 of 2 nodes; m: pool a has this unit here; n: pool a has this unit here",
+        "full capacity (1Gi) on 0 of 2 nodes; m: pool a has this unit here; "
+        "n: pool a has this unit here",
     )
 
 

@@ -13,7 +13,7 @@ def fleet(count: int) -> World:
 
 def test_a_pool_is_ready_when_every_match_has_its_full_capacity():
     world = fleet(3)
-    assert world.condition("Ready") == ("True", "Reserved", "full capacity on 3 of 3 nodes")
+    assert world.condition("Ready") == ("True", "Reserved", "full capacity (4Gi) on 3 of 3 nodes")
     assert world.condition("Progressing")[:2] == ("False", "Settled")
     assert world.condition("Degraded")[:2] == ("False", "AsOrdered")
     status = world.status()
@@ -38,7 +38,7 @@ def test_a_pool_is_reserving_until_the_agents_have_reported():
     assert world.condition("Ready") == (
         "False",
         "Reserving",
-        "full capacity on 0 of 1 node; n: the agent has not reported yet",
+        "full capacity (1Gi) on 0 of 1 node; n: the agent has not reported yet",
     )
     assert world.condition("Progressing")[:2] == ("True", "Reserving")
     assert world.condition("Degraded")[0] == "False"
@@ -61,7 +61,7 @@ def test_a_pool_is_not_ready_while_a_node_has_lost_its_agent():
     assert world.condition("Ready") == (
         "False",
         "AgentNotReady",
-        "full capacity on 2 of 3 nodes; n1: no agent",
+        "full capacity (4Gi) on 2 of 3 nodes; n1: no agent",
     )
     assert world.condition("Degraded")[:2] == ("True", "AgentNotReady")
     nodes = world.status().nodes
