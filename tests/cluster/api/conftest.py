@@ -97,15 +97,23 @@ async def send(
     *,
     user: str = "",
     node: str = "",
+    kubelet: str = "",
+    person: str = "",
     content: str = "application/json",
 ) -> Answer:
-    """One request, as administrator or as a service account (with the node of its token)."""
-    headers = {"Content-Type": content}
-    if user:
-        headers["Impersonate-User"] = f"system:serviceaccount:{NAMESPACE}:{user}"
-        headers["Impersonate-Group"] = "system:authenticated"
+    """One request, as administrator, as a service account of ours (with the node of its token), as
+    the kubelet of a node, or as a person.
+    """
+    headers = [("Content-Type", content)]
+    if user or kubelet or person:
+        account = f"system:serviceaccount:{NAMESPACE}:{user}"
+        name = f"system:node:{kubelet}" if kubelet else person or account
+        headers.append(("Impersonate-User", name))
+        headers.append(("Impersonate-Group", "system:authenticated"))
+    if kubelet:
+        headers.append(("Impersonate-Group", "system:nodes"))
     if node:
-        headers["Impersonate-Extra-authentication.kubernetes.io%2Fnode-name"] = node
+        headers.append(("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", node))
     async with session.request(method, path, data=json.dumps(body), headers=headers) as answer:
         return answer.status, await answer.json()
 

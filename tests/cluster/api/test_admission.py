@@ -1,10 +1,12 @@
 """Admission of pods: golden cases, and pods without som that pass untouched.
 
-`golden/admission/<case>.yaml` holds a pod's spec and what becomes of it: `refused` with a message,
-or `becomes` with limits and environment of each container.
+`golden/admission/<case>.yaml` holds a pod's spec and what becomes of it: `refused` by som with a
+message, refused by `kubernetes` itself in its own words, or `becomes` with limits and environment
+of each container.
 """
 
 import asyncio
+import collections.abc
 import json
 import pathlib
 import random
@@ -14,7 +16,7 @@ import aiohttp
 import pytest
 import yaml
 
-from cluster.api.conftest import MERGE, ApiServer, pod, send
+from cluster.api.conftest import MERGE, NAMESPACE, ApiServer, pod, send
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/admission"
 CASES = sorted(GOLDEN.glob("*.yaml"))
@@ -41,6 +43,11 @@ async def test_golden_case(session: aiohttp.ClientSession, case: pathlib.Path) -
         assert status == 422, answer
         assert answer["message"].partition("denied request: ")[2] == golden["refused"]
         return
+    if "kubernetes" in golden:
+        assert status == 422, answer
+        assert golden["kubernetes"] in answer["message"]
+        assert "policy" not in answer["message"]
+        return
     assert status == 201, answer
     assert _som_parts(answer) == golden["becomes"]
     again = pod(**answer["spec"])
@@ -48,14 +55,37 @@ async def test_golden_case(session: aiohttp.ClientSession, case: pathlib.Path) -
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
-async def test_golden_case_as_part_of_a_mirror_pod_is_left_alone(
-    session: aiohttp.ClientSession, case: pathlib.Path
+async def test_golden_case_as_part_of_a_mirror_pod_is_left_to_its_kubelet_alone(
+    session: aiohttp.ClientSession, kubelet: dict[str, Any], case: pathlib.Path
 ) -> None:
-    mirror = pod(**yaml.safe_load(case.read_text())["pod"])
-    mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x"}
-    _, answer = await send(session, "POST", DRY_RUN, mirror)
+    golden = yaml.safe_load(case.read_text())
+    mirror = pod(**golden["pod"], **kubelet["spec"])
+    mirror["metadata"].update(kubelet["metadata"])
+    _, answer = await send(session, "POST", DRY_RUN, mirror, kubelet="mirroring")
     assert "som-pods" not in json.dumps(answer)
-    assert "SOM_UNIT" not in json.dumps(answer)
+    assert "SOM_" not in json.dumps(answer) or "SOM_" in json.dumps(golden["pod"])
+    status, answer = await send(session, "POST", DRY_RUN, mirror)
+    assert status == (201 if "becomes" in golden else 422), answer
+    assert golden.get("refused", "") in answer.get("message", "")
+
+
+@pytest.fixture
+async def kubelet(
+    session: aiohttp.ClientSession,
+) -> collections.abc.AsyncIterator[dict[str, Any]]:
+    """What a kubelet writes into a mirror pod of its node, which exists."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "mirroring"}}
+    status, created = await send(session, "POST", "/api/v1/nodes", node)
+    assert status == 201, created
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "mirroring", "controller": True}
+    yield {
+        "spec": {"nodeName": "mirroring", "automountServiceAccountToken": False},
+        "metadata": {
+            "annotations": {"kubernetes.io/config.mirror": "x"},
+            "ownerReferences": [{**owner, "uid": created["metadata"]["uid"]}],
+        },
+    }
+    await send(session, "DELETE", "/api/v1/nodes/mirroring")
 
 
 def _generated(rng: random.Random, name: str) -> dict[str, Any]:
@@ -160,6 +190,52 @@ async def test_pod_of_two_thousand_containers_stays_within_the_budget_of_cel(
     await _passes(session, pod(automountServiceAccountToken=False, containers=containers))
 
 
+def _asking(count: str, **more: Any) -> list[dict[str, Any]]:
+    limits = {"som.io/2Mi": count}
+    return [{"name": f"c{n}", "resources": {"limits": limits}, **more} for n in range(800)]
+
+
+@pytest.mark.parametrize("sidecars", [False, True])
+async def test_eight_hundred_containers_with_memory_stay_within_the_budget_of_cel(
+    session: aiohttp.ClientSession, sidecars: bool
+) -> None:
+    spec = {"containers": _asking("1")}
+    if sidecars:
+        asking = _asking("1", restartPolicy="Always", image="program")
+        spec = {"containers": [{"name": "app"}], "initContainers": asking}
+    sent = pod(automountServiceAccountToken=False, **spec)
+    status, answer = await send(session, "POST", DRY_RUN, sent)
+    assert status == 201, answer
+    shown = _som_parts(answer)
+    assert sum("som.io/ticket" in parts.get("limits", {}) for parts in shown.values()) == 800
+
+
+async def test_refusal_of_eight_hundred_containers_is_in_words(
+    session: aiohttp.ClientSession,
+) -> None:
+    sent = pod(automountServiceAccountToken=False, containers=_asking("128Mi"))
+    status, answer = await send(session, "POST", DRY_RUN, sent)
+    assert status == 422, answer
+    assert answer["message"].partition("denied request: ")[2] == (
+        "containers request som.io/2Mi or som.io/1Gi by size, but these count pages"
+    )
+
+
+async def test_critical_pods_are_admitted_in_the_namespace_of_som_where_they_need_a_quota(
+    session: aiohttp.ClientSession,
+) -> None:
+    spec = {"containers": [{"name": "a"}], "priorityClassName": "system-node-critical"}
+    status, answer = await send(session, "POST", DRY_RUN, pod(**spec))
+    assert "insufficient quota to match these scopes" in answer["message"], status
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All"
+    async with asyncio.timeout(30):
+        while True:
+            status, _ = await send(session, "POST", path, pod(**spec))
+            if status == 201:
+                return
+            await asyncio.sleep(0.2)
+
+
 async def test_units_without_a_ticket_are_refused(
     session: aiohttp.ClientSession, api_server: ApiServer
 ) -> None:
@@ -187,7 +263,7 @@ async def test_quota_of_a_namespace_counts_units(
     session: aiohttp.ClientSession, api_server: ApiServer
 ) -> None:
     api_server.kubectl("create", "namespace", "shop")
-    hard = "--hard=requests.som.io/2Mi=64,requests.som.io/1Gi=0"
+    hard = "--hard=requests.som.io/2Mi=64,requests.som.io/1Gi=0,requests.som.io/ticket=2"
     api_server.kubectl("create", "quota", "som", "--namespace=shop", hard)
     ready = "jsonpath={.status.hard}"
     api_server.kubectl("wait", f"--for={ready}", "quota/som", "--namespace=shop", "--timeout=30s")
@@ -207,6 +283,8 @@ async def test_quota_of_a_namespace_counts_units(
         "used: requests.som.io/2Mi=48, limited: requests.som.io/2Mi=64"
     )
     assert "exceeded quota" in await create("db-2", _1Gi=1)
+    assert await create("db-3", _2Mi=1) == ""
+    assert "requested: requests.som.io/ticket=1" in await create("db-4", _2Mi=1)
     api_server.kubectl("delete", "namespace", "shop", "--wait=false")
 
 

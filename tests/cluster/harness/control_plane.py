@@ -19,6 +19,23 @@ rules:
 - level: None
 """
 
+# Where no quota of the namespace says otherwise nobody has a critical pod: GKE's rule.
+ADMISSION = """\
+apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+- name: ResourceQuota
+  configuration:
+    apiVersion: apiserver.config.k8s.io/v1
+    kind: ResourceQuotaConfiguration
+    limitedResources:
+    - resource: pods
+      matchScopes:
+      - scopeName: PriorityClass
+        operator: In
+        values: [system-node-critical, system-cluster-critical]
+"""
+
 
 def start(namespaces: Namespaces) -> None:
     """Start all four and wait until the API server says that it is ready."""
@@ -68,6 +85,8 @@ def start_controllers(namespaces: Namespaces) -> None:
 def start_api_server(namespaces: Namespaces) -> None:
     policy = namespaces.state / "audit.yaml"
     policy.write_text(AUDIT)
+    admission = namespaces.state / "admission.yaml"
+    admission.write_text(ADMISSION)
     namespaces.start(
         "apiserver",
         [
@@ -81,6 +100,7 @@ def start_api_server(namespaces: Namespaces) -> None:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
+            f"--admission-control-config-file={admission}",
             f"--audit-policy-file={policy}",
             f"--audit-log-path={namespaces.logs}/audit.log",
             f"--client-ca-file={namespaces.pki}/ca.crt",
