@@ -43,12 +43,16 @@ VALID = (
     Example("the shortest", spec()),
     Example("bytes as a number", spec(capacity=2**36)),
     Example("a decimal exponent", spec(capacity="2097152e3")),
-    Example("the most", spec(capacity=2**63 - 2**21)),
+    Example("the most", spec(capacity=10**18 - 10**18 % 2**30)),
     Example("one unit", spec(capacity="2Mi")),
     Example("paused", spec(paused=True)),
     Example("unit 1Gi of small pages", spec(unit="1Gi")),
     Example("unit 1Gi of 1Gi pages", spec(unit="1Gi", source=GIGANTIC_PAGES)),
     Example("selected by label", _selecting(matchLabels={"kubernetes.io/arch": "amd64"})),
+    Example("selected by a bare key", _selecting(matchLabels={"x" * 63: ""})),
+    Example(
+        "selected by the longest key", _selecting(matchLabels={"d" * 253 + "/" + "n" * 63: "v"})
+    ),
     Example("selected by everything", _selecting()),
     Example("In", _rule(operator="In", values=["a", "b"])),
     Example("NotIn", _rule(operator="NotIn", values=["a"])),
@@ -66,6 +70,7 @@ INVALID = (
     Example("half a byte", spec(capacity="0.5"), "spec.capacity"),
     Example("a fraction", spec(capacity="1.5Gi"), "spec.capacity", cel=True),
     Example("beyond 63 bits", spec(capacity="8Ei"), "spec.capacity", cel=True),
+    Example("a number beyond 63 bits", spec(capacity=2**63), "spec.capacity"),
     Example("an exponent beyond all", spec(capacity="1e99999"), "spec.capacity", cel=True),
     Example("negative", spec(capacity="-64Gi"), "spec.capacity"),
     Example("a negative number", spec(capacity=-(2**36)), "spec.capacity", cel=True),
@@ -88,6 +93,14 @@ INVALID = (
     Example("paused as text", spec(paused="yes"), "spec.paused"),
     Example("a label that is a number", _selecting(matchLabels={"a": 1}), "matchLabels"),
     Example("a label too long", _selecting(matchLabels={"a": "b" * 64}), "matchLabels"),
+    Example("a label of no value", _selecting(matchLabels={"a": "b c"}), "matchLabels"),
+    Example(
+        "a label of no key", _selecting(matchLabels={"bad key!": "v"}), "matchLabels", cel=True
+    ),
+    Example("a label of an empty key", _selecting(matchLabels={"": "v"}), "matchLabels", cel=True),
+    Example("a rule on no key", _rule(key="a/b/c", operator="Exists"), "matchExpressions[0].key"),
+    Example("a rule on an empty key", _rule(key="", operator="Exists"), "matchExpressions[0].key"),
+    Example("a rule on no value", _rule(operator="In", values=["ok", "-"]), "matchExpressions[0]"),
     Example(
         "too many labels", _selecting(matchLabels={f"a{n}": "b" for n in range(65)}), "matchLabels"
     ),

@@ -68,6 +68,7 @@ KINDS: Final = (
             Column("Ready", _condition("status")),
             Column("Reason", _condition("reason")),
             _AGE,
+            Column("Per-Node", ".spec.capacity", priority=1),
         ),
     ),
     Kind(
@@ -148,6 +149,8 @@ def _structural(node: Schema, definitions: Mapping[str, Schema]) -> Schema:
         node = {key: value for key, value in node.items() if key != "anyOf"}
         return _structural({**only, **node}, definitions)
     result = {k: v for k, v in node.items() if k in _KEPT_KEYS or k.startswith("x-kubernetes-")}
+    if "const" in node:
+        result["enum"] = [node["const"]]
     if node.get("type") == "integer":
         result["format"] = "int64"
     # Absent means zero, so only other defaults are persisted.

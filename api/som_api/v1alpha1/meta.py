@@ -90,7 +90,8 @@ class Condition(ApiModel):
     last_transition_time: Annotated[
         str | None,
         pydantic.Field(
-            description="When the status last changed", json_schema_extra={"format": "date-time"}
+            description="When the status last changed",
+            json_schema_extra={"format": "date-time", "maxLength": 40},
         ),
     ] = None
 

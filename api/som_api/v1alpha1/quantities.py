@@ -2,6 +2,9 @@
 
 The grammar is Kubernetes' own (k8s.io/apimachinery resource.Quantity) without signs and
 fractions, which CEL in a CRD cannot compute exactly; the official client's parser reads it.
+
+The API server takes about 1 EB at most, less than is read here: whatever it holds can be read and
+written back.
 """
 
 import decimal
@@ -12,8 +15,8 @@ import pydantic
 import pydantic_core
 from kubernetes.utils import quantity
 
-MOST_BYTES: Final = 2**63 - 2**30
-"""The largest multiple of every unit within 63 bits."""
+MOST_BYTES: Final = 10**18 - 10**18 % 2**30
+"""The largest multiple of every unit that the API server takes."""
 
 STRICT: Final = "strict"
 """Validation context of what a person wrote: there, what is out of range is refused."""
@@ -21,6 +24,10 @@ STRICT: Final = "strict"
 _MAX_BYTES: Final = 2**63 - 1
 _MAX_LENGTH: Final = 32
 _PATTERN: Final = r"^[0-9]+([KMGTPE]i|[kMGTPE]|[eE][0-9]+)?$"
+_BOUNDED_PATTERN: Final = (
+    r"^([0-9]{1,18}|[0-9]{1,15}(k|Ki)|[0-9]{1,12}Mi?|[0-9]{1,9}Gi?|[0-9]{1,6}Ti?|[0-9]{1,3}Pi?"
+    r"|[0-9]{1,9}[eE][0-9])$"
+)
 _BINARY_SUFFIXES: Final = (
     ("Pi", 2**50),
     ("Ti", 2**40),
@@ -92,8 +99,10 @@ class _QuantitySchema:
         return {
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 0,
+            "maximum": MOST_BYTES,
             "maxLength": _MAX_LENGTH,
-            "pattern": _PATTERN,
+            "pattern": _BOUNDED_PATTERN,
         }
 
 

@@ -1,11 +1,36 @@
 """Label selectors, as in metav1.LabelSelector."""
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import pydantic
 
 from som_api.v1alpha1 import meta
+
+_NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_KEY: Final = rf"^([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}$"
+_VALUE: Final = rf"^({_NAME})?$"
+
+
+def _is_key(key: str) -> str:
+    if not re.fullmatch(_KEY, key):
+        raise ValueError(f"{key!r} is no key of a label; write NAME or DOMAIN/NAME")
+    return key
+
+
+def _is_value(value: str) -> str:
+    if not re.fullmatch(_VALUE, value):
+        raise ValueError(
+            f"{value!r} is no value of a label; use at most 63 letters, digits, '-', '_' and '.'"
+        )
+    return value
+
+
+Key = Annotated[str, pydantic.AfterValidator(_is_key)]
+Value = Annotated[
+    str, pydantic.AfterValidator(_is_value), pydantic.Field(json_schema_extra={"pattern": _VALUE})
+]
 
 
 class LabelSelectorRequirement(meta.ApiModel):
@@ -23,13 +48,18 @@ class LabelSelectorRequirement(meta.ApiModel):
         }
     )
 
-    key: Annotated[str, pydantic.Field(description="Label's key", max_length=316)]
+    key: Annotated[
+        Key,
+        pydantic.Field(
+            description="Label's key", max_length=317, json_schema_extra={"pattern": _KEY}
+        ),
+    ]
     operator: Annotated[
         Literal["In", "NotIn", "Exists", "DoesNotExist"],
         pydantic.Field(description="How the label's value relates to `values`"),
     ]
     values: Annotated[
-        tuple[Annotated[str, pydantic.Field(max_length=63)], ...],
+        tuple[Annotated[Value, pydantic.Field(max_length=63)], ...],
         pydantic.Field(
             description="Values for In and NotIn; absent for Exists and DoesNotExist",
             max_length=64,
@@ -64,8 +94,19 @@ class LabelSelector(meta.ApiModel):
     model_config = pydantic.ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
 
     match_labels: Annotated[
-        dict[str, Annotated[str, pydantic.Field(max_length=63)]],
-        pydantic.Field(description="Labels that must have exactly these values", max_length=64),
+        dict[Key, Annotated[Value, pydantic.Field(max_length=63)]],
+        pydantic.Field(
+            description="Labels that must have exactly these values",
+            max_length=64,
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    {
+                        "rule": f"self.all(key, size(key) <= 317 && key.matches('{_KEY}'))",
+                        "message": "the key of a label is NAME or DOMAIN/NAME",
+                    }
+                ]
+            },
+        ),
     ] = {}
     match_expressions: Annotated[
         tuple[LabelSelectorRequirement, ...],

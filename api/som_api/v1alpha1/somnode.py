@@ -1,14 +1,18 @@
 """SomNode: the operator's orders for one node, and what the node's agent observed.
 
 One object per node, named like it. The operator writes `spec`, the agent `status`, in the same
-shape, so that drift is a comparison. It stays under 10 kB: pools, never leases, are listed.
+shape, so that drift is a comparison. It stays under 10 kB: pools, never leases, are listed, and
+every text and list has a bound.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pydantic
 
 from som_api.v1alpha1 import meta, quantities, sompool
+
+# As long as what uname(2) says of a system.
+_SHORT: Final = {"maxLength": 64}
 
 
 class NodePool(meta.ApiModel):
@@ -91,10 +95,17 @@ class SomNodeStatus(meta.ApiModel):
         int | None, pydantic.Field(description="Generation of the spec that was acted on")
     ] = None
     boot_id: Annotated[
-        str, pydantic.Field(alias="bootID", description="Boot that this report is about")
+        str,
+        pydantic.Field(
+            alias="bootID", description="Boot that this report is about", json_schema_extra=_SHORT
+        ),
     ] = ""
-    kernel_version: Annotated[str, pydantic.Field(description="The node's kernel")] = ""
-    agent_version: Annotated[str, pydantic.Field(description="The agent that reports")] = ""
+    kernel_version: Annotated[
+        str, pydantic.Field(description="The node's kernel", json_schema_extra=_SHORT)
+    ] = ""
+    agent_version: Annotated[
+        str, pydantic.Field(description="The agent that reports", json_schema_extra=_SHORT)
+    ] = ""
     pools: Annotated[
         tuple[PoolStatus, ...],
         pydantic.Field(

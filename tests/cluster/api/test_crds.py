@@ -85,6 +85,7 @@ def test_columns_of_kubectl_get(api_server: ApiServer) -> None:
     patch = ["--subresource=status", "--type=merge", "--patch", json.dumps({"status": status})]
     api_server.kubectl("patch", "sompool", "columns", *patch)
     shown = api_server.kubectl("get", "spool", "columns")
+    wide = api_server.kubectl("get", "spool", "columns", "--output=wide")
     api_server.kubectl("delete", "sompool", "columns")
     head, row = shown.splitlines()
     assert head == (
@@ -93,6 +94,7 @@ def test_columns_of_kubectl_get(api_server: ApiServer) -> None:
     assert re.sub(r"\d+s$", "0s", row) == (
         "columns   2Mi    704Gi      512Gi       12      11            False   PartlyReserved   0s"
     )
+    assert [line.split()[-1] for line in wide.splitlines()] == ["PER-NODE", "64Gi"]
 
 
 def test_both_kinds_are_in_the_category_som(api_server: ApiServer) -> None:

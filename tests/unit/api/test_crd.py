@@ -16,8 +16,9 @@ def _nodes(path: str, node: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
     yield path, node
     for name, field in node.get("properties", {}).items():
         yield from _nodes(f"{path}.{name}", field)
-    if "items" in node:
-        yield from _nodes(f"{path}[]", node["items"])
+    for part in ("items", "additionalProperties"):
+        if part in node:
+            yield from _nodes(f"{path}[]", node[part])
 
 
 def test_committed_crds_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +55,10 @@ def test_schema_is_structural(kind: crd.Kind) -> None:
 @KINDS
 def test_every_list_and_text_is_bounded(kind: crd.Kind) -> None:
     for path, node in _nodes("", crd.schema(kind.model)):
-        assert node.get("type") != "array" or "maxItems" in node, path
+        bound = {"array": "maxItems", "string": "maxLength"}.get(node.get("type", "string"))
+        given = path in (".apiVersion", ".kind") or "enum" in node
+        assert given or bound is None or bound in node, path
+        assert "additionalProperties" not in node or "maxProperties" in node, path
 
 
 def test_only_the_page_size_has_a_persisted_default() -> None:
@@ -70,8 +74,8 @@ def test_only_the_page_size_has_a_persisted_default() -> None:
     }
 
 
-def test_columns_of_sompools() -> None:
+def test_columns_of_sompools_wide_ones_last() -> None:
     (kind,) = (kind for kind in crd.KINDS if kind.name == "SomPool")
     assert "NAME " + " ".join(column.name.upper() for column in kind.columns) == (
-        "NAME UNIT CAPACITY ALLOCATED NODES READY-NODES READY REASON AGE"
+        "NAME UNIT CAPACITY ALLOCATED NODES READY-NODES READY REASON AGE PER-NODE"
     )
