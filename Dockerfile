@@ -35,12 +35,18 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /opt/som /opt/som
 ENV PATH=/opt/som/bin:/usr/bin:/bin PYTHONPATH=/opt/som/lib PYTHONUNBUFFERED=1
+LABEL org.opencontainers.image.licenses=Apache-2.0 \
+      org.opencontainers.image.base.name=docker.io/library/debian:trixie-slim
 
 FROM runtime AS agent
+LABEL org.opencontainers.image.title=som-agent \
+      org.opencontainers.image.description="Reserves som memory on a node and hands it to containers"
 # Mounts, cgroups and device nodes of the node: root, and privileged by the chart.
 USER 0:0
 ENTRYPOINT ["som-agent"]
 
 FROM runtime AS operator
+LABEL org.opencontainers.image.title=som-operator \
+      org.opencontainers.image.description="Orders som pools on nodes and reports on them"
 USER 65532:65532
 ENTRYPOINT ["som-operator"]

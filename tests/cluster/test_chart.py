@@ -1,5 +1,6 @@
 """The chart as text: what helm makes of it for the values that matter."""
 
+import json
 import pathlib
 import subprocess
 from typing import Any
@@ -18,8 +19,7 @@ Manifest = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def helm_binary() -> str:
-    binaries.install_packages()
-    return next(str(path / "helm") for path in binaries.build_all() if (path / "helm").exists())
+    return str(binaries.build("helm") / "helm")
 
 
 def _run(binary: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -134,9 +134,9 @@ def test_policies_name_the_accounts_of_the_release(helm_binary: str) -> None:
 
 def test_an_agent_of_an_update_starts_before_the_old_one_ends(helm_binary: str) -> None:
     daemonset = _one(_objects(helm_binary), "DaemonSet", "som-agent")
-    assert daemonset["spec"]["updateStrategy"]["rollingUpdate"] == {
-        "maxSurge": 1,
-        "maxUnavailable": 0,
+    assert daemonset["spec"]["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": "5%", "maxUnavailable": 0},
     }
     pod = _pod(daemonset)
     assert "hostNetwork" not in pod
@@ -176,6 +176,75 @@ def test_other_pods_fit_the_restricted_standard(helm_binary: str, name: str) -> 
         }
 
 
+def test_directories_of_kubelet_are_mounted_where_the_agent_looks(helm_binary: str) -> None:
+    root = "/var/lib/k0s/kubelet"
+    pod = _pods(_objects(helm_binary, f'agent.kubeletRootDir="{root}"'))["som-agent"]
+    (container,) = pod["containers"]
+    arguments = agent.parser().parse_args(container["args"])
+    assert str(arguments.kubelet_dir) == "/var/lib/kubelet"
+    assert str(arguments.kubelet_root_dir) == root
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert paths == mounts
+    assert {"/var/lib/kubelet", root} < set(paths.values())
+
+
+def test_what_clusters_differ_in_is_a_value(helm_binary: str) -> None:
+    for name in ("agent", "operator"):
+        pod = _pods(
+            _objects(
+                helm_binary,
+                f'{name}.priorityClassName="mine"',
+                f'{name}.affinity={{"podAffinity": {{}}}}',
+                f'{name}.tolerations=[{{"key": "k"}}]',
+            )
+        )[f"som-{name}"]
+        assert pod["priorityClassName"] == "mine"
+        assert pod["tolerations"] == [{"key": "k"}]
+        assert pod["affinity"]["podAffinity"] == {}
+        without = _pods(_objects(helm_binary, f'{name}.priorityClassName=""'))[f"som-{name}"]
+        assert "priorityClassName" not in without
+
+
+@pytest.mark.parametrize(("name", "kind"), [("agent", "DaemonSet"), ("operator", "Deployment")])
+def test_labels_and_annotations_of_pods_stand_beside_the_selectors(
+    helm_binary: str, name: str, kind: str
+) -> None:
+    objects = _objects(
+        helm_binary, f'{name}.podLabels={{"team": "db"}}', f'{name}.podAnnotations={{"a": "b"}}'
+    )
+    spec = _one(objects, kind, f"som-{name}")["spec"]
+    metadata = spec["template"]["metadata"]
+    assert metadata["annotations"] == {"a": "b"}
+    assert {**spec["selector"]["matchLabels"], "team": "db"}.items() <= metadata["labels"].items()
+
+
+def test_selectors_are_those_of_the_first_release(helm_binary: str) -> None:
+    """They cannot be changed: an upgrade would be refused."""
+    objects = _objects(helm_binary)
+    for kind, name in (("DaemonSet", "agent"), ("Deployment", "operator")):
+        assert _one(objects, kind, f"som-{name}")["spec"]["selector"]["matchLabels"] == {
+            "app.kubernetes.io/name": "som",
+            "app.kubernetes.io/component": name,
+        }
+
+
+def test_agents_stay_off_nodes_that_are_no_machines(helm_binary: str) -> None:
+    affinity = _pods(_objects(helm_binary))["som-agent"]["affinity"]["nodeAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {rule["operator"] for rule in term["matchExpressions"]} == {"NotIn"}
+
+
+def test_metrics_are_read_by_those_who_are_named(helm_binary: str) -> None:
+    closed = _one(_objects(helm_binary), "NetworkPolicy", "som")["spec"]
+    assert closed["policyTypes"] == ["Ingress"]
+    assert "ingress" not in closed
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    opened = _objects(helm_binary, f"metrics.from=[{json.dumps(peer)}]")
+    spec = _one(opened, "NetworkPolicy", "som")["spec"]
+    assert spec["ingress"] == [{"from": [peer], "ports": [{"port": "http"}]}]
+
+
 def test_no_right_is_wider_than_a_list_of_names(helm_binary: str) -> None:
     for role in _objects(helm_binary):
         if role["kind"] not in ("ClusterRole", "Role"):
@@ -196,6 +265,17 @@ def test_no_right_is_wider_than_a_list_of_names(helm_binary: str) -> None:
         ('crds.keep="yes"', "keep"),
         ('test.unit="4Mi"', "unit"),
         ("webhook.enabled=true", "webhook"),
+        ('agent.kubeletRootDir="kubelet"', "kubeletRootDir"),
+        ('agent.kubeletDir="/"', "kubeletDir"),
+        (
+            'agent.updateStrategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "5"}}',
+            "maxSurge",
+        ),
+        ('agent.updateStrategy={"type": "Recreate"}', "updateStrategy"),
+        ('agent.podLabels={"app.kubernetes.io/name": "x"}', "podLabels"),
+        ('operator.podAnnotations={"a": 1}', "podAnnotations"),
+        ('agent.resources={"request": {}}', "resources"),
+        ('metrics.from=["monitoring"]', "from"),
     ],
 )
 def test_wrong_value_is_refused_by_name(helm_binary: str, setting: str, named: str) -> None:

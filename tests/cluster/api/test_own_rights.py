@@ -1,15 +1,18 @@
 """What som's own components may do, and what the policies keep from them and from others."""
 
+import asyncio
 import collections.abc
 from typing import Any
 
 import aiohttp
 import pytest
 
-from cluster.api.conftest import APPLY, MERGE, ApiServer, send
+import sompools
+from cluster.api.conftest import APPLY, MERGE, NAMESPACE, ApiServer, send
 
 NODE = "/api/v1/nodes/n1"
 SOMNODES = "/apis/som.io/v1alpha1/somnodes"
+POOLS = "/apis/som.io/v1alpha1/sompools"
 CLASSES = "/apis/resource.k8s.io/v1/deviceclasses?dryRun=All"
 
 
@@ -165,6 +168,100 @@ async def test_agent_has_no_other_rights(
     body = {} if method == "PATCH" else None
     status, _ = await send(session, method, path, body, user="som-agent", node="n1", content=MERGE)
     assert status == 403
+
+
+def _event(namespace: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "news", "namespace": namespace},
+        "involvedObject": {"kind": "Node", "name": "n1"},
+    }
+
+
+@pytest.mark.parametrize("user", ["som-agent", "som-operator"])
+async def test_events_are_written_beside_objects_of_the_cluster_only(
+    session: aiohttp.ClientSession, user: str
+) -> None:
+    answers = {}
+    for namespace in ("default", "kube-system", NAMESPACE):
+        path = f"/api/v1/namespaces/{namespace}/events?dryRun=All"
+        answers[namespace], _ = await send(session, "POST", path, _event(namespace), user=user)
+    assert answers == {"default": 201, "kube-system": 403, NAMESPACE: 403}
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"metadata": {"finalizers": ["som.io/release", "theirs.io/x"]}}, ""),
+        ({"metadata": {"finalizers": []}}, "its own finalizer only"),
+        ({"metadata": {"labels": {"a": "b"}}}, "its own finalizer only"),
+        ({"metadata": {"annotations": {"a": "b"}}}, "its own finalizer only"),
+        ({"spec": {"capacity": "128Gi"}}, "not change what SomPools say"),
+        ({"spec": {"paused": True}}, "not change what SomPools say"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("user", ["som-operator", "som-uninstall"])
+async def test_of_a_pool_ours_change_the_finalizer_only(
+    session: aiohttp.ClientSession,
+    pool: str,
+    user: str,
+    change: dict[str, Any],
+    refusal: str,
+) -> None:
+    path = f"{pool}?dryRun=All"
+    status, answer = await send(session, "PATCH", path, change, user=user, content=MERGE)
+    assert status == (422 if refusal else 200), answer
+    assert refusal in answer.get("message", "")
+    done = {"status": {"capacity": "64Gi"}}
+    await _must(send(session, "PATCH", f"{pool}/status", done, user=user, content=MERGE))
+
+
+@pytest.fixture
+async def pool(session: aiohttp.ClientSession) -> collections.abc.AsyncIterator[str]:
+    """The path of a SomPool with a finalizer of somebody else."""
+    manifest = sompools.Example("", sompools.spec(), name="rights").manifest
+    manifest["metadata"]["finalizers"] = ["theirs.io/x"]
+    await _must(send(session, "POST", POOLS, manifest))
+    path = f"{POOLS}/rights"
+    yield path
+    await _must(send(session, "PATCH", path, {"metadata": {"finalizers": []}}, content=MERGE))
+    await _must(send(session, "DELETE", path))
+
+
+@pytest.mark.parametrize(
+    ("role", "may_change"),
+    [
+        ("view", False),
+        ("edit", False),
+        ("admin", False),
+        ("som-view", False),
+        ("som-pool-admin", True),
+    ],
+)
+async def test_who_sees_the_cluster_sees_pools_and_only_a_pool_admin_changes_them(
+    session: aiohttp.ClientSession, api_server: ApiServer, role: str, may_change: bool
+) -> None:
+    binding = f"clusterrolebinding/person-{role}"
+    api_server.kubectl("create", *binding.split("/"), f"--clusterrole={role}", "--user=alice")
+    try:
+        async with asyncio.timeout(30):
+            for path in (POOLS, SOMNODES):
+                while True:
+                    status, _ = await send(session, "GET", path, person="alice")
+                    if status == 200:
+                        break
+                    await asyncio.sleep(0.1)
+        manifest = sompools.Example("", sompools.spec(), name="alices").manifest
+        path = f"{POOLS}?dryRun=All"
+        status, _ = await send(session, "POST", path, manifest, person="alice")
+        assert status == (201 if may_change else 403)
+        somnode = {"apiVersion": "som.io/v1alpha1", "kind": "SomNode", "metadata": {"name": "n1"}}
+        status, _ = await send(session, "POST", SOMNODES, somnode, person="alice")
+        assert status == 403
+    finally:
+        api_server.kubectl("delete", binding)
 
 
 @pytest.mark.parametrize("taken", ["som.io/2Mi", "som.io/1Gi", "som.io/ticket"])

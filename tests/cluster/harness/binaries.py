@@ -102,6 +102,12 @@ def build_all() -> list[Path]:
         return [_build(name) for name in BUILDS]
 
 
+def build(name: str) -> Path:
+    """Build one of BUILDS unless the cache has it; return the folder of its commands."""
+    with one_builder():
+        return _build(name)
+
+
 @contextlib.contextmanager
 def one_builder() -> Iterator[None]:
     """No other process changes the cache meanwhile."""

@@ -20,6 +20,7 @@ Manifest = dict[str, Any]
 def read(name: str) -> list[Manifest]:
     """The objects of templates/<name>, with what values and helpers would add left out."""
     text = (CHART / "templates" / name).read_text()
+    text = re.sub(r"\{\{-? /\*.*?\*/ -?\}\}", "", text, flags=re.DOTALL)
     user = r'\{\{ include "som\.user" \(dict "name" "([a-z-]+)" "root" \.\) \}\}'
     text = re.sub(user, rf"system:serviceaccount:{NAMESPACE}:\1", text)
     lines = [line for line in text.splitlines() if not re.fullmatch(r" *(\{\{.*\}\} *)+", line)]
