@@ -24,6 +24,7 @@ FILE_NAME = "som"
 _CHUNK_BYTES = 128 * 2**20
 _MOST_THREADS = 4
 _NICE = 5
+_LOCK_TIMEOUT_S = 20.0
 _SWAP_TRIES = 50
 _SWAP_PAUSE_S = 0.001
 _PROT_READ_WRITE = 0x1 | 0x2
@@ -181,7 +182,7 @@ def _swap(hold: str, file: int, size: int) -> int:
     """
     hold_file = os.open(hold, os.O_RDWR)
     try:
-        fcntl.flock(hold_file, fcntl.LOCK_EX)
+        _lock(hold_file)
         held = os.fstat(hold_file).st_size
         if held < size:
             raise NoPages(f"the pool has {held >> 20}Mi free of {size >> 20}Mi")
@@ -196,6 +197,18 @@ def _swap(hold: str, file: int, size: int) -> int:
         )
     finally:
         os.close(hold_file)
+
+
+def _lock(hold_file: int) -> None:
+    """Lock the hold. It is blocking, so that who waits has his turn, and not for ever."""
+
+    def give_up(*_: object) -> None:
+        raise NoPages(f"the pool's hold was locked by another process for {_LOCK_TIMEOUT_S:.0f} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, _LOCK_TIMEOUT_S)
+    fcntl.flock(hold_file, fcntl.LOCK_EX)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _extend(hold: str) -> None:

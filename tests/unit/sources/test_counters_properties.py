@@ -137,8 +137,8 @@ class Life(stateful.RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = hypothesis.settings(
-    max_examples=60,
-    stateful_step_count=25,
+    max_examples=20,
+    stateful_step_count=20,
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
