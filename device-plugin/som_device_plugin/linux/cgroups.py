@@ -117,12 +117,15 @@ class Hierarchy:
         return {int(path.name): path for path in group.glob("[0-9]*")}
 
     def neighbours_bytes(self, state_dir: pathlib.Path, page_bytes: int) -> int:
-        """What pools of other state directories have, whichever agent of the machine they obey."""
+        """What pools of other state directories have, whichever agent of the machine they obey.
+
+        Holds and slots one by one: one of them may have pages only in use, the next only reserved.
+        """
         own = self.som(state_dir)
         charges = [
-            self.charge(pool, page_bytes)
-            for pool in self.root.glob("som*/pool-*")
-            if pool.parent != own and _SOM.fullmatch(pool.parent.name)
+            self.charge(group, page_bytes)
+            for group in self.root.glob("som*/pool-*/*/")
+            if own not in group.parents and _SOM.fullmatch(group.parent.parent.name)
         ]
         return sum(max(charge.current_bytes, charge.reserved_bytes) for charge in charges)
 

@@ -129,3 +129,25 @@ def test_a_process_of_another_pid_namespace_is_waited_for_and_not_taken_for_the_
     with pytest.raises(cgroups.CgroupError, match="did not end"):
         cgroups.find([unified]).end_processes(unified.mountpoint)
     assert set(killed) == {4711}
+
+
+def test_pools_of_other_state_directories_are_seen_and_nothing_else(
+    unified: mountinfo.Mount, tmp_path: pathlib.Path
+) -> None:
+    hierarchy = cgroups.find([unified])
+    (unified.mountpoint / "cgroup.procs").touch()
+    other, default = tmp_path / "other", cgroups.DEFAULT_STATE_DIR
+    charges = [
+        (hierarchy.pool(default, "a") / "hold", 0, 64),
+        (hierarchy.pool(default, "a") / "0", 7, 0),
+        (hierarchy.pool(other, "a") / "hold", 0, 16),
+        (unified.mountpoint / "some-pods" / "pool-a" / "0", 9, 9),
+    ]
+    for group, current, reserved in charges:
+        group.mkdir(parents=True)
+        (group / "hugetlb.2MB.current").write_text(f"{current}\n")
+        (group / "hugetlb.2MB.rsvd.current").write_text(f"{reserved}\n")
+
+    assert hierarchy.neighbours_bytes(other, 2 * 2**20) == 71
+    assert hierarchy.neighbours_bytes(default, 2 * 2**20) == 16
+    assert hierarchy.neighbours_bytes(tmp_path / "third", 2 * 2**20) == 71 + 16
