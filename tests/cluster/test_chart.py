@@ -251,7 +251,12 @@ def test_no_right_is_wider_than_a_list_of_names(helm_binary: str) -> None:
             continue
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
-            assert not {"secrets", "configmaps", "pods/exec"} & set(rule["resources"])
+            secret = {"secrets", "configmaps", "pods/exec"} & set(rule["resources"])
+            # helm's record of a release is a Secret of its namespace.
+            assert not secret or (role["kind"], role["metadata"]["name"]) == (
+                "Role",
+                "som-uninstall",
+            )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +277,7 @@ def test_no_right_is_wider_than_a_list_of_names(helm_binary: str) -> None:
             "maxSurge",
         ),
         ('agent.updateStrategy={"type": "Recreate"}', "updateStrategy"),
-        ('agent.podLabels={"app.kubernetes.io/name": "x"}', "podLabels"),
+        ('agent.podLabels={"app.kubernetes.io/name": "x"}', "app.kubernetes.io/name"),
         ('operator.podAnnotations={"a": 1}', "podAnnotations"),
         ('agent.resources={"request": {}}', "resources"),
         ('metrics.from=["monitoring"]', "from"),

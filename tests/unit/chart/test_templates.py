@@ -15,6 +15,12 @@ POLICIES = [found for found in OBJECTS if found["kind"].endswith("AdmissionPolic
 BY_NAME = pytest.mark.parametrize("policy", POLICIES, ids=lambda found: found["metadata"]["name"])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_documents_of_a_template_stay_apart(name: str) -> None:
+    """An action that trims the space before it would join `---` and what follows."""
+    assert "\n---\n{{-" not in (templates.CHART / "templates" / name).read_text()
+
+
 def _agent() -> dict[str, Any]:
     daemonset = templates.one("agent/daemonset.yaml", "DaemonSet")
     return dict(daemonset["spec"]["template"]["spec"])
