@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between Linux 6.1 and 7.2. The only file that looks at versions.
+ * What differs between Linux 6.1 and 7.3. The only file that looks at the version
+ * it is built for.
  */
 #ifndef _SOM_COMPAT_H
 #define _SOM_COMPAT_H
@@ -88,15 +89,11 @@ static inline void som_vm_flags_set(struct vm_area_struct *vma,
 #endif
 }
 
-/*
- * Before 6.12 mprotect() takes a PUD leaf for a broken table ("bad pud") and
- * drops it without a TLB flush. Unmap first; the next touch maps it again.
- */
-static inline void som_before_mprotect(struct vm_area_struct *vma,
-				       unsigned long start, unsigned long end)
+/* 6.4: faults need no mmap_lock. None comes from here until it is released. */
+static inline void som_vma_stop_faults(struct vm_area_struct *vma)
 {
-#if !SOM_KERNEL(6, 12)
-	zap_vma_ptes(vma, start, end - start);
+#if SOM_KERNEL(6, 4)
+	vma_start_write(vma);
 #endif
 }
 

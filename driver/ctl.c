@@ -14,6 +14,7 @@
 #include <linux/nospec.h>
 #include <linux/pseudo_fs.h>
 #include <linux/string.h>
+#include <linux/suspend.h>
 #include <linux/uaccess.h>
 
 #include "internal.h"
@@ -92,7 +93,9 @@ static bool is_name(const char *name)
 	if (!len || len == SOM_NAME_BYTES)
 		return false;
 	for (i = 0; i < len; i++)
-		if (!isalnum(name[i]) && !strchr("._:-", name[i]))
+		/* isalnum() knows Latin-1 too */
+		if (!(isascii(name[i]) && isalnum(name[i])) &&
+		    !strchr("._:-", name[i]))
 			return false;
 	return !memchr_inv(name + len, 0, SOM_NAME_BYTES - len);
 }
@@ -283,7 +286,7 @@ static struct miscdevice ctl_device = {
 
 /* -------------------------------------------------------------- the module */
 
-static struct cdev lease_cdev;
+static struct cdev *lease_cdev;
 static struct vfsmount *som_mount;
 static int som_mount_count;
 
@@ -298,6 +301,18 @@ static struct file_system_type som_fs_type = {
 	.init_fs_context = init_fs_context,
 	.kill_sb = kill_anon_super,
 };
+
+/* An image of the machine has no memory in it that has no struct pages */
+static int before_sleep(struct notifier_block *block, unsigned long event,
+			void *data)
+{
+	if (event != PM_HIBERNATION_PREPARE || !som_pool_any_pageless())
+		return NOTIFY_DONE;
+	pr_err("hibernation refused: the image would lack the memory of External and Carved pools\n");
+	return notifier_from_errno(-EBUSY);
+}
+
+static struct notifier_block sleep_notifier = { .notifier_call = before_sleep };
 
 /* A pool has no device number and so no node */
 static char *devnode(som_const_device *dev, umode_t *mode)
@@ -334,18 +349,29 @@ static int __init som_init(void)
 	err = alloc_chrdev_region(&som_devt, 0, MINORMASK + 1, "som");
 	if (err)
 		goto out_class;
-	cdev_init(&lease_cdev, &som_lease_fops);
-	lease_cdev.owner = THIS_MODULE;
-	err = cdev_add(&lease_cdev, som_devt, MINORMASK + 1);
-	if (err)
+	lease_cdev = cdev_alloc();
+	if (!lease_cdev) {
+		err = -ENOMEM;
 		goto out_chrdev;
-	err = misc_register(&ctl_device);
+	}
+	lease_cdev->ops = &som_lease_fops;
+	lease_cdev->owner = THIS_MODULE;
+	err = cdev_add(lease_cdev, som_devt, MINORMASK + 1);
 	if (err)
 		goto out_cdev;
+	err = register_pm_notifier(&sleep_notifier);
+	if (err)
+		goto out_cdev;
+	err = misc_register(&ctl_device);
+	if (err)
+		goto out_notifier;
 	return 0;
 
+out_notifier:
+	unregister_pm_notifier(&sleep_notifier);
 out_cdev:
-	cdev_del(&lease_cdev);
+	/* Also of one that was never added: it puts the reference */
+	cdev_del(lease_cdev);
 out_chrdev:
 	unregister_chrdev_region(som_devt, MINORMASK + 1);
 out_class:
@@ -361,7 +387,8 @@ out_workqueue:
 static void __exit som_exit(void)
 {
 	misc_deregister(&ctl_device);
-	cdev_del(&lease_cdev);
+	unregister_pm_notifier(&sleep_notifier);
+	cdev_del(lease_cdev);
 	unregister_chrdev_region(som_devt, MINORMASK + 1);
 	class_destroy(som_class);
 	simple_release_fs(&som_mount, &som_mount_count);

@@ -50,7 +50,8 @@ static inline unsigned long som_chunk_pfn(u32 chunk)
 
 /*
  * A present chunk that no mapping uses is either zeroed or dirty, or the zero
- * worker has it in hand. Behind a mapping it is neither.
+ * worker has it in hand. Behind a mapping it is neither. A bad one stays used by
+ * nobody.
  */
 struct som_extent {
 	unsigned long window;		/* physical address / 1 GiB */
@@ -64,6 +65,7 @@ struct som_extent {
 	DECLARE_BITMAP(used_map, EXTENT_CHUNKS);
 	DECLARE_BITMAP(zeroed_map, EXTENT_CHUNKS);
 	DECLARE_BITMAP(dirty_map, EXTENT_CHUNKS);
+	DECLARE_BITMAP(bad_map, EXTENT_CHUNKS);
 };
 
 /* What one lease holds of one extent */
@@ -87,10 +89,12 @@ struct som_pool;
 struct som_source_ops {
 	u32 id;
 	const char *name;
+	bool pageless;			/* no struct pages behind its memory */
 	int (*add)(struct som_pool *pool, u64 start, u64 bytes);
 	/* May be called again after an error, for what is left */
 	int (*remove)(struct som_pool *pool);
 	void *(*address)(struct som_pool *pool, u32 chunk);
+	bool (*is_bad)(u32 chunk);	/* if the source can know */
 };
 
 struct som_pool {
@@ -132,11 +136,12 @@ struct som_lease {
 	atomic64_t faults_1g;
 
 	unsigned int holders;		/* open files; under som_leases_lock */
-	bool revoked;			/* written under invalidate_lock */
+	bool revoked;			/* no fault runs that saw it false, once
+					 * invalidate_lock was held exclusively */
 
 	/* under pool->lock */
 	struct list_head holds;
-	u64 next_offset;		/* bytes of inode->i_mapping given out */
+	struct list_head region_list;	/* by place in inode->i_mapping */
 	unsigned int regions;
 	u64 tables;			/* chunks in tables of regions */
 	u64 committed;
@@ -182,6 +187,9 @@ struct som_pool *som_pool_use(u32 id);
 void som_pool_unuse(struct som_pool *pool);
 unsigned int som_pool_number(void);
 u32 som_pool_sources(void);
+bool som_pool_any_pageless(void);
+bool som_pool_has(struct som_pool *pool, u32 chunk, u64 count);
+int som_pool_scrub(struct som_pool *pool);
 void som_pool_count(struct som_pool *pool, int node, struct som_counts *counts);
 int som_pool_prepare(struct som_pool *pool, u32 chunk, u64 count, int node);
 void som_pool_publish(struct som_pool *pool, u32 chunk, u64 count);

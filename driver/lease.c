@@ -64,6 +64,7 @@ static struct som_lease *lease_alloc(const struct som_lease_create *arg)
 	memcpy(lease->name, arg->name, sizeof(lease->name));
 	kref_init(&lease->ref);
 	INIT_LIST_HEAD(&lease->holds);
+	INIT_LIST_HEAD(&lease->region_list);
 	return lease;
 }
 
@@ -72,7 +73,8 @@ static int reserve(struct som_pool *pool, u64 quota)
 	int err = 0;
 
 	mutex_lock(&pool->lock);
-	if (quota > pool->chunks - pool->reserved) {
+	/* More may be promised than is left after memory has failed */
+	if (pool->reserved + quota > pool->chunks) {
 		err = -ENOSPC;
 	} else {
 		pool->reserved += quota;
@@ -159,8 +161,9 @@ int som_lease_revoke(u32 id)
 	if (IS_ERR(lease))
 		return PTR_ERR(lease);
 	mapping = lease->inode->i_mapping;
-	filemap_invalidate_lock(mapping);
+	/* A fault that zeroes a GiB, and holds the lock, sees it and gives up */
 	WRITE_ONCE(lease->revoked, true);
+	filemap_invalidate_lock(mapping);
 	unmap_mapping_range(mapping, 0, 0, 1);
 	filemap_invalidate_unlock(mapping);
 
@@ -264,7 +267,7 @@ static int lease_release(struct inode *inode, struct file *file)
 	struct som_lease *lease = file->private_data;
 
 	mutex_lock(&som_leases_lock);
-	if (!--lease->holders && lease->revoked)
+	if (!--lease->holders && READ_ONCE(lease->revoked))
 		give_back(lease);
 	mutex_unlock(&som_leases_lock);
 	return 0;

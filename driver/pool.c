@@ -3,13 +3,19 @@
  * Pools: which chunks there are, who holds them, and that they are zeroed
  * before anybody sees them.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/cc_platform.h>
 #include <linux/device.h>
 #include <linux/module.h>
 #include <linux/nodemask.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/utsname.h>
 
 #include "internal.h"
+#include "known_good.h"
 
 /* Between two looks at the lock, the worker zeroes at most 32 MiB. */
 #define ZERO_BATCH	16
@@ -22,6 +28,11 @@ static unsigned int som_pools_number;
 static const struct som_source_ops *const som_sources[] = {
 	&som_external, &som_hugetlb, &som_carved,
 };
+
+static bool i_accept_that_any_user_can_crash_this_node;
+module_param_unsafe(i_accept_that_any_user_can_crash_this_node, bool, 0400);
+MODULE_PARM_DESC(i_accept_that_any_user_can_crash_this_node,
+		 "offer External and Carved on kernels before " SOM_FIRST_GOOD_KERNELS);
 
 /* ---------------------------------------------------------------- extents */
 
@@ -118,6 +129,18 @@ static struct som_extent *extent_make(struct som_pool *pool,
 	return extent;
 }
 
+/* Some of these chunks are in the pool */
+bool som_pool_has(struct som_pool *pool, u32 chunk, u64 count)
+{
+	unsigned long window;
+	unsigned int bit, n;
+
+	for_each_part(chunk, count, window, bit, n)
+		if (chunk_known(pool, window, bit, n))
+			return true;
+	return false;
+}
+
 /*
  * Makes room for chunks that som_pool_publish() brings. Until then they are used
  * but not present: no other pool may have them.
@@ -188,7 +211,8 @@ void som_pool_withdraw(struct som_pool *pool, u32 chunk, u64 count)
 	for_each_part(chunk, count, window, bit, n) {
 		extent = xa_load(&pool->extents, window);
 		for (i = bit; i < bit + n; i++) {
-			if (__test_and_clear_bit(i, extent->present_map)) {
+			if (__test_and_clear_bit(i, extent->present_map) &&
+			    !__test_and_clear_bit(i, extent->bad_map)) {
 				extent->free--;
 				pool->chunks--;
 			}
@@ -203,7 +227,7 @@ void som_pool_withdraw(struct som_pool *pool, u32 chunk, u64 count)
 
 void som_pool_count(struct som_pool *pool, int node, struct som_counts *counts)
 {
-	DECLARE_BITMAP(clean, EXTENT_CHUNKS);
+	DECLARE_BITMAP(some, EXTENT_CHUNKS);
 	u64 chunks = 0, free = 0, zeroed = 0, dirty = 0;
 	struct som_extent *extent;
 	unsigned long window;
@@ -213,11 +237,13 @@ void som_pool_count(struct som_pool *pool, int node, struct som_counts *counts)
 	xa_for_each(&pool->extents, window, extent) {
 		if (node != SOM_NUMA_ANY && node != extent->node)
 			continue;
-		chunks += bitmap_weight(extent->present_map, EXTENT_CHUNKS);
-		free += extent->free;
-		bitmap_andnot(clean, extent->zeroed_map, extent->used_map,
+		bitmap_andnot(some, extent->present_map, extent->bad_map,
 			      EXTENT_CHUNKS);
-		zeroed += bitmap_weight(clean, EXTENT_CHUNKS);
+		chunks += bitmap_weight(some, EXTENT_CHUNKS);
+		free += extent->free;
+		bitmap_andnot(some, extent->zeroed_map, extent->used_map,
+			      EXTENT_CHUNKS);
+		zeroed += bitmap_weight(some, EXTENT_CHUNKS);
 		dirty += extent->dirty;
 		if (pool->zeroing && pool->zeroing / EXTENT_CHUNKS == window)
 			dirty++;
@@ -276,6 +302,18 @@ static void zero_work(struct work_struct *work)
 		if (!zero_one(pool))
 			return;
 	queue_work(som_workqueue, work);
+}
+
+/*
+ * Zeroes all that nobody uses, of a pool whose worker was stopped: what comes
+ * after a pool may be somebody who does not zero memory himself.
+ */
+int som_pool_scrub(struct som_pool *pool)
+{
+	while (zero_one(pool))
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	return 0;
 }
 
 /* A chunk just taken reads as zeroes when this returns, and counts as written */
@@ -386,8 +424,12 @@ static int take_free(struct som_lease *lease, unsigned int count, u32 *chunk,
 
 	if (lease->held + count > lease->quota)
 		return -ENOSPC;
-	if (lease->node != SOM_NUMA_ANY)
+	if (lease->node != SOM_NUMA_ANY) {
 		extent = extent_pick(pool, lease->node, count);
+		/* Place before size: the caller asks for single chunks next */
+		if (!extent && extent_pick(pool, lease->node, 1))
+			return -ENOSPC;
+	}
 	for (node = 0; !extent && node < nr_node_ids; node++)
 		extent = extent_pick(pool, node, count);
 	if (!extent)
@@ -468,7 +510,8 @@ int som_take(struct som_lease *lease, unsigned int count, bool commit,
 
 /**
  * som_give() - a chunk that no page table maps any longer becomes idle
- * @lease: whose; the chunk stays with it
+ * @lease: whose; the chunk stays with it, unless its memory has failed: then
+ *	nobody gets it any more
  * @chunk: the chunk
  * @uncommit: uncharge the quota too
  */
@@ -482,14 +525,21 @@ void som_give(struct som_lease *lease, u32 chunk, bool uncommit)
 	mutex_lock(&pool->lock);
 	extent = extent_of(pool, chunk);
 	hold = hold_of(lease, extent);
-	__set_bit(bit, hold->idle_map);
-	hold->idle++;
-	list_move(&hold->in_lease, &lease->holds);
 	lease->used--;
 	if (uncommit)
 		lease->committed--;
-	if (!test_bit(bit, extent->zeroed_map))
-		extent_soil(pool, extent, bit);
+	if (pool->source->is_bad && pool->source->is_bad(chunk)) {
+		__set_bit(bit, extent->bad_map);
+		hold->held--;
+		lease->held--;
+		pool->chunks--;
+	} else {
+		__set_bit(bit, hold->idle_map);
+		hold->idle++;
+		list_move(&hold->in_lease, &lease->holds);
+		if (!test_bit(bit, extent->zeroed_map))
+			extent_soil(pool, extent, bit);
+	}
 	mutex_unlock(&pool->lock);
 }
 
@@ -578,6 +628,32 @@ static struct som_pool *pool_alloc(void)
 	return pool;
 }
 
+/* Whether this machine may have memory without struct pages, and if not, why */
+static int may_be_pageless(void)
+{
+	/* The kernel's mapping of it would be decrypted, and the user's not */
+	if (cc_platform_has(CC_ATTR_MEM_ENCRYPT))
+		return -EOPNOTSUPP;
+	if (i_accept_that_any_user_can_crash_this_node ||
+	    som_is_known_good(init_utsname()->release, init_utsname()->version))
+		return 0;
+	return -ENOPKG;
+}
+
+static int check_source(const struct som_source_ops *source)
+{
+	int err = source->pageless ? may_be_pageless() : 0;
+
+	if (err == -ENOPKG)
+		pr_err("%s refused on %s: on this kernel any user could crash the node with mbind(); the first good versions are "
+		       SOM_FIRST_GOOD_KERNELS "\n", source->name,
+		       init_utsname()->release);
+	else if (err)
+		pr_err("%s refused: this machine encrypts its memory\n",
+		       source->name);
+	return err;
+}
+
 int som_pool_create(u32 source, u32 mapping, const char *name, u32 *id)
 {
 	struct som_pool *pool;
@@ -588,6 +664,9 @@ int som_pool_create(u32 source, u32 mapping, const char *name, u32 *id)
 			break;
 	if (i == ARRAY_SIZE(som_sources) || mapping != SOM_MAPPING_BARE)
 		return -EOPNOTSUPP;
+	err = check_source(som_sources[i]);
+	if (err)
+		return err;
 
 	pool = pool_alloc();
 	if (!pool)
@@ -736,6 +815,20 @@ u32 som_pool_sources(void)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(som_sources); i++)
-		sources |= 1U << som_sources[i]->id;
+		if (!som_sources[i]->pageless || !may_be_pageless())
+			sources |= 1U << som_sources[i]->id;
 	return sources;
+}
+
+bool som_pool_any_pageless(void)
+{
+	struct som_pool *pool;
+	unsigned long id;
+	bool any = false;
+
+	mutex_lock(&som_pools_lock);
+	xa_for_each(&som_pools, id, pool)
+		any |= pool->source->pageless;
+	mutex_unlock(&som_pools_lock);
+	return any;
 }

@@ -31,7 +31,7 @@ static int node_of(u64 start, u64 bytes)
 
 static int put_back(int node, u64 start, u64 bytes)
 {
-	int err = add_memory(node, start, bytes, MHP_NONE);
+	int err = add_memory(node, start, bytes, MHP_MERGE_RESOURCE);
 
 	if (err)
 		pr_err("som: cannot give %#llx-%#llx back to node %d: error %d\n",
@@ -79,6 +79,7 @@ static int carved_remove(struct som_pool *pool)
 const struct som_source_ops som_carved = {
 	.id = SOM_SOURCE_CARVED,
 	.name = "Carved",
+	.pageless = true,
 	.add = carved_add,
 	.remove = carved_remove,
 	.address = som_span_address,

@@ -126,10 +126,16 @@ static void *hugetlb_address(struct som_pool *pool, u32 chunk)
 	return __va(som_chunk_phys(chunk));
 }
 
+static bool hugetlb_is_bad(u32 chunk)
+{
+	return folio_test_hwpoison(page_folio(pfn_to_page(som_chunk_pfn(chunk))));
+}
+
 const struct som_source_ops som_hugetlb = {
 	.id = SOM_SOURCE_HUGETLB,
 	.name = "HugeTLB",
 	.add = hugetlb_add,
 	.remove = hugetlb_remove,
 	.address = hugetlb_address,
+	.is_bad = hugetlb_is_bad,
 };

@@ -132,20 +132,40 @@ static bool is_outside(u64 start, u64 bytes)
 				 IORES_DESC_SOFT_RESERVED) == REGION_INTERSECTS;
 }
 
+/* Nodes do not meet inside a GiB twice */
+static bool is_one_node(u64 start, u64 bytes, int node)
+{
+	u64 phys;
+
+	for (phys = start; phys < start + bytes; phys += SOM_EXTENT_BYTES)
+		if (phys_to_target_node(phys) != node)
+			return false;
+	return phys_to_target_node(start + bytes - 1) == node;
+}
+
 static int external_add(struct som_pool *pool, u64 start, u64 bytes)
 {
+	int node = phys_to_target_node(start);
+
 	if (start + bytes - 1 > iomem_resource.end)
 		return -EINVAL;
 	if (!is_outside(start, bytes))
-		return -EBUSY;
-	return som_span_add(pool, start, bytes, phys_to_target_node(start));
+		return som_pool_has(pool, start >> CHUNK_SHIFT,
+				    bytes >> CHUNK_SHIFT) ? -EEXIST : -EBUSY;
+	if (!is_one_node(start, bytes, node))
+		return -EINVAL;
+	return som_span_add(pool, start, bytes, node);
 }
 
 static int external_remove(struct som_pool *pool)
 {
 	struct som_span *span;
 	unsigned long index;
+	int err;
 
+	err = som_pool_scrub(pool);
+	if (err)
+		return err;
 	xa_for_each(&pool->spans, index, span) {
 		som_span_withdraw(pool, span);
 		som_span_erase(pool, span);
@@ -156,6 +176,7 @@ static int external_remove(struct som_pool *pool)
 const struct som_source_ops som_external = {
 	.id = SOM_SOURCE_EXTERNAL,
 	.name = "External",
+	.pageless = true,
 	.add = external_add,
 	.remove = external_remove,
 	.address = som_span_address,

@@ -5,7 +5,8 @@
 
 #include "internal.h"
 
-#define SOM_ATTR(type, name, format, expression)			\
+/* Containers see this directory too: what others' leases are is for root */
+#define SOM_ATTR(type, mode, name, format, expression)			\
 static ssize_t type##_##name##_show(struct device *dev,			\
 				    struct device_attribute *attr,	\
 				    char *buf)				\
@@ -15,7 +16,7 @@ static ssize_t type##_##name##_show(struct device *dev,			\
 	return sysfs_emit(buf, format "\n", expression);		\
 }									\
 static struct device_attribute type##_attr_##name =			\
-	__ATTR(name, 0444, type##_##name##_show, NULL)
+	__ATTR(name, mode, type##_##name##_show, NULL)
 
 #define POOL_COUNT(name, field)						\
 static u64 count_##field(struct som_pool *pool)				\
@@ -25,7 +26,7 @@ static u64 count_##field(struct som_pool *pool)				\
 	som_pool_count(pool, SOM_NUMA_ANY, &counts);			\
 	return counts.field;						\
 }									\
-SOM_ATTR(pool, name, "%llu", (u64)count_##field(pool))
+SOM_ATTR(pool, 0444, name, "%llu", (u64)count_##field(pool))
 
 #define LEASE_STAT(name)						\
 static u64 stat_##name(struct som_lease *lease)				\
@@ -35,17 +36,18 @@ static u64 stat_##name(struct som_lease *lease)				\
 	som_lease_stat(lease, &stat);					\
 	return stat.name;						\
 }									\
-SOM_ATTR(lease, name, "%llu", stat_##name(lease))
+SOM_ATTR(lease, 0400, name, "%llu", stat_##name(lease))
 
 static const char *const mapping_names[] = {
 	[SOM_MAPPING_BARE] = "Bare",
 };
 
-SOM_ATTR(pool, name, "%s", pool->name);
-SOM_ATTR(pool, source, "%s", pool->source->name);
-SOM_ATTR(pool, mapping, "%s", mapping_names[pool->mapping]);
-SOM_ATTR(pool, leases, "%u", READ_ONCE(pool->leases));
-SOM_ATTR(pool, reserved_bytes, "%llu", READ_ONCE(pool->reserved) << CHUNK_SHIFT);
+SOM_ATTR(pool, 0400, name, "%s", pool->name);
+SOM_ATTR(pool, 0444, source, "%s", pool->source->name);
+SOM_ATTR(pool, 0444, mapping, "%s", mapping_names[pool->mapping]);
+SOM_ATTR(pool, 0444, leases, "%u", READ_ONCE(pool->leases));
+SOM_ATTR(pool, 0444, reserved_bytes, "%llu",
+	 READ_ONCE(pool->reserved) << CHUNK_SHIFT);
 POOL_COUNT(bytes, bytes);
 POOL_COUNT(free_bytes, free);
 POOL_COUNT(zeroed_bytes, zeroed);
@@ -70,12 +72,12 @@ static const struct attribute_group pool_group = { .attrs = pool_attrs };
 
 const struct attribute_group *som_pool_groups[] = { &pool_group, NULL };
 
-SOM_ATTR(lease, name, "%s", lease->name);
-SOM_ATTR(lease, pool, "%u", lease->pool->id);
-SOM_ATTR(lease, numa_node, "%d", lease->node);
-SOM_ATTR(lease, revoked, "%d", READ_ONCE(lease->revoked));
-SOM_ATTR(lease, holders, "%u", READ_ONCE(lease->holders));
-SOM_ATTR(lease, mappings, "%u", READ_ONCE(lease->regions));
+SOM_ATTR(lease, 0400, name, "%s", lease->name);
+SOM_ATTR(lease, 0400, pool, "%u", lease->pool->id);
+SOM_ATTR(lease, 0400, numa_node, "%d", lease->node);
+SOM_ATTR(lease, 0400, revoked, "%d", READ_ONCE(lease->revoked));
+SOM_ATTR(lease, 0400, holders, "%u", READ_ONCE(lease->holders));
+SOM_ATTR(lease, 0400, mappings, "%u", READ_ONCE(lease->regions));
 LEASE_STAT(quota_bytes);
 LEASE_STAT(committed_bytes);
 LEASE_STAT(used_bytes);

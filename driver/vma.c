@@ -19,15 +19,19 @@
 struct som_region {
 	struct som_lease *lease;
 	struct mm_struct *mm;		/* to compare with, never to use */
+	struct list_head in_lease;	/* under pool->lock */
 	u64 offset;			/* its first byte in the lease's mapping */
 	unsigned long length;		/* of the table, in chunks */
 	bool lazy;			/* MAP_NORESERVE: commit by fault */
 	refcount_t vmas;
 	struct mutex lock;		/* the table, and page tables */
 	u32 *chunks;
-	unsigned long *copied;		/* one more VMA is there: mremap() moves it */
+	u8 *copies;			/* by chunk: VMAs of it beyond the first */
 	unsigned long *small;		/* by 512 chunks: no 1 GiB entry any more */
 };
+
+/* So often, and for ever: from here on nobody counts */
+#define MANY_COPIES	U8_MAX
 
 static const struct vm_operations_struct som_vm_ops;
 
@@ -119,7 +123,8 @@ static bool fill_extent(struct som_region *region, unsigned long index)
 		region->chunks[index + i] = chunk + i;
 	for (i = 0; i < EXTENT_CHUNKS; i++) {
 		som_clean(region->lease, chunk + i);
-		if (fatal_signal_pending(current))
+		if (fatal_signal_pending(current) ||
+		    READ_ONCE(region->lease->revoked))
 			goto out_empty;
 	}
 	return true;
@@ -202,7 +207,7 @@ static vm_fault_t fault(struct vm_fault *vmf, unsigned int order)
 	mapping = region->lease->inode->i_mapping;
 	filemap_invalidate_lock_shared(mapping);
 	mutex_lock(&region->lock);
-	if (region->lease->revoked)
+	if (READ_ONCE(region->lease->revoked))
 		ret = VM_FAULT_SIGBUS;
 	else if (extent)
 		ret = fault_extent(vmf, region, index);
@@ -220,45 +225,81 @@ SOM_DEFINE_HUGE_FAULT(som_huge_fault, fault)
 /*
  * Reached instead of ->huge_fault where transparent huge pages are switched off
  * for the process, on kernels that take us for one; and after ->huge_fault fell
- * back, which then fails again. There are no small pages here.
+ * back, which then fails again. There are no small pages here. Another thread may
+ * have mapped the chunk since the kernel looked.
  */
 static vm_fault_t som_fault(struct vm_fault *vmf)
 {
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 
-	if (pmd_none(*vmf->pmd))
+	if (pmd_none(*vmf->pmd) || pmd_leaf(*vmf->pmd))
 		ret = fault(vmf, SOM_PMD_ORDER);
 	return ret & VM_FAULT_FALLBACK ? VM_FAULT_SIGBUS : ret;
 }
 
 /* --------------------------------------------------------- life of a VMA */
 
+static u64 end_of(const struct som_region *region)
+{
+	return region->offset + ((u64)region->length << CHUNK_SHIFT);
+}
+
 /*
- * Charges a mapping to its lease. A region gets a part of the lease's mapping
- * that nothing else ever had; from 1 GiB on it lies so that addresses and
- * offsets are aligned alike. Tables are limited so that what a lease costs the
- * kernel stays below 1/256 of its quota.
+ * A region has a part of the lease's mapping to itself; from 1 GiB on it lies so
+ * that addresses and offsets are aligned alike.
+ */
+static bool place_between(struct som_region *region, u64 from, u64 to,
+			  unsigned long addr)
+{
+	region->offset = from;
+	if (region->length >= EXTENT_CHUNKS)
+		region->offset = ALIGN(from, SOM_EXTENT_BYTES) +
+				 (addr & (SOM_EXTENT_BYTES - 1));
+	return end_of(region) <= to;
+}
+
+/* Behind all others, or if that is the end, where others were */
+static bool place(struct som_region *region, unsigned long addr)
+{
+	struct list_head *list = &region->lease->region_list;
+	struct som_region *other;
+	u64 end = 0;
+
+	if (!list_empty(list)) {
+		other = list_last_entry(list, struct som_region, in_lease);
+		end = end_of(other);
+	}
+	if (place_between(region, end, S64_MAX, addr)) {
+		list_add_tail(&region->in_lease, list);
+		return true;
+	}
+	end = 0;
+	list_for_each_entry(other, list, in_lease) {
+		if (place_between(region, end, other->offset, addr)) {
+			list_add_tail(&region->in_lease, &other->in_lease);
+			return true;
+		}
+		end = end_of(other);
+	}
+	return false;
+}
+
+/*
+ * Charges a mapping to its lease. Tables are limited so that what a lease costs
+ * the kernel stays below 1/256 of its quota.
  */
 static int commit(struct som_region *region, struct vm_area_struct *vma)
 {
 	struct som_lease *lease = region->lease;
-	u64 bytes = vma->vm_end - vma->vm_start;
-	u64 offset;
 	int err = -ENOMEM;
 
 	mutex_lock(&lease->pool->lock);
-	offset = lease->next_offset;
-	if (bytes >= SOM_EXTENT_BYTES)
-		offset = ALIGN(offset, SOM_EXTENT_BYTES) +
-			 (vma->vm_start & (SOM_EXTENT_BYTES - 1));
-	if (offset + bytes > S64_MAX)
-		goto out;
 	if (region->length > lease->quota * 1024 - lease->tables)
 		goto out;
 	if (!region->lazy && region->length > lease->quota - lease->committed)
 		goto out;
-	region->offset = offset;
-	lease->next_offset = offset + bytes;
+	if (!place(region, vma->vm_start))
+		goto out;
 	lease->tables += region->length;
 	if (!region->lazy)
 		lease->committed += region->length;
@@ -286,11 +327,12 @@ static void region_free(struct som_region *region)
 	struct som_lease *lease = region->lease;
 
 	mutex_lock(&lease->pool->lock);
+	list_del(&region->in_lease);
 	lease->tables -= region->length;
 	lease->regions--;
 	mutex_unlock(&lease->pool->lock);
 	kvfree(region->chunks);
-	kvfree(region->copied);
+	kvfree(region->copies);
 	kvfree(region->small);
 	kfree(region);
 }
@@ -318,10 +360,10 @@ static struct som_region *region_create(struct som_lease *lease,
 		return ERR_PTR(err);
 	}
 	region->chunks = kvcalloc(chunks, sizeof(*region->chunks), gfp);
-	region->copied = kvcalloc(BITS_TO_LONGS(chunks), sizeof(long), gfp);
+	region->copies = kvcalloc(chunks, sizeof(*region->copies), gfp);
 	region->small = kvcalloc(BITS_TO_LONGS(chunks / EXTENT_CHUNKS + 1),
 				 sizeof(long), gfp);
-	if (!region->chunks || !region->copied || !region->small) {
+	if (!region->chunks || !region->copies || !region->small) {
 		uncommit(region, chunks);
 		region_free(region);
 		return ERR_PTR(-ENOMEM);
@@ -333,7 +375,7 @@ static void som_vma_open(struct vm_area_struct *vma)
 {
 	struct som_region *region = vma->vm_private_data;
 	struct vm_area_struct *old;
-	unsigned long index;
+	unsigned long index, end;
 
 	if (!region)
 		return;
@@ -351,38 +393,65 @@ static void som_vma_open(struct vm_area_struct *vma)
 
 	/* A move takes 1 GiB entries for broken tables if it cannot move them whole */
 	index = index_of(region, vma, vma->vm_start);
+	end = index + chunks_in(vma);
 	mutex_lock(&region->lock);
-	bitmap_set(region->copied, index, chunks_in(vma));
 	region_unmap(region, index, chunks_in(vma));
+	for (; index < end; index++)
+		if (region->copies[index] != MANY_COPIES)
+			region->copies[index]++;
 	mutex_unlock(&region->lock);
+}
+
+/* Its chunks have one VMA less; those that have none left are free */
+static void leave_chunks(struct som_region *region, unsigned long index,
+			 unsigned long end)
+{
+	unsigned long gone = 0;
+
+	mutex_lock(&region->lock);
+	for (; index < end; index++) {
+		if (!(index % EXTENT_CHUNKS))
+			cond_resched();
+		if (!region->copies[index]) {
+			empty_chunk(region, index);
+			gone++;
+		} else if (region->copies[index] != MANY_COPIES) {
+			region->copies[index]--;
+		}
+	}
+	mutex_unlock(&region->lock);
+	uncommit(region, gone);
+}
+
+/* The region ends: no VMA is left to wait for */
+static void leave_uncounted(struct som_region *region)
+{
+	u8 *at = region->copies, *end = at + region->length;
+
+	for (; (at = memchr(at, MANY_COPIES, end - at)); at++) {
+		*at = 0;
+		leave_chunks(region, at - region->copies,
+			     at - region->copies + 1);
+	}
 }
 
 /* Page tables and TLBs know nothing of this VMA any longer */
 static void som_vma_close(struct vm_area_struct *vma)
 {
 	struct som_region *region = vma->vm_private_data;
-	unsigned long index, end, gone = 0;
+	unsigned long index;
 
 	if (!region)
 		return;
 	/* Empty and without an offset: a split that failed */
 	if (chunks_in(vma)) {
 		index = index_of(region, vma, vma->vm_start);
-		end = index + chunks_in(vma);
-		mutex_lock(&region->lock);
-		for (; index < end; index++) {
-			if (!(index % EXTENT_CHUNKS))
-				cond_resched();
-			if (__test_and_clear_bit(index, region->copied))
-				continue;
-			empty_chunk(region, index);
-			gone++;
-		}
-		mutex_unlock(&region->lock);
-		uncommit(region, gone);
+		leave_chunks(region, index, index + chunks_in(vma));
 	}
-	if (refcount_dec_and_test(&region->vmas))
+	if (refcount_dec_and_test(&region->vmas)) {
+		leave_uncounted(region);
 		region_free(region);
+	}
 }
 
 /* No 1 GiB entry may lie behind two VMAs: nobody splits such a one for us */
@@ -411,12 +480,32 @@ static int som_mremap(struct vm_area_struct *vma)
 	return IS_ALIGNED(vma->vm_start, CHUNK_SIZE) ? 0 : -EINVAL;
 }
 
+/*
+ * mprotect() of a 1 GiB entry: before 6.12 it is taken for a broken table ("bad
+ * pud") and dropped without a TLB flush; later kernels warn of an entry that was
+ * PROT_NONE (x86's pud_present() does not know it). Unmap first; the next touch
+ * maps it again.
+ */
 static int som_mprotect(struct vm_area_struct *vma, unsigned long start,
 			unsigned long end, unsigned long newflags)
 {
+	struct som_region *region = region_of(vma);
+	unsigned long addr, index;
+
 	if (!IS_ALIGNED(start | end, CHUNK_SIZE))
 		return -EINVAL;
-	som_before_mprotect(vma, start, end);
+	if (!region)
+		return 0;
+	som_vma_stop_faults(vma);
+	for (addr = ALIGN(start, SOM_EXTENT_BYTES);
+	     addr < end && end - addr >= SOM_EXTENT_BYTES;
+	     addr += SOM_EXTENT_BYTES) {
+		index = index_of(region, vma, addr);
+		mutex_lock(&region->lock);
+		if (is_whole_extent(region, index))
+			region_unmap(region, index, EXTENT_CHUNKS);
+		mutex_unlock(&region->lock);
+	}
 	return 0;
 }
 

@@ -16,7 +16,8 @@
  * address are multiples of SOM_CHUNK_BYTES. lseek(fd, 0, SEEK_END) is the quota.
  * Beyond the quota mmap() fails with ENOMEM. With MAP_NORESERVE it is charged by
  * touching instead, and a touch beyond the quota is SIGBUS; all mappings
- * together may then be 1024 times as long as the quota.
+ * together may then be 1024 times as long as the quota. Where
+ * vm.overcommit_memory is 2 the kernel drops MAP_NORESERVE: mmap() charges all.
  *
  * Rules for every structure below
  *
@@ -77,7 +78,8 @@ enum som_mapping {
  * @size: sizeof(struct som_query)
  * @flags: 0
  * @api_version: [out] SOM_API_VERSION of the module
- * @sources: [out] bit (1 << n) for each enum som_source n it offers
+ * @sources: [out] bit (1 << n) for each enum som_source n it offers on this
+ *	machine and kernel
  * @mappings: [out] bit (1 << n) for each enum som_mapping n it offers
  * @lease_major: [out] major number of all lease devices
  * @max_leases: [out] most leases at one time
@@ -109,8 +111,12 @@ struct som_query {
  * @pool: [out] number of the pool; not reused while the module is loaded
  * @reserved: 0
  *
- * EOPNOTSUPP: a source or mapping that this module does not offer. A pool
- * keeps the module loaded.
+ * EOPNOTSUPP: a source or mapping that this module does not offer; EXTERNAL and
+ * CARVED on a machine that encrypts its memory (SME, SEV, TDX).
+ * ENOPKG: EXTERNAL and CARVED on a kernel where any user could crash the node by
+ * one mbind() on such memory: it takes a newer kernel, the kernel's log says which.
+ * A pool keeps the module loaded. While there is one of EXTERNAL or CARVED,
+ * hibernation is refused.
  */
 struct som_pool_create {
 	__u32 size;
@@ -134,14 +140,17 @@ struct som_pool_create {
  * @bytes: how much; all of it is added, or nothing
  *
  * EXTERNAL: 2 MiB aligned, nothing there but "Reserved" or "Soft Reserved"
- * (or nothing at all) in /proc/iomem, and real memory behind it (ENXIO).
+ * (or nothing at all) in /proc/iomem, all of one NUMA node, and real memory behind
+ * it (ENXIO).
  *
  * HUGETLB: whole huge pages of 2 MiB or 1 GiB in one mapping, faulted in or
  * not. The range is then gone from the caller's address space, also if the call
  * fails with EBUSY because somebody else has a page of it mapped. The caller
  * MUST close the file behind it too, and nobody may map that file again: he
  * would see what the pool's users write. The pages stay counted as used, and
- * charged to whoever faulted them, until the pool is destroyed.
+ * charged to whoever faulted them, until the pool is destroyed. One whose memory
+ * fails leaves the pool when its user unmaps it; quotas promised before may then
+ * be more than there is.
  *
  * CARVED: whole GiB, aligned, and whole memory blocks (/sys/devices/system/
  * memory/block_size_bytes may be larger), all on line and of one NUMA node.
@@ -173,9 +182,11 @@ struct som_pool_add {
  *
  * EBUSY: the pool has leases. If the kernel does not take carved memory back,
  * its error is returned and the pool remains, without the part that was given
- * back and closed to new leases; repeat the call. The blocks of a CARVED pool
- * come back as the node's auto_online_blocks says: online them where it says
- * "offline".
+ * back and closed to new leases; repeat the call. Likewise EINTR, after a fatal
+ * signal: the memory of an EXTERNAL pool is zeroed first. The blocks of a CARVED
+ * pool come back as the node's auto_online_blocks says: online them where it says
+ * "offline". What the kernel puts on line itself may come into a zone from which it
+ * cannot be carved again; "online_movable" keeps it carvable.
  */
 struct som_pool_destroy {
 	__u32 size;
@@ -225,7 +236,8 @@ struct som_pool_info {
  * @size: sizeof(struct som_lease_create)
  * @flags: 0
  * @pool: which pool
- * @numa_node: take memory of this node first; SOM_NUMA_ANY: no preference
+ * @numa_node: take memory of this node first, in small pages too, before that of
+ *	others; SOM_NUMA_ANY: no preference
  * @quota_bytes: multiple of SOM_CHUNK_BYTES, not 0; guaranteed to the lease
  * @name: for people and for finding the lease again; need not be unique
  * @lease: [out] number of the lease; the device is /dev/som-lease/<lease>.

@@ -13,13 +13,25 @@ from driver import plans
 from guests import debian, guest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "full: a boot that tells little more on this kernel than on 6.12"
+    )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     boots = [(kernel, boot) for kernel in debian.SERIES for boot in plans.BOOTS]
     if "test" in metafunc.fixturenames:
         metafunc.parametrize(
             ("kernel", "boot", "test"),
             [
-                pytest.param(kernel, boot, test, id=f"{kernel}/{boot.name}/{test.name}")
+                pytest.param(
+                    kernel,
+                    boot,
+                    test,
+                    id=f"{kernel}/{boot.name}/{test.name}",
+                    marks=marks(kernel, boot),
+                )
                 for kernel, boot in boots
                 for test in boot.tests
             ],
@@ -27,8 +39,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif "boot" in metafunc.fixturenames:
         metafunc.parametrize(
             ("kernel", "boot"),
-            [pytest.param(kernel, boot, id=f"{kernel}/{boot.name}/") for kernel, boot in boots],
+            [
+                pytest.param(kernel, boot, id=f"{kernel}/{boot.name}/", marks=marks(kernel, boot))
+                for kernel, boot in boots
+            ],
         )
+
+
+def marks(kernel: str, boot: plans.Boot) -> list[pytest.MarkDecorator]:
+    return [] if boot.on_every_kernel or kernel == plans.KERNEL else [pytest.mark.full]
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +61,9 @@ def bench(request: pytest.FixtureRequest) -> Iterator[benches.Bench]:
             continue
         parameters: dict[str, Any] = item.callspec.params
         if "boot" in parameters:
-            tests = wanted.setdefault((parameters["kernel"], parameters["boot"]), set(plans.LOAD))
+            boot = parameters["boot"]
+            needed = {test for test in boot.tests if test.always}
+            tests = wanted.setdefault((parameters["kernel"], boot), needed)
             tests |= {parameters["test"]} if "test" in parameters else set()
     guests = benches.Bench(
         {key: [test for test in key[1].tests if test in tests] for key, tests in wanted.items()}

@@ -1,4 +1,4 @@
-"""som.ko on three Debian kernels: every line of a guest's plan is a test, and so is its console."""
+"""som.ko on Debian kernels: every line of a guest's plan is a test, and so is its console."""
 
 from __future__ import annotations
 

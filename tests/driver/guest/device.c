@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Pools and leases by the module's own interface, from whichever source the plan names. */
 #include <inttypes.h>
+#include <sys/utsname.h>
 
 #include "som_test.h"
 
@@ -49,6 +50,20 @@ uint64_t range_start(void)
 bool source_has_extents(void)
 {
 	return strcmp(source_name(), "hugetlb2m");
+}
+
+bool kernel_is_refused(void)
+{
+	struct utsname name;
+
+	uname(&name);
+	return !strncmp(name.release, "6.1.", 4);
+}
+
+const char *module_arguments(void)
+{
+	return kernel_is_refused() && pool_source() != SOM_SOURCE_HUGETLB ?
+		       "i_accept_that_any_user_can_crash_this_node=1" : "";
 }
 
 uint32_t pool_empty(uint32_t source, const char *name)

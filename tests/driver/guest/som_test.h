@@ -108,6 +108,10 @@ void try_remove_everything(void);
 char *som_map(int fd, uint64_t bytes);
 uint64_t range_start(void);
 bool source_has_extents(void);
+/* Any user could crash this kernel, so the module refuses memory without struct pages. */
+bool kernel_is_refused(void);
+/* What the module is loaded with here: on such a kernel the acceptance of that, if the plan says. */
+const char *module_arguments(void);
 
 /* ---- memory */
 /* Signal that an access raised, or 0. */

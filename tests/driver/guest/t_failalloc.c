@@ -103,3 +103,72 @@ TEST(every_allocation_fails_once_and_nothing_is_lost)
 	remove_everything();
 	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
 }
+
+static void arm(long nth)
+{
+	char number[32];
+
+	snprintf(number, sizeof(number), "%d", nth ? gettid() : 0);
+	write_file(PARAMETER("unmapper"), number);
+	write_file(PARAMETER("failed"), "0");
+	write_file(PARAMETER("calls"), "0");
+	snprintf(number, sizeof(number), "%ld", nth);
+	write_file(PARAMETER("nth"), number);
+}
+
+/* Moves a chunk, but the kernel fails to unmap it from where it was: then it has two addresses. */
+static void move_by_half(char *from, char *to)
+{
+	for (long nth = 1;; nth++) {
+		char *at;
+
+		arm(nth);
+		at = mremap(from, CHUNK, CHUNK, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+		if (parameter(PARAMETER("failed")) == 0) {
+			arm(0);
+			test_fail(__FILE__, __LINE__, "half a move", "%ld calls, at %p", nth, at);
+		}
+		arm(0);
+		if (at == to && touch_read(from) == 0)
+			return;
+		CHECK(at == MAP_FAILED && touch_read(from) == 0, "nth %ld", nth);
+	}
+}
+
+TEST(a_chunk_behind_many_addresses_is_free_when_the_last_is_gone)
+{
+	enum { COPIES = 300 };
+	struct setup s;
+	char *map, *room, *fresh;
+
+	load_failalloc();
+	s = setup(64 * MIB, 8 * CHUNK);
+	for (int copies = 2; copies <= COPIES; copies += COPIES - 2) {
+		map = som_map(s.fd, 3 * CHUNK);
+		room = mmap(NULL, (2 * COPIES + 2) * CHUNK, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		CHECK(room != MAP_FAILED);
+		room = (char *)(((uintptr_t)room + CHUNK - 1) & ~(CHUNK - 1));
+		fill(map + CHUNK, CHUNK, 7);
+		for (int i = 0; i < copies; i++)
+			move_by_half(map + CHUNK, room + 2 * i * CHUNK);
+		munmap(map, 3 * CHUNK);
+		for (int i = 0; i < copies - 1; i++)
+			munmap(room + 2 * i * CHUNK, CHUNK);
+		CHECK(lease_info(s.lease).used_bytes == CHUNK, "%llu chunks are used",
+		      lease_info(s.lease).used_bytes / CHUNK);
+		CHECK(lease_info(s.lease).committed_bytes == CHUNK);
+		/* All that the lease may have besides: none of it is that chunk. */
+		fresh = som_map(s.fd, 7 * CHUNK);
+		for (int i = 0; i < 7; i++)
+			CHECK(first_nonzero(fresh + i * CHUNK, CHUNK) == NOTHING_WRONG);
+		memset(fresh, 1, 7 * CHUNK);
+		room += 2 * (copies - 1) * CHUNK;
+		CHECK(first_wrong(room, CHUNK, 7) == NOTHING_WRONG, "it was given out again");
+		munmap(fresh, 7 * CHUNK);
+		munmap(room, CHUNK);
+		CHECK(lease_info(s.lease).used_bytes == 0);
+	}
+	teardown(&s);
+	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
+}

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The interface itself: sizes and versions of structures, what is observable. */
 #include <stddef.h>
+#include <sys/stat.h>
 
+#include "../known_good.h"
 #include "som_test.h"
 
 /* Longer structures than the kernel knows are welcome if they ask for nothing it does not know. */
@@ -64,6 +66,9 @@ TEST(unknown_flags_fields_and_commands_are_refused)
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_POOL_CREATE, &create), EINVAL);
 	memset(create.name, 0, sizeof(create.name));
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_POOL_CREATE, &create), EINVAL);
+	strcpy(create.name, "caf\xe9"); /* a letter in Latin-1 */
+	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_POOL_CREATE, &create), EINVAL);
+	memset(create.name, 0, sizeof(create.name));
 	create.name[0] = 'x';
 	create.source = 99;
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_POOL_CREATE, &create), EOPNOTSUPP);
@@ -112,6 +117,58 @@ TEST(statistics_in_sysfs_agree_with_the_ioctls)
 	CHECK(statistic("pool", s.pool, "leases") == 1);
 	munmap(map, 4 * CHUNK);
 	teardown(&s);
+}
+
+static void read_names_as_nobody(void *argument)
+{
+	CHECK_OK(setresuid(65534, 65534, 65534));
+	for (char (*path)[64] = argument; **path; path++)
+		CHECK(open(*path, O_RDONLY) < 0 && errno == EACCES, "%s", *path);
+}
+
+/* /sys is in every container: what the leases of others are called and use is not for it. */
+TEST(statistics_of_leases_and_names_of_pools_are_for_root)
+{
+	struct setup s = setup(16 * MIB, 16 * MIB);
+	char paths[4][64] = { { 0 } };
+
+	snprintf(paths[0], sizeof(paths[0]), "/sys/class/som/lease%u/name", s.lease);
+	snprintf(paths[1], sizeof(paths[1]), "/sys/class/som/lease%u/used_bytes", s.lease);
+	snprintf(paths[2], sizeof(paths[2]), "/sys/class/som/pool%u/name", s.pool);
+	CHECK(in_child(read_names_as_nobody, paths) == 0);
+	teardown(&s);
+}
+
+TEST(the_table_of_kernels_takes_those_with_the_fix_and_no_others)
+{
+	static const struct {
+		const char *release, *version;
+		bool good;
+	} rows[] = {
+		{ "6.12.118+deb13-amd64", "#1 SMP Debian 6.12.118-1 (2026-11-17)", true },
+		{ "6.12.117+deb13-amd64", "#1 SMP Debian 6.12.117-1 (2026-11-10)", false },
+		{ "6.12.200", "#1 SMP", true },
+		{ "6.12.0-55.el10.x86_64", "#1 SMP", false },
+		{ "6.1.0-56-cloud-amd64", "#1 SMP Debian 6.1.192-2 (2026-11-12)", false },
+		{ "6.1.192", "#1 SMP", false },
+		{ "6.8.0-118-generic", "#118-Ubuntu SMP", false },
+		{ "6.18.130", "#1 SMP", false },
+		{ "7.2.13+deb14-amd64", "#1 SMP Debian 7.2.13-1", false },
+		{ "7.3.4+deb13-cloud-amd64", "#1 SMP Debian 7.3.4-1~bpo13+1", true },
+		{ "7.3.3", "#1 SMP", false },
+		{ "7.3", "#1 SMP", false },
+		{ "7.4.0", "#1 SMP", true },
+		{ "7.4.0-rc2", "#1 SMP", false },
+		{ "7.4-amd64", "#1 SMP Debian 7.4~rc2-1~exp1", false },
+		{ "7.10.1", "#1 SMP", true },
+		{ "8.0.0", "#1 SMP", true },
+		{ "nonsense", "#1 SMP", false },
+		{ "", "", false },
+	};
+
+	for (unsigned int i = 0; i < sizeof(rows) / sizeof(*rows); i++)
+		CHECK(som_is_known_good(rows[i].release, rows[i].version) == rows[i].good, "%s, %s",
+		      rows[i].release, rows[i].version);
 }
 
 TEST(faults_and_leases_are_traced)

@@ -15,7 +15,7 @@ static void load(void)
 	int fd = open("/som.ko", O_RDONLY | O_CLOEXEC);
 
 	CHECK(fd >= 0);
-	CHECK_OK(syscall(SYS_finit_module, fd, "", 0));
+	CHECK_OK(syscall(SYS_finit_module, fd, module_arguments(), 0));
 	close(fd);
 }
 

@@ -178,3 +178,36 @@ TEST(prefault_maps_all_and_discard_drops_the_content)
 	munmap(map, 8 * CHUNK);
 	teardown(&s);
 }
+
+static uint64_t offset_of(const char *map)
+{
+	static char text[1 << 16];
+	char *line, wanted[32];
+	unsigned long long offset;
+
+	read_file("/proc/self/maps", text, sizeof(text));
+	snprintf(wanted, sizeof(wanted), "%lx-", (unsigned long)map);
+	line = strstr(text, wanted);
+	CHECK(line && sscanf(line, "%*s %*s %llx", &offset) == 1, "%s", text);
+	return offset;
+}
+
+/* A lease has 2^63 bytes of offsets; a server that maps for each request must not use them up. */
+TEST(the_offsets_of_mappings_that_are_gone_are_used_again)
+{
+	struct setup s = setup(256 * MIB, 256 * MIB);
+	char *kept = som_map(s.fd, CHUNK), *large;
+	uint64_t highest = 0;
+
+	for (int round = 0; round < 20; round++) {
+		large = mmap(NULL, 64 * EXTENT, RW, MAP_SHARED | MAP_NORESERVE, s.fd, 0);
+		CHECK(large != MAP_FAILED);
+		if (offset_of(large) > highest)
+			highest = offset_of(large);
+		CHECK(touch_write(large + round * CHUNK, 1) == 0);
+		munmap(large, 64 * EXTENT);
+	}
+	CHECK(highest <= 64 * EXTENT, "%llu GiB", highest / EXTENT);
+	munmap(kept, CHUNK);
+	teardown(&s);
+}

@@ -127,6 +127,20 @@ TEST(an_unreserved_mapping_is_charged_by_the_chunk)
 	teardown(&s);
 }
 
+/* The kernel forgets MAP_NORESERVE where it overcommits nothing, as database hosts are set up. */
+TEST(without_overcommit_an_unreserved_mapping_is_charged_as_any_other)
+{
+	struct setup s = setup(64 * MIB, 16 * MIB);
+	char before[8];
+
+	read_file("/proc/sys/vm/overcommit_memory", before, sizeof(before));
+	write_file("/proc/sys/vm/overcommit_memory", "2");
+	CHECK_ERRNO(mmap(NULL, EXTENT, RW, MAP_SHARED | MAP_NORESERVE, s.fd, 0), ENOMEM);
+	munmap(som_map(s.fd, 16 * MIB), 16 * MIB);
+	write_file("/proc/sys/vm/overcommit_memory", before);
+	teardown(&s);
+}
+
 static void touch_both(void *argument)
 {
 	char **map = argument;

@@ -204,3 +204,38 @@ TEST(mappings_without_end_are_refused)
 	CHECK(mmap(NULL, 1ULL << 45, RW, MAP_SHARED | MAP_NORESERVE, s.fd, 0) == MAP_FAILED);
 	_exit(0);
 }
+
+struct toucher {
+	char *map;
+	int signal;
+};
+
+static void *touch_once(void *argument)
+{
+	struct toucher *toucher = argument;
+
+	toucher->signal = touch_write(toucher->map, 1);
+	return NULL;
+}
+
+static bool zeroing(void *argument)
+{
+	return lease_info(*(uint32_t *)argument).zeroed_late_bytes > 0;
+}
+
+/* The fault zeroes 1 GiB, for seconds here; who revokes need not wait for the whole of it. */
+TEST(revocation_ends_a_fault_that_zeroes)
+{
+	struct setup s = setup(EXTENT, EXTENT);
+	struct toucher toucher = { .map = som_map(s.fd, EXTENT) };
+	pthread_t thread;
+
+	CHECK(!pthread_create(&thread, NULL, touch_once, &toucher));
+	wait_until(zeroing, &s.lease, 30, "nothing is zeroed by the fault");
+	lease_revoke(s.lease);
+	CHECK(pool_info(s.pool).dirty_bytes > 0, "all was zeroed first");
+	pthread_join(thread, NULL);
+	CHECK(toucher.signal == SIGBUS, "signal %d", toucher.signal);
+	munmap(toucher.map, EXTENT);
+	teardown(&s);
+}

@@ -13,6 +13,9 @@
 #ifndef MADV_SOFT_OFFLINE
 #define MADV_SOFT_OFFLINE 101
 #endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
 
 static char *aligned_room(uint64_t bytes)
 {
@@ -80,7 +83,7 @@ TEST(madvise_cannot_take_content_away)
 		{ MADV_POPULATE_WRITE, EINVAL }, { MADV_COLLAPSE, EINVAL },
 		{ MADV_DOFORK, EINVAL },	 { MADV_DODUMP, EINVAL },
 		{ MADV_WIPEONFORK, EINVAL },	 { MADV_HWPOISON, EFAULT },
-		{ MADV_SOFT_OFFLINE, EFAULT },
+		{ MADV_SOFT_OFFLINE, EFAULT },	 { MADV_GUARD_INSTALL, EINVAL },
 	};
 	struct setup s = setup(16 * MIB, 16 * MIB);
 	char *map = som_map(s.fd, 2 * CHUNK);
@@ -133,7 +136,7 @@ TEST(mlock_populate_mincore_and_userfaultfd)
 	teardown(&s);
 }
 
-TEST(buffered_io_and_futexes_work)
+TEST(buffered_io_and_private_futexes_work)
 {
 	struct setup s = setup(16 * MIB, 16 * MIB);
 	char *map = som_map(s.fd, 2 * CHUNK);
@@ -146,8 +149,11 @@ TEST(buffered_io_and_futexes_work)
 	CHECK(first_wrong(map + CHUNK, CHUNK, 1) == NOTHING_WRONG);
 	close(fd);
 	unlink("/tmp/content");
-	/* A private futex is named by its address, no page is asked for. */
+	/* A private futex is named by its address, a shared one by its page, which there is not. */
 	CHECK_ERRNO(syscall(SYS_futex, map, FUTEX_WAIT_PRIVATE, ~*(int *)map, NULL), EAGAIN);
+	CHECK(syscall(SYS_futex, map, FUTEX_WAKE_PRIVATE, 1) == 0);
+	CHECK_ERRNO(syscall(SYS_futex, map, FUTEX_WAKE, 1), EFAULT);
+	CHECK_ERRNO(syscall(SYS_futex, map, FUTEX_WAIT, ~*(int *)map, NULL), EFAULT);
 	munmap(map, 2 * CHUNK);
 	teardown(&s);
 }

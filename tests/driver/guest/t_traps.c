@@ -5,6 +5,8 @@
  */
 #include <linux/fs.h>
 #include <linux/io_uring.h>
+#include <linux/mempolicy.h>
+#include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -166,6 +168,79 @@ TEST(trap_moving_a_part_of_a_gigabyte_entry_keeps_the_content)
 		munmap(map, EXTENT);
 		munmap(to, bytes);
 	}
+	teardown(&s);
+}
+
+static void set_every_policy(char *map, uint64_t bytes)
+{
+	static const int modes[] = { MPOL_DEFAULT, MPOL_PREFERRED, MPOL_BIND, MPOL_INTERLEAVE,
+				     MPOL_LOCAL };
+	static const int flags[] = { 0, MPOL_MF_STRICT, MPOL_MF_MOVE,
+				     MPOL_MF_STRICT | MPOL_MF_MOVE };
+
+	for (unsigned int i = 0; i < sizeof(modes) / sizeof(*modes); i++) {
+		bool names_nodes = modes[i] != MPOL_DEFAULT && modes[i] != MPOL_LOCAL;
+		unsigned long nodes = 1;
+
+		for (unsigned int j = 0; j < sizeof(flags) / sizeof(*flags); j++)
+			/* What has struct pages can be found where it should not be. */
+			CHECK(!syscall(SYS_mbind, map, bytes, modes[i], names_nodes ? &nodes : NULL,
+				       names_nodes ? 8 : 0, flags[j]) ||
+				      (errno == EIO && pool_source() == SOM_SOURCE_HUGETLB),
+			      "mode %d, flags %d: %s", modes[i], flags[j], strerrorname_np(errno));
+	}
+}
+
+/* What else walks a process' memory to ask on which NUMA node it is. */
+static void ask_for_nodes(char *map)
+{
+	unsigned long nodes = 1;
+	void *page = map;
+	int mode, status = 0;
+
+	CHECK_OK(syscall(SYS_migrate_pages, 0, 8, &nodes, &nodes));
+	CHECK_OK(syscall(SYS_move_pages, 0, 1UL, &page, NULL, &status, 0));
+	CHECK(status < 0, "move_pages names node %d", status);
+	CHECK_OK(syscall(SYS_move_pages, 0, 1UL, &page, &(int){ 0 }, &status, MPOL_MF_MOVE));
+	CHECK(status < 0, "move_pages moves it to node %d", status);
+	CHECK_ERRNO(syscall(SYS_get_mempolicy, &mode, NULL, 0UL, map, MPOL_F_NODE | MPOL_F_ADDR),
+		    EFAULT);
+}
+
+static void set_policies_as_nobody(void *argument)
+{
+	uint64_t bytes = source_has_extents() ? EXTENT : 16 * CHUNK;
+	int fd = *(int *)argument;
+	char *small, *large;
+
+	CHECK_OK(setresgid(65534, 65534, 65534));
+	CHECK_OK(setresuid(65534, 65534, 65534));
+	small = som_map(fd, CHUNK);
+	large = som_map(fd, bytes);
+	for (int round = 0; round < 2; round++) {
+		fill(small, CHUNK, 1);
+		large[5 * CHUNK] = 1;
+		set_every_policy(small, CHUNK);
+		/* In the second round these 2 MiB are an entry of their own. */
+		set_every_policy(large + round * 5 * CHUNK, round ? CHUNK : bytes);
+		ask_for_nodes(small);
+		ask_for_nodes(large + 5 * CHUNK);
+		CHECK(first_wrong(small, CHUNK, 1) == NOTHING_WRONG);
+		CHECK(large[5 * CHUNK] == 1);
+	}
+}
+
+/* Trap 16: without struct pages one mbind(MPOL_MF_STRICT) of any user panics older kernels. */
+TEST(trap_memory_policies_of_a_stranger_do_not_look_for_struct_pages)
+{
+	uint64_t bytes = source_has_extents() ? 2 * EXTENT : 64 * MIB;
+	struct setup s;
+
+	if (kernel_is_refused() && pool_source() != SOM_SOURCE_HUGETLB)
+		test_skip("it would panic this kernel, where the module refuses such memory");
+	s = setup(bytes, bytes);
+
+	CHECK(in_child(set_policies_as_nobody, &s.fd) == 0);
 	teardown(&s);
 }
 
@@ -369,5 +444,52 @@ TEST(trap_thp_settings_do_not_stop_faults)
 		CHECK(touch_write(map + i * 60 * CHUNK, 1) == 0, "with MADV_NOHUGEPAGE");
 	CHECK(map[5 * CHUNK] == 5);
 	munmap(map, EXTENT);
+	teardown(&s);
+}
+
+enum { CROWD = 4, CROWD_CHUNKS = 8 };
+
+struct crowd {
+	char *map;
+	pthread_barrier_t barrier;
+};
+
+static void *touch_all(void *argument)
+{
+	struct crowd *crowd = argument;
+
+	for (int i = 0; i < CROWD_CHUNKS; i++) {
+		pthread_barrier_wait(&crowd->barrier);
+		CHECK(touch_write(crowd->map + i * CHUNK, 1) == 0, "chunk %d", i);
+	}
+	return NULL;
+}
+
+static void touch_in_a_crowd(int fd, bool advise)
+{
+	struct crowd crowd;
+	pthread_t thread[CROWD];
+
+	pthread_barrier_init(&crowd.barrier, NULL, CROWD);
+	for (int round = 0; round < 200; round++) {
+		crowd.map = som_map(fd, CROWD_CHUNKS * CHUNK);
+		if (advise)
+			CHECK_OK(madvise(crowd.map, CROWD_CHUNKS * CHUNK, MADV_NOHUGEPAGE));
+		for (int i = 0; i < CROWD; i++)
+			CHECK(!pthread_create(&thread[i], NULL, touch_all, &crowd));
+		for (int i = 0; i < CROWD; i++)
+			pthread_join(thread[i], NULL);
+		munmap(crowd.map, CROWD_CHUNKS * CHUNK);
+	}
+}
+
+/* Trap 17: then the kernel asks ->fault, which may find what another thread has just mapped. */
+TEST(trap_threads_with_thp_switched_off_may_touch_a_chunk_at_once)
+{
+	struct setup s = setup(64 * MIB, 64 * MIB);
+
+	touch_in_a_crowd(s.fd, true);
+	CHECK_OK(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+	touch_in_a_crowd(s.fd, false);
 	teardown(&s);
 }

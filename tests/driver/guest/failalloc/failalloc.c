@@ -3,16 +3,19 @@
  * Makes one call of som.ko into the kernel fail: what failslab does, for kernels built without
  * it, and more. A kprobe on each function below counts the calls that come from som.ko's text;
  * the one with number `nth` (0: none) fails instead. `calls` and `failed` tell; writing `calls`
- * resets both.
+ * resets both. While `unmapper` is the number of a thread, its calls to unmap memory are counted
+ * instead, whoever in the kernel makes them.
  */
 #include <linux/kprobes.h>
 #include <linux/module.h>
 
 static unsigned long nth, som_start, som_size, calls, failed;
+static int unmapper;
 
 module_param(nth, ulong, 0644);
 module_param(calls, ulong, 0644);
 module_param(failed, ulong, 0644);
+module_param(unmapper, int, 0644);
 module_param(som_start, ulong, 0444);
 module_param(som_size, ulong, 0444);
 
@@ -29,6 +32,7 @@ static noinline long return_enomem(void)
 static const struct {
 	const char *symbol;
 	long (*instead)(void);
+	bool unmaps;
 } functions[] = {
 	{ "__kmalloc", return_null },
 	{ "kmalloc_trace", return_null },
@@ -48,6 +52,8 @@ static const struct {
 	{ "vm_munmap", return_enomem },
 	{ "offline_and_remove_memory", return_enomem },
 	{ "add_memory", return_enomem },
+	{ "do_munmap", return_enomem, true },
+	{ "do_vmi_munmap", return_enomem, true },
 };
 
 static struct kprobe probes[ARRAY_SIZE(functions)];
@@ -55,8 +61,11 @@ static struct kprobe probes[ARRAY_SIZE(functions)];
 static int before_call(struct kprobe *probe, struct pt_regs *regs)
 {
 	unsigned long caller = *(unsigned long *)regs->sp;
+	bool unmaps = functions[probe - probes].unmaps;
 
-	if (caller - som_start >= som_size || ++calls != READ_ONCE(nth))
+	if (unmaps != !!READ_ONCE(unmapper) ||
+	    (unmaps ? current->pid != unmapper : caller - som_start >= som_size) ||
+	    ++calls != READ_ONCE(nth))
 		return 0;
 	failed++;
 	regs->ip = (unsigned long)functions[probe - probes].instead;
