@@ -6,6 +6,7 @@ E2BIG only if a field that it does not know is set.
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import pathlib
@@ -29,7 +30,13 @@ SOURCE_CARVED: Final = 3
 MAPPING_BARE: Final = 1
 LEASE_STATE_REVOKED: Final = 1
 
+KERNEL_TOO_OLD: Final = errno.ENOPKG
+
 _IOC: Final = 0xDA
+_REASONS: Final = {
+    KERNEL_TOO_OLD: "refused, because on this kernel any user could crash the node with memory "
+    "of this source; the kernel's log names the first good versions, and HugeTLB works on all"
+}
 
 
 class KernelError(SomError):
@@ -215,8 +222,8 @@ class Control:
         try:
             fcntl.ioctl(self._fd, argument.command, argument)
         except OSError as error:
-            name = type(argument).__name__
-            raise KernelError(f"{name}: {error.strerror}", error.errno or 0) from error
+            name, code = type(argument).__name__, error.errno or 0
+            raise KernelError(f"{name}: {_REASONS.get(code, error.strerror)}", code) from error
         return argument
 
 

@@ -1,6 +1,7 @@
 """The Python layouts are those of driver/uapi/som.h, as a C compiler sees them."""
 
 import ctypes
+import fcntl
 import pathlib
 import shutil
 import subprocess
@@ -84,3 +85,18 @@ def test_structure_has_the_layout_and_number_of_the_header(name: str, header: Nu
 
 def test_an_argument_sets_its_own_size() -> None:
     assert kernel_abi.PoolInfo(pool=3, numa_node=-1).size == 136
+
+
+def test_a_kernel_that_any_user_could_crash_is_named_as_the_reason(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(kernel_abi.KERNEL_TOO_OLD, "Package not installed")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    (tmp_path / "som_ctl").touch()
+    control = kernel_abi.Control(tmp_path / "som_ctl")
+    with pytest.raises(kernel_abi.KernelError, match="any user could crash the node") as caught:
+        control.call(kernel_abi.PoolCreate(source=kernel_abi.SOURCE_EXTERNAL))
+    assert caught.value.errno == kernel_abi.KERNEL_TOO_OLD
+    control.close()
