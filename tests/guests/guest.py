@@ -134,7 +134,7 @@ def run(
         "-kernel", kernel.image, "-initrd", initrd,
         "-append",
         "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=unstable "
-        "random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
+        "no_timer_check random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
         f"{machine.append}",
     ]  # fmt: skip
     finished = True
