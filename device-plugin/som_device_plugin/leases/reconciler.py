@@ -232,6 +232,7 @@ class Reconciler:
         for key, held in self.held.items():
             if key in self._held_reported or time.monotonic() - held.since_s < HELD_REPORT_AFTER_S:
                 continue
+            loops.beat()
             self._held_reported.add(key)
             size = v1alpha1.format_bytes(held.size_bytes)
             message = (
