@@ -65,7 +65,9 @@ class LocalNode:
         self.stand_in = subprocess.Popen(
             [sys.executable, "-m", "som_device_plugin.local.kubelet", str(path)], stderr=self.log
         )
-        machine.wait_until(self.state_dir.control_socket.exists, what="the stand-in serves")
+        machine.wait_until(
+            self.state_dir.control_socket.exists, what="the stand-in serves", deadline_s=60
+        )
 
     def start_agent(self, *, killed_at: tuple[str, str] | None = None) -> None:
         """Start an agent; with `killed_at` (step, when) one that dies there."""
@@ -123,7 +125,7 @@ class LocalNode:
         machine.wait_until(
             lambda: all(self.pool().get(name) == value for name, value in fields.items()),
             what=f"{fields}; reported: {self.pool()}\n{self.log_text()}",
-            deadline_s=20,
+            deadline_s=60,
         )
 
     def leases(self) -> int:

@@ -23,24 +23,28 @@ class PageRecords:
 
     def pools(self) -> dict[str, int]:
         """Pool -> its page size."""
-        return dict(self._db.execute("SELECT DISTINCT pool, page_bytes FROM pool_pages"))
+        return dict(database.read(self._db, "SELECT DISTINCT pool, page_bytes FROM pool_pages"))
 
     def pages(self, pool: str) -> dict[int, int]:
         """Node -> pages of the pool."""
-        return dict(self._db.execute("SELECT node, pages FROM pool_pages WHERE pool = ?", (pool,)))
+        query: Final = "SELECT node, pages FROM pool_pages WHERE pool = ?"
+        return dict(database.read(self._db, query, (pool,)))
 
     def ledger(self, page_bytes: int) -> accounts.Ledger:
         """Everything on record of one page size; the pools in the order of their names."""
         strangers: dict[int, int] = dict(
-            self._db.execute(
-                "SELECT node, pages FROM foreign_pages WHERE page_bytes = ?", (page_bytes,)
+            database.read(
+                self._db,
+                "SELECT node, pages FROM foreign_pages WHERE page_bytes = ?",
+                (page_bytes,),
             )
         )
         # A store of som 0.1 has no setting.
         setting = strangers.pop(_SETTING, sum(strangers.values()))
         pages: dict[str, dict[int, int]] = {}
         intended: dict[str, dict[int, int]] = {}
-        for pool, node, has, intends in self._db.execute(
+        for pool, node, has, intends in database.read(
+            self._db,
             "SELECT pool, node, pages, intended_pages FROM pool_pages"
             " WHERE page_bytes = ? ORDER BY pool, node",
             (page_bytes,),
