@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from node import machine
-from som_device_plugin.local import layout
+from som_device_plugin.local import daemons, layout
 
 MIB = 2**20
 SOM = pathlib.Path(sys.executable).parent / "som"
@@ -59,6 +59,8 @@ class LocalNode:
 
     def __init__(self, path: pathlib.Path) -> None:
         self.state_dir = layout.StateDir(path)
+        # As `som local up` does; without it there is nothing to give back.
+        self.state_dir.lock.touch()
         self.generation = 0
         self.agent: subprocess.Popen | None = None
         self.log = (path / "agent.log").open("ab")
@@ -82,11 +84,15 @@ class LocalNode:
             "--kubelet-dir": str(self.state_dir.kubelet),
             "--endpoint": f"unix:{self.state_dir.agent_endpoint}",
         }
-        self.agent = subprocess.Popen(
-            [sys.executable, *start, *(word for pair in flags.items() for word in pair)],
-            stdout=self.log,
-            stderr=self.log,
-        )
+        # The lock by which all of local mode knows that the agent lives.
+        with daemons.agent(self.state_dir)._lock_file.open("ab") as lock:
+            machine.wait_until(lambda: daemons._lock(lock.fileno()), what="the last agent ended")
+            self.agent = subprocess.Popen(
+                [sys.executable, *start, *(word for pair in flags.items() for word in pair)],
+                stdout=self.log,
+                stderr=self.log,
+                pass_fds=[lock.fileno()],
+            )
 
     def wait_killed(self) -> None:
         """The agent has died by SIGKILL at its step."""

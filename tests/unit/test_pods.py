@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from som_api import v1alpha1
 from som_device_plugin import pods
 
 
@@ -64,10 +65,11 @@ def test_counts_may_be_written_as_quantities(count: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("unit", ["2Mi", "1Gi"])
-def test_a_count_beyond_any_memory_is_the_most_that_63_bits_of_bytes_hold(unit: str) -> None:
+def test_a_count_beyond_any_memory_is_the_most_that_som_counts(unit: str) -> None:
     spec = {"containers": [{"name": "db", "resources": limits(f"som.io/{unit}", "100E")}]}
     (request,) = pods.decode_pod(manifest(spec=spec)).containers
-    assert 2**62 < request.size_bytes < 2**63
+    unit_bytes = v1alpha1.UNIT_BYTES[request.unit]
+    assert v1alpha1.MOST_BYTES - unit_bytes < request.size_bytes <= v1alpha1.MOST_BYTES
 
 
 @pytest.mark.parametrize("resources", [None, {"limits": None}, limits("som.io/2Mi", "0")])
