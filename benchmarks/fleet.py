@@ -9,10 +9,11 @@ exists), the same pool's capacity edited, steady state, a restart with nothing t
 deleted.
 
 Where `holds` is false, a limit was missed, and the program ends with 1. `silence_s` is the longest
-time that /healthz took to answer, `watches_ended` counts watches that the server gave up because
-the operator read too slowly, `pool_writes_gap_s` is the shortest time between two writes of the
-pool's status, `ready_stood_s` the longest time that READY-NODES stood still on its way up.
-`steps` say when which part of the fleet was there. Requests are counted from the audit log.
+time that /healthz took to answer, `watches_ended` counts the operator's watches that lasted for
+less than two minutes (a server ends those that are read too slowly), `pool_writes_gap_s` is the
+shortest time between two writes of the pool's status, `ready_stood_s` the longest time that
+READY-NODES stood still on its way up. `steps` say when which part of the fleet was there. Requests
+are counted from the audit log.
 """
 
 import argparse
@@ -132,23 +133,43 @@ class Operator:
         return int(found[1]) // 1024
 
 
-def requests(state: pathlib.Path, since_s: float) -> list[tuple[float, str]]:
-    """(time, verb and resource) of what the operator asked for, from the audit log."""
-    found = []
+def audited(state: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """What the API server noted about the operator's requests."""
     for path in sorted((state / "logs").glob("audit*.log")):
         for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if not entry["user"]["username"].endswith(":som-operator"):
-                continue
-            at_s = datetime.datetime.fromisoformat(entry["requestReceivedTimestamp"]).timestamp()
-            ends = entry["stage"] == "ResponseComplete"
-            if at_s < since_s or ends == (entry["verb"] == "watch"):
-                continue
-            about = entry.get("objectRef", {})
-            words = [entry["verb"], "/".join(filter(None, map(about.get, _NAMES)))]
-            code = entry.get("responseStatus", {}).get("code", 0)
-            found.append((at_s, " ".join([*words, str(code)] if code >= 400 else words)))
+            entry: dict[str, Any] = json.loads(line)
+            if entry["user"]["username"].endswith(":som-operator"):
+                yield entry
+
+
+def requests(state: pathlib.Path, since_s: float) -> list[tuple[float, str]]:
+    """(time, verb and resource) of what the operator asked for."""
+    found = []
+    for entry in audited(state):
+        at_s = _seconds(entry["requestReceivedTimestamp"])
+        begins = entry["stage"] == "ResponseStarted"
+        if at_s < since_s or begins != (entry["verb"] == "watch"):
+            continue
+        about = entry.get("objectRef", {})
+        words = [entry["verb"], "/".join(filter(None, map(about.get, _NAMES)))]
+        code = entry.get("responseStatus", {}).get("code", 0)
+        found.append((at_s, " ".join([*words, str(code)] if code >= 400 else words)))
     return sorted(found)
+
+
+def watches_ended(state: pathlib.Path, since_s: float) -> int:
+    """Watches of the operator that ended since, and too early."""
+    return sum(
+        entry["verb"] == "watch"
+        and entry["stage"] == "ResponseComplete"
+        and _seconds(entry["stageTimestamp"]) >= since_s
+        and _seconds(entry["stageTimestamp"]) - _seconds(entry["requestReceivedTimestamp"]) < 120
+        for entry in audited(state)
+    )
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.datetime.fromisoformat(timestamp).timestamp()
 
 
 _NAMES = ("resource", "subresource")
@@ -160,19 +181,10 @@ class Measurement:
     def __init__(self, state: pathlib.Path, fleet: Fleet, operator: Operator) -> None:
         self.state, self.fleet, self.operator = state, fleet, operator
 
-    async def watches_ended(self) -> int:
-        """Watches that the API server has given up so far."""
-        words = ["kubectl", "get", "--raw=/metrics"]
-        process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
-        text = (await process.communicate())[0].decode()
-        counts = re.findall(r"^apiserver_terminated_watchers_total\{.*\} (\S+)$", text, re.M)
-        return sum(int(float(count)) for count in counts)
-
     @contextlib.asynccontextmanager
     async def phase(self, name: str, *, cold: bool = False) -> AsyncIterator[dict[str, Any]]:
         """Measure what the block does; it may add figures."""
         figures: dict[str, Any] = {}
-        ended = await self.watches_ended()
         since_s, begun_s = time.time(), time.monotonic()
         self.fleet.ready_at.clear()
         self.operator.silence_s = 0.0
@@ -190,7 +202,7 @@ class Measurement:
             **figures,
             seconds=seconds,
             silence_s=self.operator.silence_s,
-            watches_ended=await self.watches_ended() - ended,
+            watches_ended=watches_ended(self.state, since_s),
             pool_writes=len(writes),
             pool_writes_gap_s=min(gaps, default=None),
             cpu_s=self.operator.cpu_s() - cpu_s,
@@ -328,6 +340,8 @@ def main() -> None:
     if arguments.inside:
         asyncio.run(inside(arguments))
         sys.exit(1 if MISSED else 0)
+    # Told to stop, it still takes the namespaces down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="som-fleet-") as folder:
         state = pathlib.Path(folder)
         with cluster(state) as names:

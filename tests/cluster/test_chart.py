@@ -251,12 +251,16 @@ def test_no_right_is_wider_than_a_list_of_names(helm_binary: str) -> None:
             continue
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
-            secret = {"secrets", "configmaps", "pods/exec"} & set(rule["resources"])
-            # helm's record of a release is a Secret of its namespace.
-            assert not secret or (role["kind"], role["metadata"]["name"]) == (
-                "Role",
-                "som-uninstall",
-            )
+            if role["metadata"]["name"] != "som-uninstall-record":
+                assert not {"secrets", "configmaps", "pods/exec"} & set(rule["resources"])
+
+
+def test_the_record_of_helm_can_be_read_only_while_helm_uninstalls(helm_binary: str) -> None:
+    role = _one(_objects(helm_binary), "Role", "som-uninstall-record")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]
+    assert role["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    policy = role["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert "hook-succeeded" in policy
 
 
 @pytest.mark.parametrize(
