@@ -49,6 +49,9 @@ def node_status(
         boot_id=boot_id,
         kernel_version=platform.release(),
         agent_version=som_device_plugin.__version__,
+        pool_names=",".join(status.name for status in statuses),
+        capacity=sum(status.capacity for status in statuses),
+        allocated=sum(status.allocated for status in statuses),
         pools=statuses,
         huge_pages=tuple(_huge_pages(active.values(), huge_pages)),
         conditions=(

@@ -107,6 +107,24 @@ def test_the_report_has_names_and_huge_pages(node: Node) -> None:
     assert "shop/db, UID 2, UID 3 and 1 more;" in message
 
 
+def test_the_report_sums_up_its_pools_for_a_list_of_nodes(node: Node) -> None:
+    """What kubectl can show in a column, within the bounds of the CRD also on a large machine."""
+    numa = {number: GIB for number in range(8)}
+    reason = "x" * 2000
+    active = {
+        name: pools.ActivePool(
+            order=order(16 * GIB, name=name),
+            reserved=hugetlb.PoolReserved(name, 8 * GIB, 8 * GIB, numa, reason),
+            settled=True,
+        )
+        for name in ("b" * 63, "a" * 63)
+    }
+    report = reported(node.pools(), active=active)
+    assert report.pool_names == f"{'a' * 63},{'b' * 63}"
+    assert (report.capacity, report.allocated) == (16 * GIB, 0)
+    assert len(report.model_dump_json(by_alias=True)) < 10_000
+
+
 async def order_away_while_held(
     node: Node, condition: Callable[[str], tuple[str, str, str]]
 ) -> None:

@@ -76,6 +76,9 @@ KINDS: Final = (
         plural="somnodes",
         short_name="snode",
         columns=(
+            Column("Pools", ".status.poolNames"),
+            Column("Capacity", ".status.capacity"),
+            Column("Allocated", ".status.allocated"),
             Column("Ready", _condition("status")),
             Column("Reason", _condition("reason")),
             Column("Agent", ".status.agentVersion"),

@@ -106,6 +106,19 @@ class SomNodeStatus(meta.ApiModel):
     agent_version: Annotated[
         str, pydantic.Field(description="The agent that reports", json_schema_extra=_SHORT)
     ] = ""
+    # A column of `kubectl get` shows one value, not a list or a sum.
+    pool_names: Annotated[
+        str,
+        pydantic.Field(
+            description="Names of the pools, for kubectl get", json_schema_extra={"maxLength": 1024}
+        ),
+    ] = ""
+    capacity: Annotated[
+        quantities.Bytes, pydantic.Field(description="Memory reserved by all pools")
+    ] = 0
+    allocated: Annotated[
+        quantities.Bytes, pydantic.Field(description="Memory that containers hold of all pools")
+    ] = 0
     pools: Annotated[
         tuple[PoolStatus, ...],
         pydantic.Field(

@@ -97,6 +97,30 @@ def test_columns_of_kubectl_get(api_server: ApiServer) -> None:
     assert [line.split()[-1] for line in wide.splitlines()] == ["PER-NODE", "64Gi"]
 
 
+def test_columns_of_kubectl_get_for_nodes(api_server: ApiServer) -> None:
+    node = {"apiVersion": "som.io/v1alpha1", "kind": "SomNode", "metadata": {"name": "columns"}}
+    api_server.kubectl("apply", "--filename=-", stdin=json.dumps(node))
+    ready = {"type": "Ready", "status": "True", "reason": "Reserved"}
+    status = {
+        "poolNames": "cache,databases",
+        "capacity": "96Gi",
+        "allocated": "64Gi",
+        "agentVersion": "0.1.0",
+        "conditions": [ready],
+    }
+    patch = ["--subresource=status", "--type=merge", "--patch", json.dumps({"status": status})]
+    api_server.kubectl("patch", "somnode", "columns", *patch)
+    shown = api_server.kubectl("get", "snode", "columns")
+    api_server.kubectl("delete", "somnode", "columns")
+    head, row = shown.splitlines()
+    assert head == (
+        "NAME      POOLS             CAPACITY   ALLOCATED   READY   REASON     AGENT   AGE"
+    )
+    assert re.sub(r"\d+s$", "0s", row) == (
+        "columns   cache,databases   96Gi       64Gi        True    Reserved   0.1.0   0s"
+    )
+
+
 def test_both_kinds_are_in_the_category_som(api_server: ApiServer) -> None:
     names = api_server.kubectl("api-resources", "--categories=som", "--output=name")
     assert set(names.split()) == {"sompools.som.io", "somnodes.som.io"}
