@@ -1,6 +1,7 @@
 """What a newcomer runs first: the demo and the example programs."""
 
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -97,3 +98,28 @@ def test_the_python_example_uses_all_of_its_memory_with_numpy(local_pool: list[s
     first, numpy = run.stdout.splitlines()
     assert first == "67108864 bytes of huge pages, mine alone, first 42, last 42"
     assert numpy == "numpy: 8388608 numbers in som memory, sum 8388608"
+
+
+def test_every_command_of_the_page_runs_as_it_is_written() -> None:
+    page = (ROOT / "docs/how-to/work-without-kubernetes.md").read_text()
+    commands = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)[0]
+    with tempfile.TemporaryDirectory(prefix="som-") as name:
+        # A checkout whose `som` has a pool of its own, where every user can run what is compiled.
+        checkout = pathlib.Path(name)
+        checkout.chmod(0o755)
+        (checkout / "examples").symlink_to(EXAMPLES)
+        (checkout / ".venv" / "bin").mkdir(parents=True)
+        som = checkout / ".venv" / "bin" / "som"
+        som.write_text(f'#!/bin/bash\nexec {SOM} "$1" "$2" --state-dir {checkout}/s "${{@:3}}"\n')
+        som.chmod(0o755)
+        try:
+            done = subprocess.run(
+                ["bash", "-euc", commands], cwd=checkout, capture_output=True, text=True
+            )
+        finally:
+            subprocess.run([som, "local", "down", "--force"], check=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith("pool examples: 2Gi of 2Gi reserved")
+    assert said[1:3] == 2 * ["134217728 bytes of huge pages, mine alone, first 42, last 42"]
+    assert said[-1] == "2Gi given back to the machine"

@@ -23,7 +23,7 @@ from som_device_plugin.linux import hugepages
 
 SOM = pathlib.Path(sys.executable).parent / "som"
 PAGE = 2 * 2**20
-DEADLINE_S = 60
+DEADLINE_S = 180
 
 
 def manifest(capacity: str = "64Mi", **changes: object) -> str:

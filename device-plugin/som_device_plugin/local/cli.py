@@ -123,7 +123,7 @@ def _up(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_api import v1alpha1
     from som_device_plugin.local import manifest, pool
 
-    state_dir = layout.find(chosen.state_dir)
+    state_dir = _state_dir(chosen)
     try:
         wanted = manifest.read(chosen.file)
     except v1alpha1.InvalidManifest as invalid:
@@ -152,13 +152,13 @@ def _run(chosen: argparse.Namespace, out: output.Output) -> int:
         request=units.parse(chosen.request),
         user=users.User.parse(chosen.user) if chosen.user is not None else None,
     )
-    return run.run(order, layout.find(chosen.state_dir), out)
+    return run.run(order, _state_dir(chosen), out)
 
 
 def _status(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_device_plugin.local import status
 
-    found = status.look(layout.find(chosen.state_dir))
+    found = status.look(_state_dir(chosen))
     out.result("status", status.text(found), **status.fields(found))
     return found.exit_code
 
@@ -167,7 +167,7 @@ def _down(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_api import v1alpha1
     from som_device_plugin.local import pool
 
-    state_dir = layout.find(chosen.state_dir)
+    state_dir = _state_dir(chosen)
     _begin()
     given_bytes = pool.down(state_dir, out, force=chosen.force)
     text = (
@@ -177,6 +177,12 @@ def _down(chosen: argparse.Namespace, out: output.Output) -> int:
     )
     out.result("down", text, given_back_bytes=given_bytes)
     return output.OK
+
+
+def _state_dir(chosen: argparse.Namespace) -> layout.StateDir:
+    if os.geteuid() != 0:
+        raise Wrong("som local works on memory of the machine: run it as root, with sudo")
+    return layout.find(chosen.state_dir)
 
 
 def _begin() -> None:

@@ -16,8 +16,8 @@ from typing import Final
 from som_device_plugin import SomError
 from som_device_plugin.local import layout
 
-START_TIMEOUT_S: Final = 15.0
-STOP_TIMEOUT_S: Final = 15.0
+START_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.02
 ROOM_BYTES: Final = 4 << 20
 """What store, its log and the logs need at least."""

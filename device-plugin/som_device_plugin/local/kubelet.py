@@ -312,7 +312,11 @@ class StandIn(
                 await asyncio.to_thread(self._limits.end_processes, pod)
             except cgroups.CgroupError as error:
                 _log.warning("%s stays: %s", pod.name, error)
-        self._limits.remove(pod)
+        try:
+            self._limits.remove(pod)
+        except cgroups.CgroupError as error:
+            # It has no process, so the program has ended all the same; `down` removes it.
+            _log.warning("a group of %s stays: %s", pod.name, error)
         self._pods.pop(pod.uid, None)
         # Written later where the disk is full now: the agent holds the memory until then.
         self._books_changed.set()

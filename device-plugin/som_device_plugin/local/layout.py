@@ -115,6 +115,8 @@ def _check(path: Path, status: os.stat_result, *, is_last: bool) -> None:
     """Raises Wrong unless `path`, on the way to a state directory, is root's alone."""
     mode = status.st_mode
     cure = "choose a --state-dir that root alone can write, such as a new one in /var/lib"
+    if status.st_uid != 0 and path == Path("/"):
+        raise Wrong("this is a user namespace; run som local as root of the machine itself")
     if status.st_uid != 0:
         raise Wrong(
             f"{path} belongs to uid {status.st_uid}, not to root, so that user could have root "

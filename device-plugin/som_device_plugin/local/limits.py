@@ -1,5 +1,6 @@
 """A hugetlb cgroup for each program, with a limit of 0 for every size, as kubelet gives pods."""
 
+import errno
 from pathlib import Path
 from typing import Final
 
@@ -42,8 +43,11 @@ class PodLimits:
         """Whether a process of the pod lives."""
         try:
             return bool((self._group(pod) / "cgroup.procs").read_text(encoding="ascii"))
-        except FileNotFoundError:
-            return False
+        except OSError as error:
+            # ENODEV: removed between opening and reading.
+            if error.errno in (errno.ENOENT, errno.ENODEV):
+                return False
+            raise
 
     def end_processes(self, pod: books.LocalPod) -> None:
         """Kill what the pod left, and wait for it; raises CgroupError after 10 s."""

@@ -32,7 +32,7 @@ class Output:
     def note(self, text: str) -> None:
         """Something on the way, such as what is waited for."""
         if self.as_json:
-            self._object(event="waiting", message=text)
+            self._object(event="note", message=text)
         else:
             print(f"som: {text}", file=sys.stderr, flush=True)
 

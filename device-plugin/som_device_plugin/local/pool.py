@@ -16,7 +16,7 @@ from som_device_plugin import SomError
 from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
 from som_device_plugin.local import Wrong, books, daemons, layout, orders, output, progress
 
-STALLED_S: Final = 60.0
+STALLED_S: Final = 120.0
 """Without news from the agent for so long, `up` and `down` give up."""
 
 WAIT_WORTH_SAYING_S: Final = 5.0
@@ -132,7 +132,6 @@ def down(state_dir: layout.StateDir, out: output.Output, *, force: bool) -> int:
     """
     if not state_dir.lock.exists():
         return 0
-    _check_root()
     hierarchy = _hierarchy()
     with _alone(state_dir, out):
         return _give_back(state_dir, hierarchy, out, force=force)
@@ -173,6 +172,9 @@ def _give_back(
 ) -> int:
     agent, stand_in = daemons.agent(state_dir), daemons.stand_in(state_dir)
     held_bytes = 0
+    if _holds_nothing(state_dir):
+        # Nor may an agent that is about to start begin to.
+        agent.stop()
     if not _holds_nothing(state_dir):
         _start_stand_in(state_dir)
         _end_programs(state_dir, force=force)
@@ -202,13 +204,7 @@ def _holds_nothing(state_dir: layout.StateDir) -> bool:
     return not store.exists() or store.stat().st_size == 0
 
 
-def _check_root() -> None:
-    if os.geteuid() != 0:
-        raise Wrong("som local reserves memory of the machine: run it as root, with sudo")
-
-
 def _check_machine(pool: v1alpha1.SomPool, state_dir: layout.StateDir) -> cgroups.Hierarchy:
-    _check_root()
     _check_state_dir(state_dir.path)
     page_bytes = pool.spec.source.page_bytes
     sizes = hugepages.page_sizes()
@@ -371,7 +367,8 @@ def _end_programs(state_dir: layout.StateDir, *, force: bool) -> None:
     names = [pod.name for pod in books.read_pods(state_dir)]
     if names and not force:
         raise NotReleased(
-            f"programs run with som memory: {', '.join(names)}; end them, or use --force"
+            f"programs run with som memory: {', '.join(names)}; end them, or use "
+            "`som local down --force`"
         )
     stand_in = daemons.stand_in(state_dir)
     try:
