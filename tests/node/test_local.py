@@ -483,8 +483,12 @@ def test_a_program_of_another_user_cannot_type_into_roots_terminal(local: Local)
     shell, terminal = pty.fork()
     if shell == 0:
         os.execvp("sh", ["sh"])
-    os.write(terminal, f"{run}; echo ended\nexit\n".encode())
+    os.write(terminal, f"{run}; echo ended\n".encode())
     said = b""
+    while said.count(b"ended") < 2:  # First as it is typed.
+        said += os.read(terminal, 4096)
+    # The shell reads first what the program has typed.
+    os.write(terminal, b"\nexit\n")
     with contextlib.suppress(OSError):  # EIO: the shell has closed its side
         while more := os.read(terminal, 4096):
             said += more

@@ -266,7 +266,6 @@ class StandIn(
             writer,
             event="ready",
             pod=pod.name,
-            size_bytes=pod.request.size_bytes,
             allocate_s=admitted.allocate_s,
             pre_start_s=time.monotonic() - begun,
             cgroup=self._limits.joining(pod),

@@ -42,8 +42,9 @@ def run(order: Order, state_dir: layout.StateDir, out: output.Output) -> int:
             "count": str(order.request.count),
         }
         ready = _wait_until_ready(connection, request, order, out)
-        shown = ("pod", "size_bytes", "allocate_s", "pre_start_s", "ready_s")
-        out.event("ready", **{key: ready[key] for key in shown})
+        shown = ("pod", "allocate_s", "pre_start_s", "ready_s")
+        size_bytes = order.request.size_bytes
+        out.event("ready", size_bytes=size_bytes, **{key: ready[key] for key in shown})
         status = container.run(
             container.Container(
                 command=order.command,
