@@ -1,8 +1,8 @@
 """Uses `som_api.kube` from inside the cluster's network; one command per process.
 
-`python -m cluster.speaker contract CHECK | follow LABEL | publish POOL | events NODE |
-report NODE`, with
-KUBECONFIG set. Fails with a traceback, else says on stdout what happened.
+`python -m cluster.speaker contract CHECK | follow LABEL | pods NODE | publish POOL |
+events NODE | report NODE`, with KUBECONFIG set. Fails with a traceback, else says on stdout what
+happened.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from fakes import api_server_contract
 from som_api import kube, v1alpha1
 from som_device_plugin import cluster
+from som_device_plugin.cluster.pods import NodePods
 
 
 async def contract(client: kube.Client, name: str) -> None:
@@ -36,6 +37,19 @@ async def follow(client: kube.Client, label: str) -> None:
         print(json.dumps([key.name, old, new]), flush=True)
 
     await kube.Reflector(client, kube.NODES, decode=decode, on_change=tell).run()
+
+
+async def pods(client: kube.Client, node: str) -> None:
+    """Print the names of the node's pods, as its agent knows them, at every change, for ever."""
+    known = NodePods(client, node_name=node)
+    printed = None
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(known.run())
+        while True:
+            if known.synced and (names := sorted(pod.name for pod in known.pods())) != printed:
+                print(json.dumps(names), flush=True)
+                printed = names
+            await asyncio.sleep(0.05)
 
 
 async def publish(client: kube.Client, pool: str) -> None:
@@ -122,6 +136,7 @@ async def _main(command: str, argument: str) -> None:
     commands = {
         "contract": contract,
         "follow": follow,
+        "pods": pods,
         "publish": publish,
         "events": events,
         "report": report,
