@@ -160,7 +160,7 @@ class Agent:
         )
         registry.REGISTRY.register(collector)
         try:
-            await own_reconciler.reconcile()
+            await loops.until_done("first look", own_reconciler.reconcile)
             self._why_not_ready = ""
             async with asyncio.TaskGroup() as group:
                 group.create_task(own_pools.run(outside.specs))

@@ -33,26 +33,33 @@ _loop: Final = contextvars.ContextVar("loop", default="")
 
 async def repeat(name: str, once: Callable[[], Awaitable[None]]) -> NoReturn:
     """Call `once` again and again, with back-off after a failure; returns only by cancellation."""
-    _loop.set(name)
+    while True:
+        await until_done(name, once)
+
+
+async def until_done(name: str, call: Callable[[], Awaitable[None]]) -> None:
+    """Returns when `call` has succeeded once; back-off after each failure."""
+    before = _loop.set(name)
     failures = 0
     try:
         while True:
             beat()
             begun_s = time.monotonic()
             try:
-                await once()
+                await call()
             except (Exception, asyncio.CancelledError) as error:
                 if _is_told_to_end(error):
                     raise
                 failed(name, error)
-                if time.monotonic() - begun_s > BACKOFF_S[-1]:
-                    failures = 0
-                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-                failures += 1
             else:
+                return
+            if time.monotonic() - begun_s > BACKOFF_S[-1]:
                 failures = 0
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
     finally:
         rest()
+        _loop.reset(before)
 
 
 def _is_told_to_end(error: BaseException) -> bool:

@@ -90,3 +90,15 @@ async def test_a_loop_that_hangs_is_late_and_one_that_waits_for_work_is_not(
     running.cancel()
     await asyncio.wait([running])
     assert loops.BEATS.late() == "", "one that was told to end is not missed"
+
+
+async def test_what_has_to_succeed_once_is_tried_until_it_does() -> None:
+    tries = iter([SomError("the store is locked"), OSError("disk"), None])
+
+    async def once() -> None:
+        if error := next(tries):
+            raise error
+
+    await loops.until_done("test", once)
+    assert next(tries, "used up") == "used up"
+    assert loops.BEATS.late() == "" and "test" not in loops.BEATS._beats

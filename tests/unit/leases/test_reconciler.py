@@ -164,7 +164,6 @@ async def held(world, monkeypatch):
     monkeypatch.setattr(reconciler, "RECONCILE_EVERY_S", 0.01)
     monkeypatch.setattr(reconciler, "HELD_REPORT_AFTER_S", 0.0)
     monkeypatch.setattr(loops, "BACKOFF_S", (0.0,))
-    world.reconciler._diagnosis._limit_s = 0.05
     pod = await world.admit("db", 4)
     await world.start_container(pod)
     pod.delivered.pinned_bytes = node.PAGE
@@ -204,6 +203,7 @@ async def test_a_diagnosis_that_fails_ends_nothing(held, error):
 async def test_a_diagnosis_that_is_blocked_by_a_stranger_delays_no_start(held):
     blocked = threading.Event()
     held.driver.culprits = lambda start: blocked.wait()
+    held.reconciler._diagnosis._limit_s = 0.05
     await until(lambda: held.events)
     assert "was not found within" in held.events[0].message
     assert await held.start_container(await held.admit("next", 4))
