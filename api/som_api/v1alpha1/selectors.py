@@ -6,21 +6,22 @@ from typing import Annotated, Final, Literal, Self
 
 import pydantic
 
-from som_api.v1alpha1 import meta
+from som_api.v1alpha1 import meta, quantities
 
 _NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _KEY: Final = rf"^([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}$"
 _VALUE: Final = rf"^({_NAME})?$"
 
 
-def _is_key(key: str) -> str:
-    if not re.fullmatch(_KEY, key):
+# A SomPool from before these rules is read; what it selects is none of a Node's labels.
+def _is_key(key: str, info: pydantic.ValidationInfo) -> str:
+    if info.context == quantities.STRICT and not re.fullmatch(_KEY, key):
         raise ValueError(f"{key!r} is no key of a label; write NAME or DOMAIN/NAME")
     return key
 
 
-def _is_value(value: str) -> str:
-    if not re.fullmatch(_VALUE, value):
+def _is_value(value: str, info: pydantic.ValidationInfo) -> str:
+    if info.context == quantities.STRICT and not re.fullmatch(_VALUE, value):
         raise ValueError(
             f"{value!r} is no value of a label; use at most 63 letters, digits, '-', '_' and '.'"
         )

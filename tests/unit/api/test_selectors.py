@@ -58,3 +58,8 @@ def test_absent_label_is_not_in(operator: str) -> None:
     values = ["a"] if operator == "NotIn" else []
     rule = {"key": "zone", "operator": operator, "values": values}
     assert v1alpha1.LabelSelectorRequirement.model_validate(rule).matches({})
+
+
+def test_a_selector_from_before_keys_were_judged_is_read() -> None:
+    selector = v1alpha1.LabelSelector.model_validate({"matchLabels": {"bad key!": "b c"}})
+    assert not selector.matches({"bad": "b"})
