@@ -56,7 +56,7 @@ def node_status(
         huge_pages=tuple(_huge_pages(active.values(), huge_pages)),
         conditions=(
             _ready(active, generation),
-            _degraded(findings, generation),
+            _degraded(findings, leases, generation),
             _blocked(found_setup, generation),
             _pods_unlimited(found_setup, pod_names, generation),
         ),
@@ -129,9 +129,15 @@ def _ready(active: Mapping[str, pools.ActivePool], generation: int | None) -> v1
     )
 
 
-def _degraded(findings: Iterable[decide.Finding], generation: int | None) -> v1alpha1.Condition:
+def _degraded(
+    findings: Iterable[decide.Finding], leases: Sequence[state.Lease], generation: int | None
+) -> v1alpha1.Condition:
     troubles = [finding for finding in findings if finding.outcome in _TROUBLE]
-    message = "; ".join(f"lease {f.lease_id}: {f.outcome.value}" for f in troubles)
+    owners = {lease.lease_id: f" of {lease.owner}" for lease in leases if lease.owner}
+    message = "; ".join(
+        f"lease {found.lease_id}{owners.get(found.lease_id, '')}: {found.outcome.value}"
+        for found in troubles
+    )
     return v1alpha1.Condition(
         type="Degraded",
         status="True" if troubles else "False",

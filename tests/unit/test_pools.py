@@ -10,7 +10,7 @@ import pytest
 from som_api import v1alpha1
 from som_device_plugin import SomError, agent, pools, seams
 from som_device_plugin.kubelet import setup
-from som_device_plugin.leases import database
+from som_device_plugin.leases import database, decide, state
 from som_device_plugin.sources import hugetlb, plan
 from unit.kube.watching import until
 from unit.pool_nodes import GIB, Node, order, reported
@@ -123,6 +123,20 @@ def test_the_report_sums_up_its_pools_for_a_list_of_nodes(node: Node) -> None:
     assert report.pool_names == f"{'a' * 63},{'b' * 63}"
     assert (report.capacity, report.allocated) == (16 * GIB, 0)
     assert len(report.model_dump_json(by_alias=True)) < 10_000
+
+
+def test_a_lease_in_trouble_is_reported_with_its_owner(node: Node) -> None:
+    owner = seams.Owner("shop", "db", "main", seams.PodUid("u"))
+    lease = state.Lease(seams.LeaseId("a"), seams.Ticket("n0-1"), 1, owner=owner)
+    findings = [
+        decide.Finding(decide.Outcome.HELD, seams.LeaseId("a"), 1),
+        decide.Finding(decide.Outcome.STRAY, seams.LeaseId("b"), 1),
+    ]
+    report = reported(node.pools(), leases=(lease,), findings=findings)
+    [degraded] = [found for found in report.conditions if found.type == "Degraded"]
+    assert (degraded.status, degraded.reason) == ("True", "LeaseHeld")
+    assert degraded.message.startswith("lease a of shop/db/main: released, and somebody still")
+    assert "; lease b: a mount of som" in degraded.message
 
 
 async def order_away_while_held(

@@ -14,6 +14,8 @@ from typing import Final
 
 _PINNING_FILES: Final = ("/dev/vfio/", "/dev/infiniband/uverbs")
 _MOST_NAMED: Final = 8
+_MOST_REASONS: Final = 3
+_LONGEST: Final = 64
 
 
 def holders(device: str | None) -> Sequence[str]:
@@ -30,15 +32,16 @@ def holders(device: str | None) -> Sequence[str]:
             reasons = set(_reasons(process, device))
             if reasons:
                 command = printable((process / "comm").read_bytes().removesuffix(b"\n"))
-                names.append(f"pid {process.name} ({command}): {', '.join(sorted(reasons))}")
+                why = ", ".join(sorted(reasons)[:_MOST_REASONS])
+                names.append(f"pid {process.name} ({command}): {why}")
         if len(names) == _MOST_NAMED:
             break
     return names
 
 
 def printable(name: bytes) -> str:
-    """`name` for a message: what is no printable text is shown as `?`."""
-    return re.sub(r"[^ -~]", "?", name.decode(errors="replace"))
+    """The start of `name` for a message: what is no printable text is shown as `?`."""
+    return re.sub(r"[^ -~]", "?", name[:_LONGEST].decode(errors="replace"))
 
 
 def _reasons(process: pathlib.Path, device: str | None) -> Iterator[str]:

@@ -48,3 +48,7 @@ def test_of_many_holders_some_are_named(
 ) -> None:
     monkeypatch.setattr(processes, "_MOST_NAMED", 1)
     assert len(processes.holders(holder[1])) == 1
+
+
+def test_a_name_is_cut_before_it_fills_a_message() -> None:
+    assert processes.printable(b"/dev/vfio/" + b"x\n" * 4000) == "/dev/vfio/" + "x?" * 27
