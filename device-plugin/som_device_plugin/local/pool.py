@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,9 +200,19 @@ def _give_back(
 
 
 def _holds_nothing(state_dir: layout.StateDir) -> bool:
-    """Whether no agent has ever had a store here, without which none reserves a page."""
+    """Whether the agent's store records no page, which it does before it reserves one.
+
+    Then no agent is needed to give any back; perhaps none can start here.
+    """
     store = state_dir.path / "som.db"
-    return not store.exists() or store.stat().st_size == 0
+    if not store.exists() or store.stat().st_size == 0:
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute("SELECT 1 FROM pool_pages LIMIT 1").fetchone() is None
+    except sqlite3.Error:
+        # The agent knows what to do, or says why it does not.
+        return False
 
 
 def _check_machine(pool: v1alpha1.SomPool, state_dir: layout.StateDir) -> cgroups.Hierarchy:
@@ -237,10 +248,12 @@ def _check_state_dir(path: Path) -> None:
                 f"{path} is in use ({', '.join(others[:3])}); choose a --state-dir that is empty "
                 "or not there yet"
             )
-    if (free := shutil.disk_usage(path if is_there else path.parent).free) < daemons.ROOM_BYTES:
+    disk = shutil.disk_usage(path if is_there else path.parent)
+    # Places like /proc have no size at all.
+    if disk.total and disk.free < daemons.ROOM_BYTES:
         raise Wrong(
-            f"the disk of {path} has only {free} bytes free; make room, {daemons.ROOM_BYTES} at "
-            "least, or choose another --state-dir"
+            f"the disk of {path} has only {disk.free} bytes free; make room, at least "
+            f"{daemons.ROOM_BYTES} bytes, or choose another --state-dir"
         )
 
 
@@ -255,7 +268,12 @@ def _hierarchy() -> cgroups.Hierarchy:
 def _alone(state_dir: layout.StateDir, out: output.Output) -> Iterator[None]:
     """One `up` or `down` at a time; the others wait. Makes the state directory."""
     while True:
-        state_dir.path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            state_dir.path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise Wrong(
+                f"making {state_dir.path}: {error.strerror}; choose another --state-dir"
+            ) from error
         # In a directory like /tmp somebody else may have been faster.
         layout.find(state_dir.path)
         state_dir.path.chmod(0o700)

@@ -1,5 +1,6 @@
 """What `up` and `down` decide before and while they wait for the agent."""
 
+import contextlib
 import pathlib
 import shutil
 import tempfile
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from som_device_plugin.leases import database
 from som_device_plugin.local import Wrong, daemons, layout, output, pool
+from som_device_plugin.sources import records
 
 
 @pytest.fixture
@@ -99,3 +102,20 @@ def test_a_file_missing_to_the_one_that_works_alone_is_its_error(tmp_path: pathl
         pool._alone(state_dir, output.Output()),
     ):
         raise FileNotFoundError("not there")
+
+
+def test_what_the_store_records_needs_an_agent_and_an_empty_one_does_not(
+    tmp_path: pathlib.Path,
+) -> None:
+    state_dir = layout.StateDir(tmp_path)
+    assert pool._holds_nothing(state_dir)
+    (tmp_path / "som.db").touch()
+    assert pool._holds_nothing(state_dir)
+    with contextlib.closing(database.open_database(tmp_path / "som.db")) as connection:
+        assert pool._holds_nothing(state_dir)
+        kept = records.PageRecords(connection, boot_id="b")
+        kept.add("demo", 2 << 20, {0: 0})
+        assert not pool._holds_nothing(state_dir)
+    assert not pool._holds_nothing(state_dir)
+    (tmp_path / "som.db").write_bytes(b"noise" * 1000)
+    assert not pool._holds_nothing(state_dir)
