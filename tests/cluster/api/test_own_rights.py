@@ -170,6 +170,11 @@ async def test_agent_has_no_other_rights(
     assert status == 403
 
 
+async def test_operator_is_told_that_a_pool_is_gone(session: aiohttp.ClientSession) -> None:
+    status, answer = await send(session, "GET", f"{POOLS}/gone", user="som-operator")
+    assert (status, answer["reason"]) == (404, "NotFound")
+
+
 def _event(namespace: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",

@@ -106,7 +106,18 @@ def test_events_are_written_in_one_namespace_only(account: str) -> None:
 def test_nobody_of_ours_may_create_delete_or_update_pools(account: str) -> None:
     for rule in _rules(account=account):
         if "sompools" in rule["resources"]:
-            assert set(rule["verbs"]) <= {"list", "watch", "patch"}
+            assert set(rule["verbs"]) <= {"get", "list", "watch", "patch"}
+
+
+def test_operator_may_ask_whether_a_pool_is_gone() -> None:
+    """Before the memory of a pool that is in no list leaves the nodes."""
+    verbs = {
+        v
+        for r in _rules(account="som-operator")
+        if "sompools" in r["resources"]
+        for v in r["verbs"]
+    }
+    assert {"get", "list", "watch", "patch"} <= verbs
 
 
 def test_no_role_that_people_have_already_may_change_pools() -> None:
