@@ -240,6 +240,8 @@ class Measurement:
             figures["steps"] = await self.steps(
                 synced=lambda: bool(operator.get("/readyz")),
                 ordered=lambda: fleet.ordered("64Gi"),
+                first_reported=lambda: fleet.reported > 0,
+                first_advertised=lambda: fleet.advertised("32768", at_least=1),
                 advertised=lambda: fleet.advertised("32768"),
                 ready=lambda: fleet.ready("64Gi"),
             )

@@ -113,6 +113,7 @@ class Fleet:
     def __init__(self, client: kube.Client, count: int) -> None:
         self.client, self.count = client, count
         self.ready_at: dict[int, float] = {}
+        self.reported = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = itertools.count()
         self._at_once = asyncio.Semaphore(24)
@@ -199,6 +200,7 @@ class Fleet:
         }
         path = kube.SOMNODES.path(name=name, subresource="status")
         await self._send(lambda: self.client.apply(path, body, field_manager="som-agent"))
+        self.reported += 1
 
     async def _send(self, request: Callable[[], Awaitable[Any]]) -> None:
         """Agents and kubelets try again; one refusal says nothing about the operator."""
@@ -235,8 +237,10 @@ class Fleet:
             for somnode in self.somnodes.cache.values()
         )
 
-    def advertised(self, units: str) -> bool:
-        return self.count == sum(value == units for value in self.nodes.cache.values())
+    def advertised(self, units: str, *, at_least: int | None = None) -> bool:
+        """Whether all nodes have so many units, or so many nodes."""
+        have = sum(value == units for value in self.nodes.cache.values())
+        return have >= (self.count if at_least is None else at_least)
 
     def ready(self, capacity: str) -> bool:
         pool = self.pools.cache.get(kube.Key("", POOL), {})

@@ -1,4 +1,4 @@
-"""The controllers as one thing: two queues over one fleet.
+"""The controllers as one thing: three queues over one fleet.
 
 Caches are kept from the beginning. Decisions and writes happen in `run` alone, so that an
 election can start and end them.
@@ -48,12 +48,17 @@ class Controllers:
         self._pool_queue = kube.WorkQueue[str](
             measure("pool", self._reconcile_pool), name="pool", beats=beats, time=time
         )
-        self.queues = (self._node_queue, self._pool_queue)
+        # Plans without writes: how pools stand does not wait for what nodes are still to be told.
+        self._survey_queue = kube.WorkQueue[str](
+            self._survey_node, name="survey", beats=beats, time=time
+        )
+        self.queues = (self._node_queue, self._pool_queue, self._survey_queue)
         self.fleet = Fleet(
             client,
             agent_namespace=agent_namespace,
             nodes_due=self._node_queue,
             pools_due=self._pool_queue,
+            surveys_due=self._survey_queue,
             beats=beats,
             time=time,
         )
@@ -81,8 +86,8 @@ class Controllers:
         await self.fleet.wait_synced()
         await self._survey()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._node_queue.run())
-            tasks.create_task(self._pool_queue.run())
+            for queue in self.queues:
+                tasks.create_task(queue.run())
         raise AssertionError("queues run for ever")
 
     async def _survey(self) -> None:
@@ -98,6 +103,10 @@ class Controllers:
                     # That node's own reconcile fails by it, is counted, and is tried again.
                     _log.exception("a node cannot be planned", extra={"node": node.name})
                     self._node_queue.add(node.name)
+
+    async def _survey_node(self, name: str) -> None:
+        if (node := self.fleet.node(name)) is not None:
+            self._nodes.survey(node)
 
     def _pool_changed(self, name: str) -> None:
         self._pool_queue.add_after(name, STATUS_EVERY_S)

@@ -32,11 +32,13 @@ class Fleet:
         agent_namespace: str,
         nodes_due: kube.WorkQueue[str],
         pools_due: kube.WorkQueue[str],
+        surveys_due: kube.WorkQueue[str],
         beats: heartbeats.Heartbeats | None = None,
         time: kube.Clock,
     ) -> None:
         self._nodes_due = nodes_due
         self._pools_due = pools_due
+        self._surveys_due = surveys_due
         self._pods_of: dict[str, dict[kube.Key, observed.Pod]] = {}
         self._gone: set[str] = set()
         self._orders: pools.Orders | None = None
@@ -145,6 +147,10 @@ class Fleet:
             self._all_due()
         self._pools_due.add(key.name)
 
+    def _due(self, node: str) -> None:
+        self._surveys_due.add(node)
+        self._nodes_due.add(node, urgent=True)
+
     def _all_due(self) -> None:
         self._orders = None
         for name in self.nodes:
@@ -154,7 +160,7 @@ class Fleet:
         self, key: kube.Key, old: observed.Node | None, new: observed.Node | None
     ) -> None:
         _keep(self.nodes, key, new)
-        self._nodes_due.add(key.name, urgent=True)
+        self._due(key.name)
 
     def _somnode_changed(
         self,
@@ -163,7 +169,7 @@ class Fleet:
         new: _SomNode | None,
     ) -> None:
         _keep(self.somnodes, key, new)
-        self._nodes_due.add(key.name, urgent=True)
+        self._due(key.name)
 
     def _pod_changed(
         self, key: kube.Key, old: observed.Pod | None, new: observed.Pod | None
@@ -176,7 +182,7 @@ class Fleet:
         if new is not None:
             self._pods_of.setdefault(new.node, {})[key] = new
         for node in {pod.node for pod in (old, new) if pod is not None}:
-            self._nodes_due.add(node, urgent=True)
+            self._due(node)
 
 
 def _keep(by_name: dict[str, T], key: kube.Key, value: T | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from fakes import api_server
-from som_operator import node_events, observed, plan
+from som_operator import controllers, node_events, observed, plan
 from unit.kube.watching import until
 from unit.operator.cluster import SOM, SOMNODE_PATH, SOMPOOL_PATH, Cluster
 
@@ -490,6 +490,36 @@ async def test_a_node_that_reports_does_not_wait_behind_a_fleet(cluster: Cluster
         cluster.report(first)
         await until(lambda: cluster.capacity(first) == "512")
         assert not all(cluster.ordered(name) for name in names)
+
+
+async def test_how_a_pool_stands_does_not_wait_for_what_nodes_are_to_be_told(
+    cluster: Cluster,
+) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        await cluster.quiet()
+        answers = asyncio.Event()
+
+        async def hang(request: web.Request) -> None:
+            if request.method == "POST" and request.path == SOMNODE_PATH:
+                await answers.wait()
+
+        cluster.server.failure = hang
+        for number in range(2 * controllers.NODE_WORKERS):
+            cluster.node(f"m{number:02}")
+        await until(
+            lambda: (
+                [r.path for r in cluster.server.requests].count(SOMNODE_PATH)
+                > controllers.NODE_WORKERS
+            )
+        )
+        somnode = cluster.expect(SOM, "somnodes", "n")
+        somnode["status"]["pools"][0]["allocated"] = "2Mi"
+        cluster.server.put(SOM, "somnodes", somnode)
+        await until(lambda: cluster.expect(SOM, "sompools", "a")["status"]["allocated"] == "2Mi")
+        answers.set()
 
 
 async def test_a_mistake_about_one_node_is_that_nodes_failure(
