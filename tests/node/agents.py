@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from node import machine
 from som_device_plugin.local import daemons, layout
@@ -57,19 +57,26 @@ class Program:
 class LocalNode:
     """The processes of local mode without its command, so that a test may kill each of them."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(
+        self, path: pathlib.Path, *, start: Callable[..., subprocess.Popen] = subprocess.Popen
+    ) -> None:
         self.state_dir = layout.StateDir(path)
         # As `som local up` does; without it there is nothing to give back.
         self.state_dir.lock.touch()
         self.generation = 0
         self.agent: subprocess.Popen | None = None
         self.log = (path / "agent.log").open("ab")
-        self.stand_in = subprocess.Popen(
-            [sys.executable, "-m", "som_device_plugin.local.kubelet", str(path)], stderr=self.log
-        )
+        self.start = start
+        self.start_stand_in()
         machine.wait_until(
             self.state_dir.control_socket.exists, what="the stand-in serves", deadline_s=60
         )
+
+    def start_stand_in(self) -> None:
+        """Start the kubelet stand-in."""
+        path = str(self.state_dir.path)
+        command = [sys.executable, "-m", "som_device_plugin.local.kubelet", path]
+        self.stand_in = self.start(command, stderr=self.log)
 
     def start_agent(self, *, killed_at: tuple[str, str] | None = None) -> None:
         """Start an agent; with `killed_at` (step, when) one that dies there."""
@@ -87,7 +94,7 @@ class LocalNode:
         # The lock by which all of local mode knows that the agent lives.
         with daemons.agent(self.state_dir)._lock_file.open("ab") as lock:
             machine.wait_until(lambda: daemons._lock(lock.fileno()), what="the last agent ended")
-            self.agent = subprocess.Popen(
+            self.agent = self.start(
                 [sys.executable, *start, *(word for pair in flags.items() for word in pair)],
                 stdout=self.log,
                 stderr=self.log,

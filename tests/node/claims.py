@@ -1,0 +1,90 @@
+"""Owners of leases that do what a test tells them: `programs/claim.c` under `som local run`."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+from node import agents
+
+PAGE = 2 * 2**20
+
+
+class Claim:
+    """A program with `units` pages at /dev/som. Its answers are lines; see `claim.c`."""
+
+    def __init__(
+        self,
+        node: agents.LocalNode,
+        units: int,
+        *,
+        program: str,
+        user: str = "1000:1000",
+    ) -> None:
+        self.units = units
+        self._text = b""
+        self._lines: list[str] = []
+        command = ["local", "run", "--state-dir", str(node.state_dir.path), "--user", user]
+        self.process = node.start(
+            [agents.SOM, *command, "--request", f"som.io/2Mi={units}", "--", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=node.log,
+        )
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    def tell(self, order: str) -> None:
+        """Give an order without waiting."""
+        self.process.stdin.write(f"{order}\n".encode())
+        self.process.stdin.flush()
+
+    def heard(self) -> str | None:
+        """The next line if there is one, without waiting; "" at the program's end."""
+        if self._lines:
+            return self._lines.pop(0)
+        try:
+            read = os.read(self.process.stdout.fileno(), 65536)
+        except BlockingIOError:
+            return None
+        if not read:
+            return ""
+        *lines, self._text = (self._text + read).split(b"\n")
+        self._lines = [line.decode() for line in lines]
+        return self._lines.pop(0) if self._lines else None
+
+    def answer(self, order: str = "", *, deadline_s: float = 60) -> str:
+        """What it answers to `order`; without one, its next line."""
+        if order:
+            self.tell(order)
+        end = time.monotonic() + deadline_s
+        while (line := self.heard()) is None:
+            assert time.monotonic() < end, f"no answer to {order!r} within {deadline_s} s"
+            time.sleep(0.02)
+        return line
+
+    def nodes(self) -> list[int]:
+        """The NUMA node of each page."""
+        return [int(node) for node in self.answer("nodes").split()[1:]]
+
+    def end(self, *, deadline_s: float = 60) -> int:
+        """Close its stdin: it ends by itself. Its exit status."""
+        self.process.stdin.close()
+        status = self.process.wait(deadline_s)
+        self.process.stdout.close()
+        return status
+
+
+def token(rng: random.Random) -> int:
+    """A pattern that no other owner has."""
+    return rng.randrange(1, 2**63)
+
+
+def seed_of(variable: str) -> int:
+    """The seed that the environment gives, or a new one."""
+    return int(os.environ.get(variable) or random.randrange(2**32))
+
+
+def note(text: str) -> None:
+    """For the reader of a test's output."""
+    print(text, file=sys.stderr, flush=True)

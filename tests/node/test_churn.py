@@ -1,0 +1,37 @@
+"""Random life on a node, for SOM_CHURN_SECONDS, with the seed SOM_CHURN_SEED or a new one."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from node import agents, churn, claims, conftest
+
+UNITS = 48
+SECONDS = float(os.environ.get("SOM_CHURN_SECONDS") or 40)
+
+
+@pytest.fixture
+def state_dir() -> Iterator[pathlib.Path]:
+    """A short one: the path of a socket has at most 107 bytes. Others may enter its parent."""
+    parent = pathlib.Path(tempfile.mkdtemp(prefix="som-"))
+    parent.chmod(0o755)
+    (parent / "s").mkdir(mode=0o700)
+    yield parent / "s"
+    shutil.rmtree(parent)
+
+
+def test_every_owner_finds_zeroes_and_keeps_its_bytes_whatever_happens_around_it(
+    state_dir: pathlib.Path, program: conftest.Programs
+) -> None:
+    seed = claims.seed_of("SOM_CHURN_SEED")
+    claims.note(f"churn of {SECONDS:g} s with SOM_CHURN_SEED={seed}")
+    owner = shutil.copy(program("claim"), state_dir.parent)
+    with agents.local_node(state_dir) as node:
+        run = churn.Churn(node, seed=seed, units=UNITS, program=owner)
+        run.run(SECONDS)
+    claims.note(f"{dict(run.count)}")
+    assert not run.faults, f"SOM_CHURN_SEED={seed}: " + "\n".join(run.faults)
