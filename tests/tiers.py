@@ -33,6 +33,7 @@ TIERS: dict[str, Callable[[], str]] = {
     "unit": nothing_missing,
     "node": huge_pages_missing,
     "driver": root_missing,
+    "vm": root_missing,
     "cluster": huge_pages_missing,
 }
 

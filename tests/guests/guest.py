@@ -48,12 +48,13 @@ class Test:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The virtual hardware and the kernel's command line."""
+    """The virtual hardware and the kernel's command line; `hardware`: more words for QEMU."""
 
     memory: str
     nodes: tuple[str, ...] = ()
     append: str = ""
     modules: tuple[str, ...] = ()
+    hardware: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ def run(
         "-append",
         "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=unstable "
         "no_timer_check random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
-        f"{machine.append}",
+        f"{machine.append}", *machine.hardware,
     ]  # fmt: skip
     finished = True
     try:

@@ -1,0 +1,127 @@
+"""On the host each test is its guest's reports; in the guest it is an ordinary test.
+
+All chosen tests run in one guest, by one pytest in it (`inside.py`), in the host's order.
+"""
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from node import agents, machine
+from som_device_plugin.linux import cgroups, hugepages, mountinfo
+from som_device_plugin.local import orders
+from vm import forked, inside, outside
+from vm.numa import PAGE, persistent, said, used, wait_until
+
+HERE = pathlib.Path(__file__).parent
+
+
+def in_guest(config: pytest.Config) -> bool:
+    return any(isinstance(each, inside.Reporter) for each in config.pluginmanager.get_plugins())
+
+
+def of_host(item: pytest.Item) -> bool:
+    return "console" in item.fixturenames
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = [item for item in items if HERE in item.path.parents]
+    if in_guest(config) or not ours:
+        return
+    if reason := outside.requirements_missing():
+        if os.environ.get("CI") == "true":
+            pytest.exit(reason, returncode=1)
+        for item in ours:
+            item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=of_host)
+    config.stash[TESTS] = [item.nodeid for item in ours if not of_host(item)]
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if in_guest(item.config) or of_host(item) or item.get_closest_marker("skip"):
+        return None
+    hook = item.ihook
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    try:
+        for data in guest_of(item.config).reports():
+            assert data["nodeid"] == item.nodeid, data
+            report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
+            hook.pytest_runtest_logreport(report=report)
+    except AssertionError as error:
+        pytest.exit(str(error), returncode=1)
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+TESTS = pytest.StashKey[list[str]]()
+GUEST = pytest.StashKey[outside.Guest]()
+
+
+def guest_of(config: pytest.Config) -> outside.Guest:
+    if GUEST not in config.stash:
+        config.stash[GUEST] = outside.Guest(config.stash[TESTS])
+    return config.stash[GUEST]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if GUEST in session.config.stash:
+        session.config.stash[GUEST].remove()
+
+
+@pytest.fixture
+def console(request: pytest.FixtureRequest) -> str:
+    """What the guest's kernel has said, to its end. A test with this fixture runs on the host."""
+    if GUEST not in request.config.stash:
+        pytest.skip("no test was chosen that needs a guest")
+    return request.config.stash[GUEST].end()
+
+
+# In the guest
+
+
+@pytest.fixture(scope="module")
+def state_dir() -> Iterator[pathlib.Path]:
+    """A short one, whose parent others may enter."""
+    parent = pathlib.Path(tempfile.mkdtemp(prefix="som-"))
+    parent.chmod(0o755)
+    (parent / "s").mkdir(mode=0o700)
+    yield parent / "s"
+    shutil.rmtree(parent)
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Iterator[dict[int, int]]:
+    """Pages that others have and use on each NUMA node; nobody has touched them in the end.
+
+    (A free one would be where the kernel moves a page to.)
+    """
+    others = {0: 5, 1: 3}
+    for node, pages in others.items():
+        hugepages.write_persistent(PAGE, node, pages)
+    with used(sum(others.values())):
+        yield others
+    assert persistent() == others
+    for node in others:
+        hugepages.write_persistent(PAGE, node, 0)
+
+
+@pytest.fixture(scope="module")
+def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[agents.LocalNode]:
+    """A node without a pool yet; in the end nothing of it stays on the machine."""
+    before = machine.Snapshot.take(state_dir)
+    new = agents.LocalNode(state_dir, start=forked.start)
+    yield new
+    if new.agent is not None:
+        new.order(0)
+        wait_until(lambda: said(new) == [], what=f"the pool is gone\n{new.log_text()[-4000:]}")
+    for process in filter(None, (new.agent, new.stand_in)):
+        process.terminate()
+        process.wait(60)
+    new.log.close()
+    orders.remove_cgroups(new.state_dir, cgroups.find(mountinfo.read()))
+    wait_until(lambda: not before.difference(), what="nothing is left", left=before.difference)

@@ -1,0 +1,67 @@
+"""Starts som's processes as forks of this one, which has imported everything.
+
+The emulated processor takes half a minute to import the agent. A fork is the same program in a
+process of its own, only not loaded again.
+"""
+
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from node import agents
+from som_device_plugin import main as agent
+from som_device_plugin.local import cli, kubelet
+
+
+def start(
+    command: Sequence[object], *, pass_fds: Sequence[int] = (), **options: object
+) -> subprocess.Popen:
+    """Like `subprocess.Popen`, without exec where the command is one of som's."""
+    words = [str(word) for word in command]
+    body = _body(words)
+
+    def become() -> None:
+        # The pipe by which Popen waits for exec is among those closed.
+        first = 3
+        for kept in sorted(pass_fds):
+            os.closerange(first, kept)
+            first = kept + 1
+        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(fd, mode, buffering=1)  # noqa: PTH123, SIM115
+            for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
+        )
+        sys.argv = words
+        os._exit(_status(body))
+
+    return subprocess.Popen(command, preexec_fn=become, pass_fds=pass_fds, **options)
+
+
+def _body(words: list[str]) -> Callable[[], int | None]:
+    if words[0] == str(agents.SOM):
+        return lambda: cli.main(words[1:])
+    kind, program, *arguments = words[1:]
+    words[:] = [program, *arguments]
+    if (kind, program) == ("-m", kubelet.__name__):
+        return kubelet.main
+    if kind == "-c" and program.startswith(f"from {agent.__name__} import main"):
+        return agent.main
+    raise ValueError(f"not one of som's programs: {words}")
+
+
+def _status(body: Callable[[], int | None]) -> int:
+    try:
+        return body() or 0
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+            return 1
+        return int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

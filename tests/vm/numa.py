@@ -1,0 +1,59 @@
+"""What the kernel and som say about the two NUMA nodes, in pages."""
+
+import contextlib
+import json
+import mmap
+import time
+from collections.abc import Callable, Iterator
+
+from node import agents
+from som_device_plugin.linux import hugepages
+
+PAGE = 2 * 2**20
+MAP_POPULATE = 0x8000
+MAP_HUGETLB = 0x40000
+DEADLINE_S = 90.0
+"""The emulated machine is slow, and on a loaded host very slow."""
+
+
+def wait_until(
+    condition: Callable[[], object], *, what: str, left: Callable[[], str] = str
+) -> None:
+    """Until `condition()`; fails with `what` and what is `left`. Leaves the processor to others."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, f"not within {DEADLINE_S:g} s: {what}: {left()}"
+        time.sleep(0.2)
+
+
+def persistent() -> dict[int, int]:
+    """NUMA node -> persistent huge pages on it, whoever has them."""
+    return {node: hugepages.node_counts(PAGE, node).persistent for node in hugepages.nodes()}
+
+
+def said(node: agents.LocalNode) -> list[dict]:
+    """The pools of the agent's last report on the present order; [{}] before that."""
+    with contextlib.suppress(FileNotFoundError):
+        status = json.loads(node.state_dir.status.read_text())
+        if status.get("observedGeneration") == node.generation:
+            return status["pools"]
+    return [{}]
+
+
+def shares(node: agents.LocalNode) -> dict[int, int]:
+    """NUMA node -> pages of the pool, as the agent reports them."""
+    numa = node.pool().get("numa", [])
+    return {share["node"]: pages_of(share["capacity"]) for share in numa}
+
+
+def pages_of(quantity: str) -> int:
+    """`40Mi` in pages."""
+    return int(quantity.removesuffix("Mi")) * 2**20 // PAGE
+
+
+@contextlib.contextmanager
+def used(pages: int) -> Iterator[None]:
+    """A program of the machine uses `pages` huge pages."""
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE
+    with mmap.mmap(-1, pages * PAGE, flags=flags):
+        yield
