@@ -364,6 +364,6 @@ async def test_a_start_takes_no_pages_while_the_agent_works_on_the_hold(node: no
             lines = pathlib.Path("/proc/locks").read_text().splitlines()
             return any("-> FLOCK" in line and inode in line for line in lines)
 
-        await asyncio.to_thread(machine.wait_until, waits, what="the worker waits for the lock")
+        await asyncio.to_thread(machine.wait_until, waits, what="the worker waits", deadline_s=60)
         assert os.fstat(file.fileno()).st_size == 8 * PAGE
     node.driver.revoke(await building)

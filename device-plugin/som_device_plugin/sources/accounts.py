@@ -139,11 +139,11 @@ def settle(found: Found, ledger: Ledger) -> Settled:
     if cause is Cause.REWRITTEN:
         setting = found.total
     missing = max(strangers + found.neighbours + ours - found.total, 0)
-    shares = _shares(found, ledger, strangers, pools, missing)
+    ledger, lacking = _shares(found, ledger, strangers, pools, missing)
     return Settled(
-        ledger=dataclasses.replace(shares, setting=setting),
+        ledger=dataclasses.replace(ledger, setting=setting),
         cause=cause,
-        missing=_lacking(shares.pools.values(), missing),
+        missing=lacking,
         doubted=ours - least,
     )
 
@@ -175,28 +175,28 @@ def _resolved(there: int, pools: Mapping[str, Share]) -> dict[str, int]:
 
 def _shares(
     found: Found, ledger: Ledger, strangers: int, pools: Mapping[str, int], missing: int
-) -> Ledger:
-    """These sums by node: of the pools' pages, `missing` are intended and not there yet."""
+) -> tuple[Ledger, Nodes]:
+    """These sums by node, and where som's owners lack the `missing` pages."""
     room = _agreeing(found.nodes, found.total)
-    homes = {pool: share.homes for pool, share in ledger.pools.items()}
-    there, rest = {_STRANGERS: strangers}, sum(pools.values()) - missing
-    for pool, pages in pools.items():
-        there[pool] = min(pages, max(rest, 0))
-        rest -= there[pool]
-    others = {
-        _STRANGERS: ledger.strangers or {},
-        # On which nodes they are the kernel does not say; they were ordered evenly.
-        _NEIGHBOURS: plan.even_shares(found.neighbours, room),
-    }
-    pages_of = place({**there, _NEIGHBOURS: found.neighbours}, {**others, **homes}, room)
-    intended = pages_of
+    # What is charged to neighbours is there for sure, the pools' part only on record.
+    som = {_NEIGHBOURS: found.neighbours, **pools}
+    homes: dict[str, Nodes] = {pool: share.homes for pool, share in ledger.pools.items()}
+    # On which nodes they are the kernel does not say; they were ordered evenly.
+    homes[_NEIGHBOURS] = plan.even_shares(found.neighbours, room)
+    there, rest = {_STRANGERS: strangers}, found.total - strangers
+    for owner, pages in som.items():
+        there[owner] = min(pages, max(rest, 0))
+        rest -= there[owner]
+    has = place(there, {_STRANGERS: ledger.strangers or {}, **homes}, room)
+    intends = has
     if missing:
         whole = {node: sum(home.get(node, 0) for home in homes.values()) for node in room}
-        intended = place(pools, homes, whole)
-    return Ledger(
-        strangers=pages_of[_STRANGERS],
-        pools={pool: Share(pages_of[pool], intended[pool]) for pool in pools},
+        intends = place(som, homes, whole)
+    after = Ledger(
+        strangers=has[_STRANGERS],
+        pools={pool: Share(has[pool], intends[pool]) for pool in pools},
     )
+    return after, _lacking([Share(has[owner], intends[owner]) for owner in som], missing)
 
 
 def place(

@@ -59,16 +59,17 @@ class Counters:
             # Writes are absolute: two agents of one machine have to take turns. A cgroup is the
             # same for both whatever else of the host they see, and this one only root can open.
             path = self._hierarchy.root / "som.lock"
-            directory = _locked_directory(path)
-            try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(os.close, _locked_directory(path))
+                stack.callback(self._remove_unneeded, path)
                 yield
-            finally:
-                if not self._records.pools():
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
-                os.close(directory)
         finally:
             self._threads.release()
+
+    def _remove_unneeded(self, lock: pathlib.Path) -> None:
+        if not self._records.pools():
+            with contextlib.suppress(OSError):
+                lock.rmdir()
 
     def take_events(self) -> list[seams.Event]:
         """What was found and judged since the last call."""
@@ -104,8 +105,9 @@ class Counters:
             self._events.append(_doubted(page_bytes, settled))
         if settled.missing:
             self._add(page_bytes, found, settled.missing)
-            _, after = self._look(page_bytes)
-            self._events.append(_corrected(page_bytes, settled, found, after))
+            found_after, after = self._look(page_bytes)
+            short = max(found.total + sum(settled.missing.values()) - found_after.total, 0)
+            self._events.append(_corrected(page_bytes, settled.cause, found, after, short))
         elif settled.cause is accounts.Cause.TAKEN and _strangers(settled) < settled.ledger.setting:
             self._events.append(_taken(page_bytes, settled))
 
@@ -146,20 +148,20 @@ class Counters:
 
 
 def _locked_directory(path: pathlib.Path) -> int:
-    """An fd of the directory `path`, made if need be, with the lock; whoever closes it lets go."""
+    """An fd of the directory `path`, made if need be, with the lock; closing it lets go.
+
+    Who has the lock may remove the directory: then the next one is locked.
+    """
     while True:
-        path.mkdir(mode=0o700, exist_ok=True)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, directory)
             flocks.take(directory, f"the machine's huge pages ({path})", timeout_s=LOCK_TIMEOUT_S)
-            # An agent that gave back its last pool removes the directory.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(directory), path.stat()):
-                    return directory
-        except BaseException:
-            os.close(directory)
-            raise
-        os.close(directory)
+            if os.path.samestat(os.fstat(directory), path.stat()):
+                stack.pop_all()
+                return directory
 
 
 def _strangers(settled: accounts.Settled) -> int:
@@ -190,17 +192,17 @@ def _taken(page_bytes: int, settled: accounts.Settled) -> seams.Event:
 
 
 def _corrected(
-    page_bytes: int, settled: accounts.Settled, found: accounts.Found, after: accounts.Settled
+    page_bytes: int,
+    cause: accounts.Cause,
+    found: accounts.Found,
+    after: accounts.Settled,
+    short: int,
 ) -> seams.Event:
-    strangers, ours, owed = _strangers(after), _ours(after), sum(settled.missing.values())
-    short = _ours(settled) + owed - ours
     return seams.Event(
-        reason="HugePagesRewritten"
-        if settled.cause is accounts.Cause.REWRITTEN
-        else "HugePagesLost",
-        message=f"{plan.human_bytes(page_bytes)} huge pages were {settled.cause.value}: "
-        f"{found.total} found ({found.surplus} more in use as surplus); {owed} were missing and "
-        f"{f'{short} of them could not be added again' if short else 'are added again'}: som has "
-        f"{ours}, other programs {strangers}; if these need none, write 0 to nr_hugepages",
+        reason="HugePagesRewritten" if cause is accounts.Cause.REWRITTEN else "HugePagesLost",
+        message=f"{plan.human_bytes(page_bytes)} huge pages were {cause.value}: {found.total} "
+        f"found ({found.surplus} more in use as surplus); what was missing is added again"
+        f"{f', but for {short} pages' if short else ''}: som has {_ours(after)}, other programs "
+        f"{_strangers(after)}; if these need none, write 0 to nr_hugepages",
         warning=True,
     )

@@ -110,6 +110,13 @@ def test_a_change_cut_short_anywhere_is_found_again(
     assert settled.doubted == really - min(pages, intended)
 
 
+def test_a_total_that_no_pool_misses_is_only_noted() -> None:
+    ledger = accounts.Ledger({0: 9}, {"a": accounts.Share({0: 0}, {0: 0})}, setting=3)
+    settled = accounts.settle(accounts.Found(total=3, nodes={0: 3}, surplus=1), ledger)
+    assert (settled.cause, settled.missing) == (accounts.Cause.TAKEN, {})
+    assert settled.ledger.strangers == {0: 3}
+
+
 def test_who_loses_pages_loses_them_on_the_node_that_lost_them() -> None:
     share = accounts.Share({0: 50, 1: 50}, {0: 50, 1: 50})
     ledger = accounts.Ledger({0: 20, 1: 20}, {"a": share}, setting=40)

@@ -1,7 +1,9 @@
 """Pools beside strangers, neighbours and containers that move their pages."""
 
 import pathlib
+import time
 from collections.abc import Iterator
+from concurrent import futures
 
 import pytest
 
@@ -90,6 +92,35 @@ def test_the_setting_applied_again_is_known_by_the_next_agent_too(tmp_path: path
         assert reasons(agent) == ["HugePagesRewritten"]
         assert (machine.kernel.persistent(), agent.strangers) == (328, 200)
         agent.close()
+
+
+def test_a_lower_setting_is_known_when_it_is_applied_once_more(
+    machine: machines.Machine, agent: machines.Agent
+) -> None:
+    machine.kernel.write(None, 128 + 200)
+    agent.check()
+    machine.kernel.use(180)
+    machine.kernel.write(None, 190)
+    assert reasons(agent) == ["HugePagesRewritten"]
+    machine.kernel.use(-180)
+    machine.kernel.write(None, 190)
+    assert reasons(agent) == ["HugePagesRewritten"]
+    assert (machine.kernel.persistent(), agent.strangers) == (128 + 190, 190)
+
+
+@pytest.mark.parametrize("in_use", [0, 10])
+def test_who_restores_after_a_rewriting_restores_the_neighbours_pages_too(
+    in_use: int, machine: machines.Machine
+) -> None:
+    ours, neighbour = machine.agent(), machine.agent()
+    ours.grow("a", 53)
+    neighbour.grow("b", 61)
+    machine.kernel.use(in_use)
+    machine.kernel.write(None, 10)
+    assert reasons(ours) == ["HugePagesRewritten"]
+    assert (ours.hold, machine.kernel.persistent()) == (53, 10 + 53 + 61)
+    assert neighbour.check() == ours.check() == []
+    assert (ours.strangers, neighbour.strangers) == (10, 10)
 
 
 def test_strangers_who_take_their_own_away_are_believed_and_it_is_told(
@@ -191,6 +222,25 @@ def test_who_has_the_counters_is_named_and_not_waited_for(
         with pytest.raises(counters.CountersBusy, match="another step of this agent"):
             agent.check()
     assert agent.check() == []
+
+
+def test_agents_without_pools_that_make_and_remove_the_lock_still_take_turns(
+    machine: machines.Machine,
+) -> None:
+    agents = [machine.agent() for _ in range(3)]
+    inside: list[machines.Agent] = []
+
+    def turns(agent: machines.Agent) -> None:
+        for _ in range(50):
+            with agent.counters.locked():
+                inside.append(agent)
+                time.sleep(0)
+                assert inside == [agent]
+                inside.clear()
+
+    with futures.ThreadPoolExecutor() as executor:
+        list(executor.map(turns, agents))
+    assert not (machine.root / "som.lock").exists()
 
 
 def test_the_lock_on_the_counters_is_roots_and_goes_with_the_last_pool(

@@ -139,6 +139,9 @@ TestLife = Life.TestCase
 TestLife.settings = hypothesis.settings(
     max_examples=20,
     stateful_step_count=20,
-    deadline=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        # Strangers who do what nobody could tell from something else are left out.
+        hypothesis.HealthCheck.filter_too_much,
+    ],
 )
