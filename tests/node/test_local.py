@@ -597,7 +597,9 @@ def test_scripts_read_one_object_per_line_from_every_command(local: Local) -> No
         if arguments[0] == "run":
             ours, other = other, ours
         assert other == ""
-        return [json.loads(line) for line in ours.splitlines()]
+        objects = [json.loads(line) for line in ours.splitlines()]
+        # On a slow machine they say that they wait.
+        return [each for each in objects if each["event"] not in ("note", "waiting")]
 
     [up] = said("up", "-f", "-", given=manifest())
     assert (up["event"], up["capacity_bytes"], up["wanted_bytes"]) == ("up", 2**26, 2**26)
