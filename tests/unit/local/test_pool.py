@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from som_device_plugin.leases import database
-from som_device_plugin.local import Wrong, daemons, layout, output, pool
+from som_device_plugin.local import Wrong, daemons, layout, output, place, pool
 from som_device_plugin.sources import records
 
 
@@ -69,20 +69,20 @@ def test_a_directory_with_files_of_others_is_refused(
     for name in there:
         (short_path / name).mkdir()
     with pytest.raises(Wrong, match=f"{short_path} is in use"):
-        pool._check_state_dir(short_path)
+        place.check_state_dir(short_path)
 
 
 def test_a_directory_of_som_an_empty_one_and_a_missing_one_are_good(
     short_path: pathlib.Path,
 ) -> None:
-    pool._check_state_dir(short_path / "missing")
-    pool._check_state_dir(short_path)
+    place.check_state_dir(short_path / "missing")
+    place.check_state_dir(short_path)
     # What an agent of the first version left when it was killed.
     (short_path / ".status.json.4711").touch()
-    pool._check_state_dir(short_path)
+    place.check_state_dir(short_path)
     (short_path / "local.lock").touch()
     (short_path / "agent.log").touch()
-    pool._check_state_dir(short_path)
+    place.check_state_dir(short_path)
 
 
 def test_a_disk_without_room_is_refused(
@@ -92,14 +92,14 @@ def test_a_disk_without_room_is_refused(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     for path in (short_path, short_path / "missing"):
         with pytest.raises(Wrong, match="only 4095 bytes free; make room"):
-            pool._check_state_dir(path)
+            place.check_state_dir(path)
 
 
 def test_a_file_missing_to_the_one_that_works_alone_is_its_error(tmp_path: pathlib.Path) -> None:
     state_dir = layout.StateDir(tmp_path)
     with (
         pytest.raises(FileNotFoundError, match="not there"),
-        pool._alone(state_dir, output.Output()),
+        place.alone(state_dir, output.Output()),
     ):
         raise FileNotFoundError("not there")
 
