@@ -253,11 +253,16 @@ def test_a_terabyte_of_units_is_one_number_in_the_books_and_one_ticket_in_a_pod(
     fleet.reserve("tera-1", "1Ti")
     fleet.until("the capacity", lambda: fleet.units("tera-1") == "524288")
     fleet.play_kubelet("tera-1")
-    fleet.create_pod("tera", units=524288, nodeSelector={"fleet": fleet.name})
+    # A node that is played is tainted after a while.
+    there: dict[str, Any] = {
+        "nodeSelector": {"fleet": fleet.name},
+        "tolerations": [{"operator": "Exists"}],
+    }
+    fleet.create_pod("tera", units=524288, **there)
     fleet.until("the scheduler", lambda: fleet.get("pod", "tera", ".spec.nodeName") == "tera-1")
     limits = json.loads(fleet.get("pod", "tera", ".spec.containers[0].resources.limits"))
     assert limits == {"som.io/2Mi": "524288", "som.io/ticket": "1"}
-    fleet.create_pod("late", units=1, nodeSelector={"fleet": fleet.name})
+    fleet.create_pod("late", units=1, **there)
     fleet.until(
         "the refusal",
         lambda: "Insufficient som.io/2Mi" in fleet.kubectl("describe", "pod", "late"),
