@@ -14,6 +14,7 @@ from som_device_plugin.local import daemons, layout
 
 MIB = 2**20
 SOM = pathlib.Path(sys.executable).parent / "som"
+REGISTERED = "registered som.io/ticket with kubelet"
 KILLED = pathlib.Path(__file__).with_name("killed_agent.py")
 
 OWNER = """
@@ -80,6 +81,7 @@ class LocalNode:
 
     def start_agent(self, *, killed_at: tuple[str, str] | None = None) -> None:
         """Start an agent; with `killed_at` (step, when) one that dies there."""
+        self._registered_before = self.log_text().count(REGISTERED)
         path = str(self.state_dir.path)
         start = ["-c", "from som_device_plugin.main import main; main()"]
         if killed_at:
@@ -100,6 +102,14 @@ class LocalNode:
                 stderr=self.log,
                 pass_fds=[lock.fileno()],
             )
+
+    def wait_registered(self) -> None:
+        """The agent that was started last serves: the stand-in's patience is no slow machine's."""
+        machine.wait_until(
+            lambda: self.log_text().count(REGISTERED) > self._registered_before,
+            what=f"the agent has registered\n{self.log_text()}",
+            deadline_s=60,
+        )
 
     def wait_killed(self) -> None:
         """The agent has died by SIGKILL at its step."""

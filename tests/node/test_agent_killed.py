@@ -91,6 +91,7 @@ def test_agent_killed_while_a_lease_ends(step: tuple[str, str], state_dir: pathl
         assert first.end() == "kept"
         node.wait_killed()
         node.start_agent()
+        node.wait_registered()
         second = agents.Program(node.state_dir, UNITS)
         assert second.found() == "zero 67108864", node.log_text()
         assert second.end() == "kept"
