@@ -6,6 +6,7 @@ All chosen tests run in one guest, by one pytest in it (`inside.py`), in the hos
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -116,6 +117,9 @@ def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[agents.Lo
     before = machine.Snapshot.take(state_dir)
     new = agents.LocalNode(state_dir, start=forked.start)
     yield new
+    ours = {each.pid for each in (new.agent, new.stand_in) if each is not None}
+    for process in machine.Snapshot.take(state_dir).children - before.children - ours:
+        os.kill(process, signal.SIGKILL)  # an owner of a test that failed
     if new.agent is not None:
         new.order(0)
         wait_until(lambda: said(new) == [], what=f"the pool is gone\n{new.log_text()[-4000:]}")
