@@ -134,10 +134,12 @@ def settle(found: Found, ledger: Ledger) -> Settled:
     cause = _cause(found, strangers=strangers, ours=ours, setting=setting)
     if cause in (Cause.ADDED, Cause.TAKEN):
         strangers = max(found.total - found.neighbours - ours, 0)
-    elif cause in (Cause.REWRITTEN, Cause.MEMORY_ERROR):
+    elif cause is Cause.MEMORY_ERROR:
         strangers = min(strangers, found.total)
-    if cause is Cause.REWRITTEN:
-        setting = found.total
+    elif cause is Cause.REWRITTEN:
+        # Who wrote a single node has left pools' pages on the others: that sum is no setting.
+        setting = min(max(setting, strangers), found.total)
+        strangers = min(strangers, found.total)
     missing = max(strangers + found.neighbours + ours - found.total, 0)
     ledger, lacking = _shares(found, ledger, strangers, pools, missing)
     return Settled(

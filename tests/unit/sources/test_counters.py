@@ -80,6 +80,15 @@ def test_a_setting_applied_again_gives_nobody_more_than_he_had(
     assert agent.check() == []
 
 
+def test_a_setting_applied_to_one_node_is_the_strangers_still(
+    machine: machines.Machine, agent: machines.Agent
+) -> None:
+    machine.kernel.write(0, 5)
+    assert reasons(agent) == ["HugePagesRewritten"]
+    assert machine.kernel.total == {0: 69, 1: 69}
+    assert (agent.strangers, agent.ledger.setting) == (10, 10)
+
+
 def test_the_setting_applied_again_is_known_by_the_next_agent_too(tmp_path: pathlib.Path) -> None:
     with machines.Machine(tmp_path, theirs=200).running() as machine:
         agent = machine.agent()
