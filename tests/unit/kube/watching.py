@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from fakes.clock import FakeClock
 from som_api import heartbeats, kube
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 QUICK_IDLE_TIMEOUT_S = 0.05
 
 

@@ -54,7 +54,7 @@ async def test_it_serves_health_and_metrics_works_and_ends_when_told(
         assert 'som_operator_reconciles_total{controller="node"}' in text
         assert "som_operator_build_info{version=" in text
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
     finally:
         if process.returncode is None:
             process.kill()

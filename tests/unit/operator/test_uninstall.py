@@ -317,5 +317,5 @@ async def test_run_that_is_told_to_stop_starts_the_operator_and_fails(
     await until(lambda: _get(server, DEPLOYMENT)["spec"]["replicas"] == 0)
     await until(lambda: "som.io/2Mi" not in _get(server, NODE)["status"]["capacity"])
     process.send_signal(number)
-    assert await asyncio.wait_for(process.wait(), 10) == 128 + signal.SIGTERM
+    assert await asyncio.wait_for(process.wait(), 60) == 128 + signal.SIGTERM
     assert _unchanged(server)
