@@ -95,6 +95,18 @@ async def test_an_agent_that_lost_its_store_takes_its_own_pages_for_its_own(
     assert persistent() == foreign + 20
 
 
+async def test_an_agent_that_died_before_it_made_the_file_of_a_hold_is_followed_by_another(
+    node: nodes.Node,
+) -> None:
+    await node.apply(8 * PAGE)
+    hold.file_path(node.state_dir, "databases").unlink()
+
+    node.restart()
+
+    assert node.source.reserved("databases").free_bytes == 0
+    assert (await node.apply(8 * PAGE)).free_bytes == 8 * PAGE
+
+
 async def test_shrinking_takes_from_the_hold_and_never_what_is_held_or_promised(
     node: nodes.Node,
 ) -> None:

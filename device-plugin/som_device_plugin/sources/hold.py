@@ -68,7 +68,7 @@ class Hold:
     @property
     def size_bytes(self) -> int:
         """What the hold keeps now."""
-        return self._file.stat().st_size if self._mounted() else 0
+        return self._file.stat().st_size if self._made() else 0
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
@@ -77,7 +77,7 @@ class Hold:
         Raises:
             LockHeld: not within 10 s; says who has the lock.
         """
-        if not self._mounted():
+        if not self._made():
             yield -1
             return
         with self._file.open("r+b") as file:
@@ -147,6 +147,10 @@ class Hold:
             said = process.stderr.read().decode(errors="replace").strip()
             raise HoldError(f"{doing} ended with status {status}: {said}")
         return answer
+
+    def _made(self) -> bool:
+        """Who dies in `prepare` may leave a mount without the file."""
+        return self._mounted() and self._file.exists()
 
     def _mounted(self) -> bool:
         return any(
