@@ -6,6 +6,7 @@ Kubernetes.
 
 import collections
 import dataclasses
+import errno
 import itertools
 import json
 import logging
@@ -211,7 +212,10 @@ def _limited(hierarchy: cgroups.Hierarchy, group: pathlib.Path, page_bytes: int)
     while group != hierarchy.root:
         try:
             limit = (group / name).read_text(encoding="ascii").strip()
-        except FileNotFoundError:
+        except OSError as error:
+            # ENODEV: the group went between open and read.
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
             # On v2 the controller may be switched off for a group: then those above decide.
             if not group.exists():
                 return True

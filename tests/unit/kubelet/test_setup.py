@@ -1,8 +1,10 @@
 """What of kubelet's set-up forbids or endangers a reservation."""
 
+import errno
 import json
 import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -80,6 +82,20 @@ def test_a_pod_without_a_limit_is_found_under_every_name(
 @PODS
 def test_the_limit_of_an_ordinary_pod_is_no_trouble(groups: Groups, path: str, uid: str) -> None:
     groups.put(path, limit="0")
+    assert groups.unlimited() == ()
+
+
+def test_a_pod_that_ends_while_its_limit_is_read_is_no_trouble(
+    groups: Groups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups.put(f"kubepods/pod{UID}", limit="0")
+
+    def read_text(path: pathlib.Path, **_: object) -> str:
+        """What the kernel answers for an open file of a group that was removed."""
+        shutil.rmtree(path.parent)
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(path))
+
+    monkeypatch.setattr(pathlib.Path, "read_text", read_text)
     assert groups.unlimited() == ()
 
 
