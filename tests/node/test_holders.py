@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -180,6 +181,18 @@ async def test_a_file_lease_of_the_container_delays_nobody_else(
     start = await node.built(4 * PAGE)
     async with holding("lease", node=node, start=start, program=program, user=0) as holder:
         await its_successor_is_built_and_it_is_freed_when_its_holder_ends(node, start, holder)
+
+
+async def test_nothing_is_kept_of_a_start_that_its_container_emptied_and_still_resists(
+    node: nodes.Node, program: Programs
+) -> None:
+    await node.apply(8 * PAGE)
+    start = await node.built(4 * PAGE)
+    os.truncate(node.file(start), 0)
+    async with holding("lease", node=node, start=start, program=program, user=0):
+        await revoke(node, start)
+        assert node.driver.usage(start).free
+        assert node.driver.resisting() == frozenset()
 
 
 INTERPRETER = ("interp", "-nostdlib", "-static")

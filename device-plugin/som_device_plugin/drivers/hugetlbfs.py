@@ -195,18 +195,20 @@ class HugeTLBFS:
         longer, if it is taken again and again. A program that runs from the file denies writers.
         """
         key = (start.lease_id, start.number)
-        if (place := self._resisting.get(key)) is None:
+        # Out of everybody's reach meanwhile: once it is closed, its number is another file's.
+        if (place := self._resisting.pop(key, None)) is None:
             return
         try:
             file = os.open(f"/proc/self/fd/{place}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.ftruncate(file, 0)
+            finally:
+                os.close(file)
         except OSError as error:
+            self._resisting[key] = place
             log.info("not truncated yet", extra={"start": start.mount_source, "error": str(error)})
-            return
-        try:
-            os.ftruncate(file, 0)
-        finally:
-            os.close(file)
-        os.close(self._resisting.pop(key))
+        else:
+            os.close(place)
 
     def resisting(self) -> frozenset[tuple[seams.LeaseId, int]]:
         """See `seams.Driver`."""
@@ -217,6 +219,7 @@ class HugeTLBFS:
         charge = self._hierarchy.charge(self._group(start), start.page_bytes)
         if not charge.current_bytes and not charge.reserved_bytes:
             self._revoked_devices.pop(start.mount_source, None)
+            self._forget(start.lease_id, start.number)
         return seams.Usage(current_bytes=charge.current_bytes, reserved_bytes=charge.reserved_bytes)
 
     def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
@@ -249,7 +252,12 @@ class HugeTLBFS:
         """Ends what was started ahead; what is built stays."""
         await self._workers.close()
         for key in self.resisting():
-            os.close(self._resisting.pop(key))
+            self._forget(*key)
+
+    def _forget(self, lease_id: seams.LeaseId, number: int) -> None:
+        """Nothing is left to be truncated, or somebody else sees to it."""
+        if (place := self._resisting.pop((lease_id, number), None)) is not None:
+            os.close(place)
 
     @property
     def _leases(self) -> pathlib.Path:
