@@ -60,8 +60,9 @@ class ActivePool:
 
     @property
     def full(self) -> bool:
-        """Whether everything that was ordered is there."""
-        return self.settled and not self.refusal and self.capacity_bytes == self.order.capacity
+        """Whether everything that was ordered is there, and known to be."""
+        in_doubt = not self.settled or self.refusal or self.blocked
+        return not in_doubt and self.capacity_bytes == self.order.capacity
 
 
 class Pools:
