@@ -63,22 +63,6 @@ async def test_memory_that_a_static_memory_manager_knows_stays_as_it_is(node: No
         await until(lambda: node.source.has == {})
 
 
-async def test_a_pool_that_becomes_whole_on_a_blocked_node_is_reported_as_reserved(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "RETRY_S", (0.2,))
-    node.source.most_bytes = GIB
-    node.order(order(2 * GIB))
-    async with node.agent():
-        await until(lambda: node.source.has == {"a": GIB})
-    node.setup = STATIC
-    async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
-        node.source.has["a"] = 2 * GIB
-        await node.own.refill()
-        await until(lambda: condition("Ready")[1] == "Reserved")
-
-
 async def test_a_pool_without_memory_leaves_also_a_blocked_node(node: Node) -> None:
     node.setup = STATIC
     node.order(order(GIB))
@@ -315,6 +299,13 @@ async def test_orders_that_cannot_be_stored_are_carried_out_when_they_are(node: 
         node.connection.execute("PRAGMA query_only = 0")
         await until(lambda: node.source.has == {"a": GIB})
         await until(lambda: condition("Ready")[1] == "Reserved")
+
+
+def test_a_blocked_pool_that_becomes_whole_is_looked_at_again_and_not_blocked_for_ever() -> None:
+    has = hugetlb.PoolReserved("a", GIB, GIB, {0: GIB}, "")
+    whole = pools.ActivePool(order=order(GIB), reserved=has, settled=True)
+    assert whole.full
+    assert not dataclasses.replace(whole, blocked=setup.STATIC).full
 
 
 def test_a_pool_keeps_the_pages_it_has_and_is_not_full_while_its_order_is_refused() -> None:
