@@ -1,8 +1,8 @@
 """Who may hold memory, from /proc: best effort, for messages only (pins in pipes are invisible).
 
 What is read here, processes choose: names that are no text, files whose file system does not
-answer, descriptors by the million. So it is read as bytes, and called where it may take for ever
-(see `expendable`).
+answer, mappings and descriptors by the million. So it is read as bytes and piece by piece, and
+called where it may take for ever (see `expendable`).
 """
 
 import contextlib
@@ -48,17 +48,25 @@ def _reasons(process: pathlib.Path, device: str | None) -> Iterator[str]:
     if device:
         major, minor = map(int, device.split(":"))
         mapped = b" %02x:%02x " % (major, minor)
-        if any(mapped in line for line in (process / "maps").read_bytes().split(b"\n")):
-            yield "mapping"
-    for fd in (process / "fd").iterdir():
+        with (process / "maps").open("rb") as lines:
+            if any(mapped in line for line in lines):
+                yield "mapping"
+    with os.scandir(process / "fd") as entries:
+        yield from _of_files(process, entries, device)
+
+
+def _of_files(
+    process: pathlib.Path, entries: Iterator[os.DirEntry[str]], device: str | None
+) -> Iterator[str]:
+    for fd in map(pathlib.Path, entries):
         with contextlib.suppress(FileNotFoundError):
             target = str(fd.readlink())
             if target.startswith(_PINNING_FILES):
                 yield printable(os.fsencode(target))
             elif target == "anon_inode:[io_uring]":
-                info = (process / "fdinfo" / fd.name).read_bytes()
-                if any(_counts(line) for line in info.split(b"\n")):
-                    yield "io_uring buffers"
+                with (process / "fdinfo" / fd.name).open("rb") as lines:
+                    if any(_counts(line) for line in lines):
+                        yield "io_uring buffers"
             elif device and target.startswith("/"):
                 number = fd.stat().st_dev
                 if f"{os.major(number)}:{os.minor(number)}" == device:

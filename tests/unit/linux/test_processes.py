@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -14,20 +15,28 @@ HOLDER = """
 import ctypes, mmap, os, sys
 ctypes.CDLL(None).prctl(15, b"\\xff\\xfe\\n(x", 0, 0, 0)
 fd = os.open(os.fsencode(sys.argv[1]), os.O_RDWR)
-memory = mmap.mmap(fd, 4096)
+memory = [mmap.mmap(fd, 4096) for _ in range(int(sys.argv[2]))]
+files = [os.dup(fd) for _ in range(int(sys.argv[2]))]
 print("ready", flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.fixture
-def holder(tmp_path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """A process whose name and mapped file are no UTF-8; its pid and the file's superblock."""
-    file = tmp_path / os.fsdecode(b"lat\xfdn")
+def holder(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
+    """A process whose name and mapped file are no UTF-8; its pid and the file's superblock.
+
+    As a parameter: how often it has mapped and opened the file, whose path is long.
+    """
+    many = getattr(request, "param", 1)
+    file = tmp_path.joinpath(*["x" * 200] * 15, os.fsdecode(b"lat\xfdn"))
+    file.parent.mkdir(parents=True)
     file.write_bytes(b"x" * 4096)
     number = file.stat().st_dev
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, str(file), str(many)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout and process.stdout.readline() == b"ready\n"
         yield process.pid, f"{os.major(number)}:{os.minor(number)}"
@@ -52,3 +61,18 @@ def test_of_many_holders_some_are_named(
 
 def test_a_name_is_cut_before_it_fills_a_message() -> None:
     assert processes.printable(b"/dev/vfio/" + b"x\n" * 4000) == "/dev/vfio/" + "x?" * 27
+
+
+@pytest.mark.parametrize("holder", [900], indirect=True)
+def test_a_process_with_long_lists_of_mappings_and_files_takes_no_memory_of_the_agents(
+    holder: tuple[int, str],
+) -> None:
+    pid, device = holder
+    process = pathlib.Path(f"/proc/{pid}")
+    tracemalloc.start()
+    try:
+        assert set(processes._reasons(process, "255:255")) == set()
+        assert set(processes._reasons(process, device)) == {"mapping", "open file"}
+        assert tracemalloc.get_traced_memory()[1] < 2**18
+    finally:
+        tracemalloc.stop()
