@@ -230,20 +230,18 @@ class Pools:
                     blocked = None
                 self._update(pool.name, reserved=has, settled=True, refusal="", blocked=blocked)
                 return
+            # The kernel may look for memory for minutes; a new agent would find it no sooner.
+            loops.rest()
             has = await self._source.apply(
                 pool.order,
                 held_bytes=self._promised_bytes(pool.order.unit),
-                on_progress=lambda reserved: self._progress(pool.name, reserved),
+                on_progress=lambda reserved: self._update(pool.name, reserved=reserved),
             )
         except SomError as error:
             refusal = str(error)
             log.warning("pool refused", extra={"pool": pool.name, "error": refusal})
             has = await asyncio.to_thread(self._source.reserved, pool.name)
         self._update(pool.name, reserved=has, settled=True, refusal=refusal, blocked=None)
-
-    def _progress(self, name: str, reserved: hugetlb.PoolReserved) -> None:
-        loops.beat()
-        self._update(name, reserved=reserved)
 
     async def _let_go(self, pool: ActivePool) -> None:
         try:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -105,6 +106,30 @@ async def test_an_agent_that_died_before_it_made_the_file_of_a_hold_is_followed_
 
     assert node.source.reserved("databases").free_bytes == 0
     assert (await node.apply(8 * PAGE)).free_bytes == 8 * PAGE
+
+
+async def test_nobody_waits_while_the_kernel_moves_memory_together(
+    node: nodes.Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compacting, done = threading.Event(), threading.Event()
+
+    def compact(_node: int) -> None:
+        compacting.set()
+        done.wait()
+
+    change = node.source._counters.change
+    monkeypatch.setattr(hugepages, "compact", compact)
+    monkeypatch.setattr(
+        node.source._counters, "change", lambda *order: change(*order[:-1], max(order[-1] // 2, 1))
+    )
+    applying = asyncio.create_task(node.apply(4 * PAGE))
+    try:
+        await asyncio.to_thread(compacting.wait, 60)
+        async with asyncio.timeout(20):
+            assert (await node.source.refill("databases")).free_bytes == 2 * PAGE
+    finally:
+        done.set()
+        assert (await applying).free_bytes == 4 * PAGE
 
 
 async def test_shrinking_takes_from_the_hold_and_never_what_is_held_or_promised(

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, agent, pools, seams
+from som_api import heartbeats, v1alpha1
+from som_device_plugin import SomError, agent, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import database, decide, state
 from som_device_plugin.sources import hugetlb, plan
@@ -254,6 +254,26 @@ async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from
         assert condition("Ready")[2].startswith("unexpected: RecursionError()")
         node.source.apply = apply  # type: ignore[method-assign]
         await until(lambda: node.source.has == {"a": GIB, "b": GIB})
+
+
+async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the_agent_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(loops, "BEATS", heartbeats.Heartbeats(monotonic=lambda: now_s))
+    looking = asyncio.Event()
+
+    async def apply(pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
+        looking.set()
+        await asyncio.Event().wait()
+        raise AssertionError(pool)
+
+    node.source.apply = apply  # type: ignore[method-assign]
+    node.order(order(GIB))
+    async with node.agent():
+        await looking.wait()
+        now_s = 2 * heartbeats.WITHIN_S
+        assert "pools has not come round" not in loops.BEATS.late()
 
 
 async def test_while_kubelet_is_not_found_nothing_is_reserved_and_nothing_advertised(

@@ -50,7 +50,11 @@ class PoolReserved:
 
 @dataclasses.dataclass
 class _Order:
-    """A pool's order as it is carried out: `short` names the nodes that gave out, and why."""
+    """A pool's order as it is carried out: `short` names the nodes that gave out, and why.
+
+    `scattered`: a node whose free memory has to be moved together; `compacted`: the one where it
+    was, just now.
+    """
 
     pool: str
     page_bytes: int
@@ -58,6 +62,8 @@ class _Order:
     floor_bytes: int
     deadline_s: float
     short: dict[int, str] = dataclasses.field(default_factory=dict)
+    scattered: int | None = None
+    compacted: int | None = None
 
     @property
     def step_pages(self) -> int:
@@ -131,6 +137,10 @@ class HugeTLBSource:
         await self._in_thread(self._begin, order)
         while await self._in_thread(self._step, order):
             on_progress(await self._in_thread(self.reserved, pool.name))
+            order.compacted, order.scattered = order.scattered, None
+            if order.compacted is not None:
+                # Minutes on a large node: nobody else may have to wait for it.
+                await asyncio.to_thread(hugepages.compact, order.compacted)
         return await self._in_thread(self.reserved, pool.name)
 
     async def release(self, pool: str) -> None:
@@ -277,11 +287,10 @@ class HugeTLBSource:
             order.short.update(dict.fromkeys(pages, plan.GUARDED))
             return False
         got = self._counters.change(order.pool, order.page_bytes, step.node, asked)
-        if got < asked:
-            hugepages.compact(step.node)
-            again = self._counters.change(order.pool, order.page_bytes, step.node, asked - got)
-            if again == 0:
-                order.short[step.node] = f"no contiguous memory on NUMA node {step.node}"
+        if got == 0 and order.compacted == step.node:
+            order.short[step.node] = f"no contiguous memory on NUMA node {step.node}"
+        elif got < asked:
+            order.scattered = step.node
         return True
 
     def _shrink(self, order: _Order, target: int, pages: Mapping[int, int]) -> bool:
