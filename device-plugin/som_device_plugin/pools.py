@@ -291,7 +291,11 @@ class Pools:
     async def refill(self) -> None:
         """Put what starts have freed back into the holds."""
         for name in list(self._pools):
-            self._update(name, reserved=await self._source.refill(name))
+            try:
+                self._update(name, reserved=await self._source.refill(name))
+            except Exception as error:
+                # One pool must keep no other, and no lease, from what is due.
+                loops.failed("refill", error, pool=name)
 
     def _update(self, name: str, **changes: object) -> None:
         before = self._pools.get(name)

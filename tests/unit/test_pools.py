@@ -276,6 +276,23 @@ async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the
         assert "pools has not come round" not in loops.BEATS.late()
 
 
+async def test_a_pool_whose_hold_cannot_be_filled_keeps_no_other_from_it(node: Node) -> None:
+    node.order(order(GIB), order(GIB, name="b", unit="1Gi"))
+    async with node.agent():
+        await until(lambda: node.source.has == {"a": GIB, "b": GIB})
+        filled = []
+
+        async def refill(pool: str) -> hugetlb.PoolReserved:
+            if pool == "a":
+                raise hugetlb.SourceError("locking the hold: not within 10 s")
+            filled.append(pool)
+            return node.source.reserved(pool)
+
+        node.source.refill = refill  # type: ignore[method-assign]
+        await node.own.refill()
+        assert filled == ["b"]
+
+
 async def test_while_kubelet_is_not_found_nothing_is_reserved_and_nothing_advertised(
     node: Node,
 ) -> None:
