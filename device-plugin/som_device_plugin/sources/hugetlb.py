@@ -52,8 +52,8 @@ class PoolReserved:
 class _Order:
     """A pool's order as it is carried out: `short` names the nodes that gave out, and why.
 
-    `scattered`: a node whose free memory has to be moved together; `compacted`: the one where it
-    was, just now.
+    `scattered`: a node whose free memory has to be moved together; `compacted`: those where it was,
+    and which have given nothing since.
     """
 
     pool: str
@@ -63,7 +63,7 @@ class _Order:
     deadline_s: float
     short: dict[int, str] = dataclasses.field(default_factory=dict)
     scattered: int | None = None
-    compacted: int | None = None
+    compacted: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def step_pages(self) -> int:
@@ -137,10 +137,11 @@ class HugeTLBSource:
         await self._in_thread(self._begin, order)
         while await self._in_thread(self._step, order):
             on_progress(await self._in_thread(self.reserved, pool.name))
-            order.compacted, order.scattered = order.scattered, None
-            if order.compacted is not None:
+            if (node := order.scattered) is not None:
                 # Minutes on a large node: nobody else may have to wait for it.
-                await asyncio.to_thread(hugepages.compact, order.compacted)
+                await asyncio.to_thread(hugepages.compact, node)
+                order.scattered = None
+                order.compacted.add(node)
         return await self._in_thread(self.reserved, pool.name)
 
     async def release(self, pool: str) -> None:
@@ -287,7 +288,9 @@ class HugeTLBSource:
             order.short.update(dict.fromkeys(pages, plan.GUARDED))
             return False
         got = self._counters.change(order.pool, order.page_bytes, step.node, asked)
-        if got == 0 and order.compacted == step.node:
+        if got:
+            order.compacted.discard(step.node)
+        if not got and step.node in order.compacted:
             order.short[step.node] = f"no contiguous memory on NUMA node {step.node}"
         elif got < asked:
             order.scattered = step.node
