@@ -93,9 +93,9 @@ class Life(stateful.RuleBasedStateMachine):
         hypothesis.assume(self.setting < kernel.persistent())
         known = [each.ledger.setting for each in self.agents if each.ours]
         hypothesis.assume(self.setting < pools or self.setting in known)
-        # An end between record and write forgets that the setting was the only sign, and counts
-        # the neighbour's pages as taken away by strangers: docs/design/0005.
-        hypothesis.assume(not death or len(known) < 2 or self.setting < pools)
+        # An end in the middle of a restoration forgets what was the sign, and counts the
+        # neighbour's pages as taken away by strangers: docs/design/0005.
+        hypothesis.assume(not death or len(known) < 2)
         kernel.write(None, self.setting)
         machine.theirs = min(machine.theirs, self.setting)
         if machine.in_use > machine.theirs:
