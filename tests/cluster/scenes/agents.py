@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -70,9 +71,12 @@ def kill(cluster: Cluster) -> None:
 
 
 def logged(cluster: Cluster, text: str) -> int:
-    """How many lines of the agents' logs have `text`; read on the node, without kubelet."""
+    """How many lines of the agents' logs have `text`, a pattern; read on the node, without kubelet.
+
+    Kubelet removes the logs of agents that have ended, when it likes.
+    """
     script = f"cat /var/log/pods/{NAMESPACE}_som-agent-*/agent/*.log"
-    return cluster.namespaces.run(["sh", "-c", script]).stdout.count(text)
+    return len(re.findall(text, cluster.namespaces.run(["sh", "-c", script]).stdout))
 
 
 @contextlib.contextmanager
