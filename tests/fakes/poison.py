@@ -6,12 +6,13 @@ schemas of their CRDs. Everything comes from one seeded `random.Random`.
 
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
 from som_api import v1alpha1
 from som_api.kube import Json
-from som_api.v1alpha1 import crd
+from som_api.v1alpha1 import crd, quantities
 
 LARGEST: Final = 1_400_000
 """Bytes of one value in a request that etcd still takes; the answer has six for each `<`."""
@@ -21,6 +22,11 @@ DEEPEST: Final = 9000
 _AMOUNTS: Final = (
     "0", "1", "7", "64", "1k", "4Ki", "1e3", "1E", "8Ei", "9Ei", "100E", "9" * 19, "9" * 32,
     "4398046511103", "4398046511104",
+)  # fmt: skip
+_COUNTS: Final = ("1", "7", "64", "512")
+_CAPACITIES: Final = ("1Gi", "64Gi", 2**30, "931322574Gi", "888Pi", "9Pi", quantities.MOST_BYTES)
+_NAMES: Final = (
+    "", "a", "A.b_c-9", "x" * 63, "som.io/2Mi", "example.com/" + "x" * 63, "d" * 253 + "/a",
 )  # fmt: skip
 _INTEGERS: Final = (0, 1, -1, 2**31, 2**53 + 1, 2**63 - 1, -(2**63))
 _CHARACTERS: Final = "a<&\"\\\n\t\x00\x7f é\u202e\u2028\ufffd\U0001f4a3'{}[]:,%s"
@@ -32,6 +38,7 @@ class Poison:
     def __init__(self, seed: int, *, large: int = 10) -> None:
         self.random = random.Random(seed)
         self._large = large
+        self._keeps_rules = True
 
     def text(self, most: int = 40) -> str:
         """Any text of at most `most` characters."""
@@ -39,7 +46,8 @@ class Poison:
         return "".join(self.random.choices(_CHARACTERS, k=min(length, 200))).ljust(length, "<")
 
     def pod(self, name: str, *, node: str = "") -> Json:
-        """A Pod with anything in it that a server takes."""
+        """A Pod with anything in it that a server takes; half of them keep our policies."""
+        self._keeps_rules = self.often(2)
         metadata: Json = {"name": name, "labels": {"a": "b"}, "annotations": {}}
         if self.often(3):
             metadata["annotations"]["som.io/keep-on-restart"] = self.text()
@@ -54,7 +62,7 @@ class Poison:
         spec: Json = {"containers": containers, "automountServiceAccountToken": False}
         if self.often(2):
             spec["initContainers"] = [self._container(f"i{n}", init=True) for n in range(3)]
-        if self.random.randrange(1000) < self._large:
+        if self._is_large():
             containers[0]["env"] = [{"name": "X", "value": "<" * LARGEST}]
         return {
             "apiVersion": "v1",
@@ -87,6 +95,8 @@ class Poison:
             ]
         if not self.often(4):
             status["nodeInfo"] = dict.fromkeys(_NODE_INFO, "") | {"bootID": self.text()}
+        if self._is_large():
+            status["images"] = [{"names": ["<" * LARGEST], "sizeBytes": 1}]
         return {
             "apiVersion": "v1",
             "kind": "Node",
@@ -95,11 +105,19 @@ class Poison:
         }
 
     def sompool(self, name: str) -> Json:
-        """A SomPool by its schema; rules between fields may refuse it still."""
-        return self._custom(v1alpha1.SomPool, name)
+        """A SomPool; most keep the CRD's rules, and a server takes those."""
+        pool = self._custom(v1alpha1.SomPool, name)
+        if self._keeps_rules:
+            spec = pool["spec"]
+            spec["capacity"] = self.random.choice(_CAPACITIES)
+            if spec["unit"] == "2Mi":
+                spec["source"] = {"hugeTLB": {"pageSize": "2Mi"}}
+            for rule in spec.get("nodeSelector", {}).get("matchExpressions", ()):
+                rule["values"] = ["a", ""] if rule["operator"] in ("In", "NotIn") else []
+        return pool
 
     def somnode(self, name: str) -> Json:
-        """A SomNode by its schema."""
+        """A SomNode; most keep the CRD's rules, and a server takes those."""
         return self._custom(v1alpha1.SomNode, name)
 
     def amount(self) -> str:
@@ -108,38 +126,62 @@ class Poison:
     def often(self, one_in: int) -> bool:
         return self.random.randrange(one_in) == 0
 
+    def _is_large(self) -> bool:
+        return self.random.randrange(1000) < self._large
+
     def _container(self, name: str, *, init: bool = False) -> Json:
         container: Json = {"name": name, "image": "i"}
-        if self.often(2):
-            unit = self.random.choice(("som.io/2Mi", "som.io/1Gi", "som.io/ticket", "cpu"))
-            amounts = {unit: self.amount()}
+        is_sidecar = init and self.often(2)
+        if is_sidecar:
+            container["restartPolicy"] = "Always"
+        if self.often(2) and (is_sidecar or not init or not self._keeps_rules):
+            units = ("som.io/2Mi", "som.io/1Gi", "som.io/ticket", "cpu")
+            unit = self.random.choice(units[:2] if self._keeps_rules else units)
+            amounts = {unit: self.random.choice(_COUNTS) if self._keeps_rules else self.amount()}
             container["resources"] = {"limits": amounts, "requests": amounts}
         if self.often(3):
             container["env"] = [{"name": "X", "value": self.text(5_000)}]
-        if init and self.often(2):
-            container["restartPolicy"] = "Always"
         return container
 
     def _custom(self, model: type[v1alpha1.SomPool | v1alpha1.SomNode], name: str) -> Json:
+        self._keeps_rules = not self.often(4)
         made = self._by_schema(crd.schema(model))
         fixed = {"apiVersion": "som.io/v1alpha1", "kind": model.__name__}
-        return {**made, **fixed, "metadata": {"name": name}}
+        metadata: Json = {"name": name}
+        if self.often(10):
+            metadata["annotations"] = {"note": self.text(200_000)}
+        return {**made, **fixed, "metadata": metadata}
 
     def _by_schema(self, schema: Json) -> Any:
         if "enum" in schema:
             return self.random.choice(schema["enum"])
         if schema.get("x-kubernetes-int-or-string"):
-            return self.random.choice((self.amount, lambda: self.random.randrange(2**40)))()
+            amounts = self._kept(_AMOUNTS, schema)
+            return self.random.choice((*amounts, self.random.randrange(2**40)))
         by_type: dict[str, Callable[[Json], Any]] = {
             "object": self._object,
             "array": self._array,
-            "string": lambda s: (
-                "2026-01-01T00:00:00Z" if "format" in s else self.text(s.get("maxLength", 5_000))
-            ),
+            "string": self._string,
             "integer": lambda s: self.random.choice(_INTEGERS),
             "boolean": lambda s: self.often(2),
         }
         return by_type[schema["type"]](schema)
+
+    def _kept(self, texts: tuple[str, ...], schema: Json) -> list[str]:
+        """Those that keep the rules of `schema`, or all where rules are not kept."""
+        most = schema.get("maxLength", 5_000)
+        return [
+            text
+            for text in texts
+            if not self._keeps_rules or (len(text) <= most and re.search(schema["pattern"], text))
+        ]
+
+    def _string(self, schema: Json) -> str:
+        if "format" in schema:
+            return "2026-01-01T00:00:00Z"
+        if "pattern" in schema:
+            return self.random.choice(self._kept(_NAMES, schema))
+        return self.text(schema.get("maxLength", 5_000))
 
     def _object(self, schema: Json) -> Json:
         if isinstance(more := schema.get("additionalProperties"), dict):

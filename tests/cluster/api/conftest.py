@@ -101,8 +101,22 @@ async def send(
     person: str = "",
     content: str = "application/json",
 ) -> Answer:
-    """One request, as administrator, as a service account of ours (with the node of its token), as
-    the kubelet of a node, or as a person.
+    """One request; see `headers_of` for who sends it."""
+    headers = headers_of(user=user, node=node, kubelet=kubelet, person=person, content=content)
+    async with session.request(method, path, data=json.dumps(body), headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+def headers_of(
+    *,
+    user: str = "",
+    node: str = "",
+    kubelet: str = "",
+    person: str = "",
+    content: str = "application/json",
+) -> list[tuple[str, str]]:
+    """Headers of a request of the administrator, of a service account of ours (with the node of
+    its token), of the kubelet of a node, or of a person.
     """
     headers = [("Content-Type", content)]
     if user or kubelet or person:
@@ -114,8 +128,7 @@ async def send(
         headers.append(("Impersonate-Group", "system:nodes"))
     if node:
         headers.append(("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", node))
-    async with session.request(method, path, data=json.dumps(body), headers=headers) as answer:
-        return answer.status, await answer.json()
+    return headers
 
 
 MERGE = "application/merge-patch+json"
