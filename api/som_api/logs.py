@@ -8,14 +8,17 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 class KeyValues(logging.Formatter):
-    """Appends what `extra=` gave, as `key=value` sorted by key, to the first line."""
+    """Appends what `extra=` gave, as `key=value` sorted by key; a traceback follows."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+    def formatMessage(self, record: logging.LogRecord) -> str:
         extras = {k: v for k, v in vars(record).items() if k not in _STANDARD}
         pairs = "".join(f" {key}={value!r}" for key, value in sorted(extras.items()))
-        head, newline, rest = line.partition("\n")
-        return f"{head}{pairs}{newline}{rest}"
+        return f"{_on_one_line(super().formatMessage(record))}{pairs}"
+
+
+def _on_one_line(text: str) -> str:
+    """`text` with escapes for all that moves a terminal: strangers name things as they like."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure(*, level: str) -> None:

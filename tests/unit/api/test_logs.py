@@ -17,6 +17,7 @@ def test_extras_follow_the_message_in_their_order() -> None:
 
 def test_a_strangers_text_stays_on_one_line() -> None:
     assert line("refused", error="one\ntwo") == r"INFO refused error='one\ntwo'"
+    assert line("one\nERROR two\u202e\0: é") == r"INFO one\nERROR two\u202e\x00: é"
 
 
 def test_a_traceback_follows_the_extras() -> None:
