@@ -22,6 +22,7 @@ PAGE = claims.PAGE
 _MAP_POPULATE = 0x8000
 _MAP_HUGETLB = 0x40000
 _STEP_S = 0.03
+_MOST_OWNERS = 4
 _DEADLINE_S = 120
 
 
@@ -43,23 +44,13 @@ class Owner:
 
 
 class Churn:
-    """A pool of `units` on `node`, at most `owners` at once; `movers`: owners move their pages."""
+    """A pool of `units` on `node`, with at most `_MOST_OWNERS` at once."""
 
-    def __init__(
-        self,
-        node: agents.LocalNode,
-        *,
-        seed: int,
-        units: int,
-        program: str,
-        owners: int = 4,
-        movers: bool = False,
-    ) -> None:
+    def __init__(self, node: agents.LocalNode, *, seed: int, units: int, program: str) -> None:
         self._node = node
         self._rng = random.Random(seed)
         self._units = units
         self._program = program
-        self._most = owners
         self._owners: list[Owner] = []
         self._grabbed: list[mmap.mmap] = []
         self._hierarchy = cgroups.find(mountinfo.read())
@@ -81,10 +72,6 @@ class Churn:
             self._kill_stand_in: seldom,
             self._rewrite: seldom,
         }
-        if movers:
-            # A page that moves while pages are added again is counted as somebody else's.
-            del self._actions[self._rewrite]
-            self._actions[self._move] = often
 
     def run(self, seconds: float) -> None:
         """Order the pool, churn for `seconds`, and end all owners; the pool is whole again."""
@@ -135,7 +122,7 @@ class Churn:
         return claims.Claim(self._node, units, program=self._program)
 
     def _come(self) -> None:
-        if len(self._owners) < self._most:
+        if len(self._owners) < _MOST_OWNERS:
             units = self._rng.randint(1, max(1, self._units // 3))
             owner = Owner(self._claim(units), self._rng)
             self._owners.append(owner)
@@ -169,14 +156,6 @@ class Churn:
         if owner := self._some():
             owner.tell("truncate", "truncated")
             self.count["truncated"] += 1
-
-    def _move(self) -> None:
-        if owner := self._some():
-            first, pages = self._part(owner)
-            node = self._rng.choice(hugepages.nodes())
-            # EIO: the pages are elsewhere and cannot all be moved; EFAULT: there are none.
-            owner.tell(f"move {node} {first} {pages}", "moved", "EIO", "ENOMEM", "EFAULT")
-            self.count["moved"] += 1
 
     def _some(self) -> Owner | None:
         there = [owner for owner in self._owners if owner.started and not owner.may_end]
