@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -78,6 +79,11 @@ class LocalNode:
         path = str(self.state_dir.path)
         command = [sys.executable, "-m", "som_device_plugin.local.kubelet", path]
         self.stand_in = self.start(command, stderr=self.log)
+
+    def admits(self) -> bool:
+        """Whether the stand-in takes programs now; one that was just started does not yet."""
+        with socket.socket(socket.AF_UNIX) as control:
+            return control.connect_ex(str(self.state_dir.control_socket)) == 0
 
     def start_agent(self, *, killed_at: tuple[str, str] | None = None) -> None:
         """Start an agent; with `killed_at` (step, when) one that dies there."""

@@ -73,15 +73,21 @@ class Churn:
             self._rewrite: seldom,
         }
 
-    def run(self, seconds: float) -> None:
-        """Order the pool, churn for `seconds`, and end all owners; the pool is whole again."""
+    def run(self, seconds: float, *, served: int) -> None:
+        """Order the pool, churn, and end all owners; the pool is whole again.
+
+        It churns for `seconds`, and on until so many owners have been `served`.
+        """
         whole = f"{2 * self._units}Mi"
         self._node.order(self._units * PAGE)
         self._node.start_agent()
         self._wait_pool(capacity=whole)
         end = time.monotonic() + seconds
+        deadline = end + _DEADLINE_S
         actions, weights = list(self._actions), list(self._actions.values())
-        while time.monotonic() < end and not self.faults:
+        while not self.faults and (time.monotonic() < end or self.count["served"] < served):
+            if time.monotonic() > deadline:
+                self._fault(f"too little life: fewer than {served} owners were served")
             self._rng.choices(actions, weights)[0]()
             self._listen()
             time.sleep(_STEP_S)
@@ -122,8 +128,9 @@ class Churn:
         return claims.Claim(self._node, units, program=self._program)
 
     def _come(self) -> None:
-        if len(self._owners) < _MOST_OWNERS:
-            units = self._rng.randint(1, max(1, self._units // 3))
+        if len(self._owners) < _MOST_OWNERS and self._node.admits():
+            # Enough for all, and for two whose pages are still on their way back.
+            units = self._rng.randint(1, self._units // (_MOST_OWNERS + 2))
             owner = Owner(self._claim(units), self._rng)
             self._owners.append(owner)
             owner.tell(f"fill {owner.token}", "filled")
@@ -174,6 +181,7 @@ class Churn:
                     break
                 answers = owner.expected.popleft() if owner.expected else ()
                 self._served += not owner.started
+                self.count["served"] += not owner.started
                 owner.started = True
                 if line.split()[0] not in answers:
                     self._fault(f"owner of {owner.claim.units} said {line!r} and not {answers}")

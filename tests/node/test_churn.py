@@ -32,6 +32,6 @@ def test_every_owner_finds_zeroes_and_keeps_its_bytes_whatever_happens_around_it
     owner = shutil.copy(program("claim"), state_dir.parent)
     with agents.local_node(state_dir) as node:
         run = churn.Churn(node, seed=seed, units=UNITS, program=owner)
-        run.run(SECONDS)
+        run.run(SECONDS, served=8)
     claims.note(f"{dict(run.count)}")
     assert not run.faults, f"SOM_CHURN_SEED={seed}: " + "\n".join(run.faults)
