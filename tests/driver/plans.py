@@ -176,7 +176,8 @@ def source_boot(source: str, append: str, own_tests: str = "") -> Boot:
 
 BOOTS = (
     source_boot("external", RESERVED),
-    source_boot("hugetlb2m", "hugepagesz=2M hugepages=160", HUGETLB + TWO_MIB_PAGES),
+    # One of them fails on purpose.
+    source_boot("hugetlb2m", "hugepagesz=2M hugepages=161", HUGETLB + TWO_MIB_PAGES),
     source_boot("hugetlb1g", "hugepagesz=1G hugepages=1", HUGETLB),
     source_boot("carved", "movablecore=2560M", CARVED),
     Boot(
