@@ -41,6 +41,11 @@ def words(output: str) -> list[list[str]]:
     return [re.sub(r"\b\d+s\b", "AGE", line).split() for line in output.splitlines()]
 
 
+def remove_namespace(cluster: Cluster) -> None:
+    words = ["delete", "namespace", release.NAMESPACE, "--ignore-not-found", "--timeout=90s"]
+    cluster.kubectl(*words)
+
+
 @pytest.fixture(scope="module")
 def new_user(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster without som, its images where the pages have them pulled from."""
@@ -50,10 +55,11 @@ def new_user(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
         cluster.load(images.retag(f"localhost/som-{target}:test", to=tags[target]))
     python = "docker.io/library/python:3.13-slim"
     cluster.load(images.retag("localhost/som-agent:test", to=python))
-    cluster.kubectl("delete", "sompools", "--all", "--timeout=60s")
+    # What the scenes before this one have left, if they ran.
+    cluster.kubectl("delete", "sompools", "--all", "--timeout=60s", check=False)
+    remove_namespace(cluster)
     yield cluster
-    if "som-system" in cluster.kubectl("get", "namespaces"):
-        cluster.kubectl("delete", "namespace", "som-system", "--timeout=90s")
+    remove_namespace(cluster)
 
 
 def paste(cluster: Cluster, blocks: list[tuple[str, str]], folder: Path) -> None:
@@ -74,7 +80,7 @@ def test_the_readme_installs_a_cluster(new_user: Cluster, tmp_path: Path) -> Non
     assert "examples" in new_user.kubectl("get", "sompools")
     new_user.kubectl("delete", "sompool", "examples", "--timeout=60s")
     new_user.helm("uninstall", "som", "--namespace=som-system", "--wait", "--timeout=120s")
-    new_user.kubectl("delete", "namespace", "som-system", "--timeout=90s")
+    remove_namespace(new_user)
     assert new_user.huge_pages_added() == 0
 
 
