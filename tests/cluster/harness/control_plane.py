@@ -116,5 +116,5 @@ def start_api_server(namespaces: Namespaces) -> None:
     wait_until(
         "the API server to be ready",
         lambda: namespaces.run(["kubectl", "get", "--raw=/readyz"]).stdout == "ok",
-        deadline_s=60,
+        deadline_s=180,
     )

@@ -163,7 +163,7 @@ class Namespaces:
         pid = self.first_pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-        wait_until("all processes to end", lambda: not self._has_processes(), deadline_s=60)
+        wait_until("all processes to end", lambda: not self._has_processes(), deadline_s=180)
 
     def _has_processes(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
