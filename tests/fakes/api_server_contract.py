@@ -110,6 +110,15 @@ async def an_apply_that_changes_nothing_has_no_version(client: kube.Client) -> N
     assert len(set(versions)) < len(versions)
 
 
+async def an_apply_keeps_every_character(client: kube.Client) -> None:
+    async with _nodes(client, "text"):
+        path = kube.NODES.path(name="contract-text", subresource="status")
+        status = _with_conditions("First")
+        status["status"]["conditions"][0]["message"] = text = "pool of \N{BOMB}, \N{SNOWMAN}, é"
+        node = await client.apply(path, status, field_manager="one")
+        assert text in {each.get("message") for each in node["status"]["conditions"]}
+
+
 async def a_status_is_written_through_its_subresource(client: kube.Client) -> None:
     async with _nodes(client, "parts"):
         path = kube.NODES.path(name="contract-parts")
@@ -157,6 +166,7 @@ CHECKS: list[Check] = [
     a_watch_of_a_forgotten_version_is_gone,
     an_apply_owns_its_fields_and_no_others,
     an_apply_that_changes_nothing_has_no_version,
+    an_apply_keeps_every_character,
     a_status_is_written_through_its_subresource,
     a_json_patch_is_all_or_nothing,
     errors_say_what_the_server_answered,

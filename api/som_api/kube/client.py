@@ -41,7 +41,8 @@ _KEEP_ALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 
-_APPLY = "application/apply-patch+yaml"
+# With the parameter, which the server ignores, the official client sends the text as it is.
+_APPLY = "application/apply-patch+yaml; charset=utf-8"
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 # What the server says of a patch that cannot be applied; of a result that is invalid it says why.
@@ -93,7 +94,9 @@ class Client:
         Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/
         """
         params: Params = {"fieldManager": field_manager, "force": True}
-        return await self._request("PATCH", path, params=params, body=body, content_type=_APPLY)
+        # It is read as YAML, which knows no pairs of escapes for what is beyond U+FFFF.
+        text = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+        return await self._request("PATCH", path, params=params, body=text, content_type=_APPLY)
 
     async def merge_patch(self, path: str, body: Json) -> Json:
         """JSON merge patch (RFC 7396): None removes a field, a list replaces a list."""
@@ -154,7 +157,7 @@ class Client:
         path: str,
         *,
         params: Params | None = None,
-        body: Json | list[Json] | None = None,
+        body: Json | list[Json] | bytes | None = None,
         content_type: str = "application/json",
     ) -> Json:
         attempted = f"{method} {path}"
@@ -184,7 +187,7 @@ class Client:
         *,
         limits: aiohttp.ClientTimeout,
         params: Params | None = None,
-        body: Json | list[Json] | None = None,
+        body: Json | list[Json] | bytes | None = None,
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": "application/json", "Content-Type": content_type}

@@ -57,7 +57,9 @@ def uninstall(api_server: ApiServer, tmp_path: pathlib.Path) -> collections.abc.
         api_server.kubectl("patch", "sompool", "leaving", "--type=merge", without)
     for kind in ("node", "somnode", "sompool"):
         api_server.kubectl("delete", kind, "leaving", "--ignore-not-found")
-    api_server.kubectl("delete", "--filename=-", stdin=json.dumps(_list(rights)))
+    api_server.kubectl(
+        "delete", "--ignore-not-found", "--filename=-", stdin=json.dumps(_list(rights))
+    )
 
 
 def _object(kind: str, **fields: Any) -> dict[str, Any]:
