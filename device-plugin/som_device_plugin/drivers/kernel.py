@@ -18,6 +18,7 @@ from typing import Final
 from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.drivers import kernel_abi
+from som_device_plugin.linux import processes
 
 _FILE_NAME: Final = "som"
 
@@ -147,7 +148,8 @@ class Kernel:
         for process in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if number is not None and _holds(process, number):
-                    names.append(f"pid {process.name} ({(process / 'comm').read_text().strip()})")
+                    name = processes.printable((process / "comm").read_bytes().strip())
+                    names.append(f"pid {process.name} ({name})")
         return names
 
     def end_builders(self) -> None:

@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from som_device_plugin import SomError
+from som_device_plugin.linux import processes
 
 _PAUSE_S: Final = 0.002
 
@@ -56,6 +57,6 @@ def holders(fd: int) -> str:
 
 def _command(process: str) -> str:
     with contextlib.suppress(OSError):
-        name = pathlib.Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
-        return f" ({name})"
+        name = pathlib.Path(f"/proc/{process}/comm").read_bytes().strip()
+        return f" ({processes.printable(name)})"
     return ""
