@@ -22,12 +22,13 @@ from typing import Final
 from prometheus_client import core, registry
 
 from som_api import endpoint, v1alpha1
-from som_device_plugin import SomError, loops, metrics, pools, seams, status
-from som_device_plugin.drivers import hugetlbfs
+from som_device_plugin import SomError, database, loops, metrics, pools, seams, status
+from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
-from som_device_plugin.leases import database, manager, reconciler, starts, state, store
+from som_device_plugin.leases import reconciler, service, starts, state, store
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
-from som_device_plugin.sources import hugetlb, plan
+from som_device_plugin.sources.hugetlb import plan
+from som_device_plugin.sources.hugetlb import source as hugetlb
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Agent:
         self._outside = outside
         self._why_not_ready = ""
         self._changed = asyncio.Event()
-        self._manager: manager.LeaseManager | None = None
+        self._manager: service.TicketService | None = None
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -144,7 +145,7 @@ class Agent:
             on_event=outside.reporter.event,
             on_change=self._on_change,
         )
-        self._manager = manager.LeaseManager(
+        self._manager = service.TicketService(
             leases=leases,
             own_starts=own_starts,
             own_reconciler=own_reconciler,
@@ -195,7 +196,7 @@ class Agent:
         )
 
     async def _keep_registered(
-        self, own_pools: pools.Pools, leases: manager.LeaseManager, taking_turns: turns.Turns
+        self, own_pools: pools.Pools, leases: service.TicketService, taking_turns: turns.Turns
     ) -> None:
         """Advertise nothing before there is something to serve: memory, or leases of before."""
         loops.rest()

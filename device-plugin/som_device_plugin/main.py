@@ -15,7 +15,7 @@ from som_api import endpoint, logs
 from som_device_plugin import SomError, __version__, agent, cluster, loops
 from som_device_plugin.kubelet import setup
 from som_device_plugin.local import files, layout
-from som_device_plugin.sources import plan
+from som_device_plugin.sources.hugetlb import plan
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,9 @@ from typing import Final
 import pydantic
 
 from som_api import v1alpha1
-from som_device_plugin import SomError, loops, seams
+from som_device_plugin import SomError, database, loops, seams
 from som_device_plugin.kubelet import setup
-from som_device_plugin.leases import database
-from som_device_plugin.sources import hugetlb
+from som_device_plugin.sources.hugetlb import source as hugetlb
 
 log = logging.getLogger(__name__)
 

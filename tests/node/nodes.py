@@ -5,11 +5,11 @@ import pathlib
 import secrets
 
 from som_api import v1alpha1
-from som_device_plugin import seams
-from som_device_plugin.drivers import hugetlbfs
-from som_device_plugin.leases import database
+from som_device_plugin import database, seams
+from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
 from som_device_plugin.linux import hugepages
-from som_device_plugin.sources import hugetlb, plan
+from som_device_plugin.sources.hugetlb import plan
+from som_device_plugin.sources.hugetlb import source as hugetlb
 
 MIB = 2**20
 GIB = 2**30

@@ -15,9 +15,9 @@ STARTING = [
     ("leases.store:LeaseStore.bind", "after"),
     ("leases.store:LeaseStore.add_start", "before"),
     ("leases.store:LeaseStore.add_start", "after"),
-    ("drivers.hugetlbfs:HugeTLBFS.build", "before"),
-    ("drivers.hugetlbfs:HugeTLBFS.build", "during"),
-    ("drivers.hugetlbfs:HugeTLBFS.build", "after"),
+    ("drivers.hugetlbfs.driver:HugeTLBFS.build", "before"),
+    ("drivers.hugetlbfs.driver:HugeTLBFS.build", "during"),
+    ("drivers.hugetlbfs.driver:HugeTLBFS.build", "after"),
     ("leases.store:LeaseStore.set_state=ready", "before"),
     ("leases.store:LeaseStore.set_state=ready", "after"),
     ("leases.store:LeaseStore.set_state=delivered", "before"),
@@ -28,17 +28,17 @@ ENDING = [
     ("leases.store:LeaseStore.end", "after"),
     ("leases.store:LeaseStore.set_state=releasing", "before"),
     ("leases.store:LeaseStore.set_state=releasing", "after"),
-    ("drivers.hugetlbfs:HugeTLBFS.revoke", "before"),
-    ("drivers.hugetlbfs:HugeTLBFS.revoke", "after"),
+    ("drivers.hugetlbfs.driver:HugeTLBFS.revoke", "before"),
+    ("drivers.hugetlbfs.driver:HugeTLBFS.revoke", "after"),
     ("leases.store:LeaseStore.forget_start", "before"),
     ("leases.store:LeaseStore.forget_start", "after"),
     ("leases.store:LeaseStore.forget_ended", "before"),
-    ("drivers.hugetlbfs:HugeTLBFS.remove_path", "before"),
+    ("drivers.hugetlbfs.driver:HugeTLBFS.remove_path", "before"),
 ]
 POOL = [
-    ("sources.hugetlb:HugeTLBSource.apply", "during"),
-    ("sources.counters:Counters.change", "before"),
-    ("sources.counters:Counters.change", "after"),
+    ("sources.hugetlb.source:HugeTLBSource.apply", "during"),
+    ("sources.hugetlb.counters:Counters.change", "before"),
+    ("sources.hugetlb.counters:Counters.change", "after"),
 ]
 UNITS = 32
 

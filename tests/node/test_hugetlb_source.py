@@ -15,8 +15,10 @@ import pytest
 
 from node import machine, nodes
 from node.nodes import GIB, PAGE
+from som_device_plugin.drivers.hugetlbfs import hold
 from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
-from som_device_plugin.sources import hold, hugetlb, plan
+from som_device_plugin.sources.hugetlb import plan
+from som_device_plugin.sources.hugetlb import source as hugetlb
 
 MAP_HUGETLB = 0x40000
 MAP_POPULATE = 0x8000

@@ -15,9 +15,8 @@ import pytest
 from node import killing, machine, nodes
 from node.nodes import PAGE
 from som_device_plugin import seams
-from som_device_plugin.drivers import worker
+from som_device_plugin.drivers.hugetlbfs import hold, worker
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
-from som_device_plugin.sources import hold
 
 When = Literal["before", "after"]
 GROWN = 544 * PAGE  # More than one step of 1 GiB.

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from som_device_plugin import SomError, agent, seams
-from som_device_plugin.leases import database, reconciler
+from som_device_plugin import SomError, agent, database, seams
+from som_device_plugin.leases import reconciler
 
 PAGE = 2 << 20
 
@@ -56,7 +56,7 @@ async def test_the_state_directory_is_the_agents_alone_also_after_an_upgrade(
 
 KILLED_AGENT = """
 import os, pathlib, sys
-from som_device_plugin.leases import database
+from som_device_plugin import database
 store = database.open_database(pathlib.Path(sys.argv[1]))
 with database.transaction(store):
     store.execute("INSERT INTO leases (lease_id, ticket, named_order) VALUES ('a', 'n0-1', 1)")

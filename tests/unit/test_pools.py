@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from som_api import heartbeats, v1alpha1
-from som_device_plugin import SomError, agent, loops, pools, seams
+from som_device_plugin import SomError, agent, database, loops, pools, seams
 from som_device_plugin.kubelet import setup
-from som_device_plugin.leases import database, decide, state
-from som_device_plugin.sources import hugetlb, plan
+from som_device_plugin.leases import decide, state
+from som_device_plugin.sources.hugetlb import plan
+from som_device_plugin.sources.hugetlb import source as hugetlb
 from unit.kube.watching import until
 from unit.pool_nodes import GIB, Node, order, reported
 

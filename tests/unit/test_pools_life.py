@@ -12,7 +12,7 @@ from hypothesis import strategies
 from som_api import v1alpha1
 from som_device_plugin import pools
 from som_device_plugin.kubelet import setup
-from som_device_plugin.sources import hugetlb
+from som_device_plugin.sources.hugetlb import source as hugetlb
 from unit.kube.watching import until
 from unit.pool_nodes import GIB, FakeSource, Node, order
 

@@ -5,8 +5,8 @@ import time
 from typing import Any, Final, LiteralString
 
 from som_api import v1alpha1
-from som_device_plugin import seams
-from som_device_plugin.leases import database, decide, state
+from som_device_plugin import database, seams
+from som_device_plugin.leases import decide, state
 
 
 class LeaseStore:

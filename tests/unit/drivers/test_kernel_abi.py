@@ -8,31 +8,31 @@ import subprocess
 
 import pytest
 
-from som_device_plugin.drivers import kernel_abi
+from som_device_plugin.drivers.kernel import abi
 
 HEADER = pathlib.Path(__file__).parents[3] / "driver/uapi/som.h"
 STRUCTURES = {
-    "som_query": kernel_abi.Query,
-    "som_pool_create": kernel_abi.PoolCreate,
-    "som_pool_add": kernel_abi.PoolAdd,
-    "som_pool_destroy": kernel_abi.PoolDestroy,
-    "som_pool_info": kernel_abi.PoolInfo,
-    "som_lease_create": kernel_abi.LeaseCreate,
-    "som_lease_revoke": kernel_abi.LeaseRevoke,
-    "som_lease_destroy": kernel_abi.LeaseDestroy,
-    "som_lease_info": kernel_abi.LeaseInfo,
+    "som_query": abi.Query,
+    "som_pool_create": abi.PoolCreate,
+    "som_pool_add": abi.PoolAdd,
+    "som_pool_destroy": abi.PoolDestroy,
+    "som_pool_info": abi.PoolInfo,
+    "som_lease_create": abi.LeaseCreate,
+    "som_lease_revoke": abi.LeaseRevoke,
+    "som_lease_destroy": abi.LeaseDestroy,
+    "som_lease_info": abi.LeaseInfo,
 }
 CONSTANTS = {
-    "SOM_API_VERSION": kernel_abi.API_VERSION,
-    "SOM_CHUNK_BYTES": kernel_abi.CHUNK_BYTES,
-    "SOM_EXTENT_BYTES": kernel_abi.EXTENT_BYTES,
-    "SOM_NAME_BYTES": kernel_abi.NAME_BYTES,
-    "SOM_NUMA_ANY": kernel_abi.NUMA_ANY,
-    "SOM_SOURCE_EXTERNAL": kernel_abi.SOURCE_EXTERNAL,
-    "SOM_SOURCE_HUGETLB": kernel_abi.SOURCE_HUGETLB,
-    "SOM_SOURCE_CARVED": kernel_abi.SOURCE_CARVED,
-    "SOM_MAPPING_BARE": kernel_abi.MAPPING_BARE,
-    "SOM_LEASE_STATE_REVOKED": kernel_abi.LEASE_STATE_REVOKED,
+    "SOM_API_VERSION": abi.API_VERSION,
+    "SOM_CHUNK_BYTES": abi.CHUNK_BYTES,
+    "SOM_EXTENT_BYTES": abi.EXTENT_BYTES,
+    "SOM_NAME_BYTES": abi.NAME_BYTES,
+    "SOM_NUMA_ANY": abi.NUMA_ANY,
+    "SOM_SOURCE_EXTERNAL": abi.SOURCE_EXTERNAL,
+    "SOM_SOURCE_HUGETLB": abi.SOURCE_HUGETLB,
+    "SOM_SOURCE_CARVED": abi.SOURCE_CARVED,
+    "SOM_MAPPING_BARE": abi.MAPPING_BARE,
+    "SOM_LEASE_STATE_REVOKED": abi.LEASE_STATE_REVOKED,
 }
 
 
@@ -84,19 +84,19 @@ def test_structure_has_the_layout_and_number_of_the_header(name: str, header: Nu
 
 
 def test_an_argument_sets_its_own_size() -> None:
-    assert kernel_abi.PoolInfo(pool=3, numa_node=-1).size == 136
+    assert abi.PoolInfo(pool=3, numa_node=-1).size == 136
 
 
 def test_a_kernel_that_any_user_could_crash_is_named_as_the_reason(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(kernel_abi.KERNEL_TOO_OLD, "Package not installed")
+        raise OSError(abi.KERNEL_TOO_OLD, "Package not installed")
 
     monkeypatch.setattr(fcntl, "ioctl", refuse)
     (tmp_path / "som_ctl").touch()
-    control = kernel_abi.Control(tmp_path / "som_ctl")
-    with pytest.raises(kernel_abi.KernelError, match="any user could crash the node") as caught:
-        control.call(kernel_abi.PoolCreate(source=kernel_abi.SOURCE_EXTERNAL))
-    assert caught.value.errno == kernel_abi.KERNEL_TOO_OLD
+    control = abi.Control(tmp_path / "som_ctl")
+    with pytest.raises(abi.KernelError, match="any user could crash the node") as caught:
+        control.call(abi.PoolCreate(source=abi.SOURCE_EXTERNAL))
+    assert caught.value.errno == abi.KERNEL_TOO_OLD
     control.close()

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from som_device_plugin.drivers import worker
+from som_device_plugin.drivers.hugetlbfs import worker
 
 
 def test_a_hold_that_somebody_keeps_locked_is_not_waited_for(

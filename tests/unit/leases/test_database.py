@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
-from som_device_plugin import seams
-from som_device_plugin.leases import database, store
+from som_device_plugin import database, seams
+from som_device_plugin.leases import store
 
 
 def test_a_store_of_an_older_agent_is_brought_up_to_date(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies
 
 from fakes import node
-from som_device_plugin.leases import database
+from som_device_plugin import database
 from unit.leases.worlds import TICKETS, Killed, World
 
 STEPS = [
@@ -49,7 +49,7 @@ async def one_step(world, step, choose):
         case "start" if pod and pod.known_to_api and not pod.container_runs:
             await world.start_container(pod)
         case "start cancelled" if pod and pod.known_to_api and not pod.container_runs:
-            starting = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+            starting = asyncio.create_task(world.service.pre_start([pod.ticket]))
             for _ in range(choose.randint(0, 12)):
                 await asyncio.sleep(0)
             starting.cancel()
@@ -131,7 +131,7 @@ def test_no_life_leaks_a_page_or_hands_out_memory_twice(tmp_path_factory, steps,
 async def test_an_agent_killed_while_it_names_a_lease_leaves_no_path_behind(world, calls):
     world.calls_left = calls
     with contextlib.suppress(Killed):
-        await world.manager.allocate([TICKETS[0]])
+        await world.service.allocate([TICKETS[0]])
     await world.crash()
     assert world.kernel.paths <= {lease.lease_id for lease in world.store.leases()}
 

@@ -131,7 +131,7 @@ async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world,
     pod = await world.admit("db", 40)
     if is_bound:
         assert not await world.start_container(pod)
-    await world.manager.allocate([pod.ticket])
+    await world.service.allocate([pod.ticket])
     await world.reconciler.reconcile()
     assert len(world.kernel.paths) == 2
     world.cluster.running.clear()

@@ -8,7 +8,7 @@ import pytest
 
 from fakes import node
 from som_device_plugin import SomError, seams
-from som_device_plugin.leases import manager, state
+from som_device_plugin.leases import service, state
 from unit.leases.worlds import TICKETS
 
 
@@ -39,11 +39,11 @@ async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world
         return await build(start, on_progress=on_progress)
 
     world.driver.build = slow
-    first = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    first = asyncio.create_task(world.service.pre_start([pod.ticket]))
     await building.wait()
     first.cancel()
     await asyncio.wait([first])
-    second = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    second = asyncio.create_task(world.service.pre_start([pod.ticket]))
     gate.set()
     await second
     assert len(world.kernel.superblocks) == 1
@@ -58,7 +58,7 @@ async def test_a_pod_deleted_while_it_warms_frees_its_memory(world):
         await asyncio.Event().wait()
 
     world.driver.build = stuck
-    waiting = asyncio.create_task(world.manager.pre_start([pod.ticket]))
+    waiting = asyncio.create_task(world.service.pre_start([pod.ticket]))
     await building.wait()
     world.cluster.running.clear()
     await world.reconciler.reconcile()
@@ -73,7 +73,7 @@ async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world):
     await world.start_container(holder)
     pod = await world.admit("db", 4)
     with pytest.raises(seams.StartRefused) as refused:
-        await world.manager.pre_start([pod.ticket])
+        await world.service.pre_start([pod.ticket])
     assert "needs 8Mi" in str(refused.value)
     assert "has 4Mi free of 64Mi; held by: default/big/main 60Mi" in str(refused.value)
 
@@ -88,7 +88,7 @@ async def test_a_pod_that_goes_while_it_waits_for_memory_gets_no_start(world):
 
     world.reconciler.reconcile = pod_goes
     with pytest.raises(seams.StartRefused, match="has ended or was replaced meanwhile"):
-        await world.manager.pre_start([pod.ticket])
+        await world.service.pre_start([pod.ticket])
     assert world.store.leases() == []
 
 
@@ -113,13 +113,13 @@ async def test_after_a_reboot_the_lease_keeps_its_owner_and_is_built_anew(world)
 
 async def test_a_ticket_without_a_lease_says_that_the_store_was_lost(world):
     with pytest.raises(seams.StartRefused, match="store was lost"):
-        await world.manager.pre_start([TICKETS[0]])
+        await world.service.pre_start([TICKETS[0]])
 
 
 async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_running(world):
     first = await world.admit("first", 4)
     await world.start_container(first)
-    await world.manager.allocate([first.ticket])
+    await world.service.allocate([first.ticket])
     second = dataclasses.replace(
         first,
         pod=dataclasses.replace(first.pod, name="second", uid=seams.PodUid("uid-9")),
@@ -127,7 +127,7 @@ async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_runni
     )
     world.cluster.running.append(second)
     with pytest.raises(seams.StartRefused, match="two live pods"):
-        await world.manager.pre_start([second.ticket])
+        await world.service.pre_start([second.ticket])
     assert [event.reason for event in world.events] == ["TicketFault"]
     world.check()
     first.container_runs = False
@@ -140,7 +140,7 @@ async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_runni
 async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world):
     first = await world.admit("first", 4)
     await world.start_container(first)
-    await world.manager.allocate([first.ticket])
+    await world.service.allocate([first.ticket])
     second, third = (
         node.FakePod(
             dataclasses.replace(first.pod, name=name, uid=seams.PodUid(name)), first.ticket
@@ -149,7 +149,7 @@ async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world)
     )
     world.cluster.running.append(second)
     assert not await world.start_container(second)
-    await world.manager.allocate([first.ticket])
+    await world.service.allocate([first.ticket])
     world.cluster.running = [second, third]
     await world.reconciler.reconcile()
     for pod in (second, third):
@@ -161,8 +161,8 @@ async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world)
 
 def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world):
     asyncio.run(world.admit("db", 4))
-    world.manager._pools.ready = False
-    healthy = [device.ticket for device in world.manager.devices() if device.healthy]
+    world.service._pools.ready = False
+    healthy = [device.ticket for device in world.service.devices() if device.healthy]
     assert healthy == [world.cluster.running[0].ticket]
 
 
@@ -176,9 +176,9 @@ async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_di
 
     world.driver.build = built_as_the_disk_fills_up
     with pytest.raises(SomError, match=r"writing the agent's store.*free space"):
-        await world.manager.pre_start([pod.ticket])
+        await world.service.pre_start([pod.ticket])
     with pytest.raises(SomError, match="writing the agent's store"):
-        await world.manager.allocate([TICKETS[3]])
+        await world.service.allocate([TICKETS[3]])
     await world.reconciler.reconcile()
     world.disk(full=False)
     await world.reconciler.reconcile()
@@ -195,7 +195,7 @@ async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world):
 
     world.driver.build = refused
     with pytest.raises(seams.StartRefused, match="no more processes; retrying"):
-        await world.manager.pre_start([pod.ticket])
+        await world.service.pre_start([pod.ticket])
     world.driver.build = build
     assert await world.start_container(pod)
 
@@ -203,12 +203,12 @@ async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world):
 async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_patience(
     world, monkeypatch
 ):
-    monkeypatch.setattr(manager, "PRE_START_LIMIT_S", 0.0)
-    monkeypatch.setattr(manager, "_GRACE_S", 0.0)
+    monkeypatch.setattr(service, "PRE_START_LIMIT_S", 0.0)
+    monkeypatch.setattr(service, "_GRACE_S", 0.0)
     pod = await world.admit("db", 40)
     world.reconciler.reconcile = asyncio.Event().wait
     with pytest.raises(seams.StartRefused, match="busy with its pools"):
-        await world.manager.pre_start([pod.ticket])
+        await world.service.pre_start([pod.ticket])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ async def test_a_warm_restart_gives_back_what_still_has_all_its_pages(
         if start == first.start and not first.truncated
         else usage(start)
     )
-    await world.manager.pre_start([pod.ticket])
+    await world.service.pre_start([pod.ticket])
     assert first.truncated is not is_kept
 
 
@@ -267,17 +267,17 @@ async def test_what_is_done_to_a_start_is_recorded_before_it_is_done(world):
 async def test_kubelet_is_not_offered_a_ticket_whose_lease_holds_memory(world):
     pod = await world.admit("db", 4)
     await world.start_container(pod)
-    offered = world.manager.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
+    offered = world.service.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
     assert pod.ticket not in offered
     world.cluster.running.clear()
     pod.delivered.pinned_bytes = node.PAGE
     await world.reconciler.reconcile()
-    offered = world.manager.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
+    offered = world.service.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
     assert pod.ticket not in offered, "its memory is held, though its pod is gone"
 
 
 async def test_the_ticket_that_was_used_last_is_offered_last(world):
     for ticket in (TICKETS[1], TICKETS[0]):
-        await world.manager.allocate([ticket])
-    offered = world.manager.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
+        await world.service.allocate([ticket])
+    offered = world.service.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
     assert offered[-2:] == [TICKETS[1], TICKETS[0]]

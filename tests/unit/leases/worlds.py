@@ -3,8 +3,8 @@
 import asyncio
 
 from fakes import node
-from som_device_plugin import SomError, seams
-from som_device_plugin.leases import database, manager, reconciler, starts, store
+from som_device_plugin import SomError, database, seams
+from som_device_plugin.leases import reconciler, service, starts, store
 
 CAPACITY = 32 * node.PAGE
 TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
@@ -97,7 +97,7 @@ class World:
             boot_id=self.boot_id,
             on_change=lambda: None,
         )
-        self.manager = manager.LeaseManager(
+        self.service = service.TicketService(
             **shared, **seen, own_reconciler=self.reconciler, tickets=TICKETS
         )
 
@@ -118,7 +118,7 @@ class World:
         """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
         used = {p.ticket for p in self.cluster.running}
         free = [t for t in TICKETS if t not in used]
-        chosen = tickets or self.manager.preferred(available=free, must_include=[], size=1)
+        chosen = tickets or self.service.preferred(available=free, must_include=[], size=1)
         if not chosen:
             return None
         self.uid += 1
@@ -130,7 +130,7 @@ class World:
             containers=(seams.ContainerRequest(name="main", unit="2Mi", count=count),),
             keep_on_restart=keep,
         )
-        await self.manager.allocate(chosen)
+        await self.service.allocate(chosen)
         fake = node.FakePod(pod, chosen[0])
         self.cluster.running.append(fake)
         return fake
@@ -138,7 +138,7 @@ class World:
     async def start_container(self, pod):
         """PreStartContainer, then the container runs and writes to its memory."""
         try:
-            await self.manager.pre_start([pod.ticket])
+            await self.service.pre_start([pod.ticket])
         except SomError:
             return False
         (block,) = [

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from som_device_plugin.leases import database
+from som_device_plugin import database
 from som_device_plugin.local import Wrong, daemons, layout, output, place, pool
-from som_device_plugin.sources import records
+from som_device_plugin.sources.hugetlb import records
 
 
 @pytest.fixture

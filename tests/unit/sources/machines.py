@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Iterator
 
 from fakes.huge_pages import PAGE, HugePages
-from som_device_plugin import seams
-from som_device_plugin.leases import database
-from som_device_plugin.sources import accounts, counters, plan, records
+from som_device_plugin import database, seams
+from som_device_plugin.sources.hugetlb import accounts, counters, plan, records
 
 
 class Machine:

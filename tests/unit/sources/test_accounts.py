@@ -3,7 +3,7 @@
 import hypothesis
 from hypothesis import strategies as st
 
-from som_device_plugin.sources import accounts
+from som_device_plugin.sources.hugetlb import accounts
 
 PAGES = st.integers(min_value=0, max_value=2000)
 NODES = st.fixed_dictionaries({0: PAGES, 1: PAGES, 2: PAGES})

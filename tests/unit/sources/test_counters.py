@@ -8,7 +8,7 @@ from concurrent import futures
 import pytest
 
 from fakes.huge_pages import PAGE, Killed
-from som_device_plugin.sources import counters
+from som_device_plugin.sources.hugetlb import counters
 from unit.sources import machines
 
 

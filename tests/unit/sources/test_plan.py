@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from som_device_plugin.sources import plan
+from som_device_plugin.sources.hugetlb import plan
 
 PAGES = st.integers(min_value=0, max_value=2000)
 NODES = st.dictionaries(st.integers(min_value=0, max_value=7), PAGES, min_size=1, max_size=4)

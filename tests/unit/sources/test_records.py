@@ -2,8 +2,8 @@
 
 import pathlib
 
-from som_device_plugin.leases import database
-from som_device_plugin.sources import accounts, records
+from som_device_plugin import database
+from som_device_plugin.sources.hugetlb import accounts, records
 
 PAGE = 2 * 2**20
 

@@ -35,7 +35,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from som_device_plugin.sources import plan
+from som_device_plugin.sources.hugetlb import plan
 
 _STRANGERS: Final = "(strangers)"
 _NEIGHBOURS: Final = "(neighbours)"

@@ -17,9 +17,8 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.drivers import spare, worker
+from som_device_plugin.drivers.hugetlbfs import hold, spare, worker
 from som_device_plugin.linux import cgroups, mountinfo, mounts, processes
-from som_device_plugin.sources import hold
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from som_device_plugin import SomError, seams
 from som_device_plugin.linux import cgroups, flocks, hugepages
-from som_device_plugin.sources import accounts, plan, records
+from som_device_plugin.sources.hugetlb import accounts, plan, records
 
 LOCK_TIMEOUT_S: Final = 30.0
 """A step of another agent that has the kernel look for 1 GiB of memory takes seconds."""

@@ -4,8 +4,8 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Final
 
-from som_device_plugin.leases import database
-from som_device_plugin.sources import accounts
+from som_device_plugin import database
+from som_device_plugin.sources.hugetlb import accounts
 
 _SETTING: Final = -1
 """In the place of a node in foreign_pages: others' own setting, of the whole machine."""

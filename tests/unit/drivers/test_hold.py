@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from som_device_plugin.drivers import worker
+from som_device_plugin.drivers.hugetlbfs import hold, worker
 from som_device_plugin.linux import cgroups, hugepages
-from som_device_plugin.sources import hold
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Final
 
-from som_device_plugin.drivers import worker
+from som_device_plugin.drivers.hugetlbfs import worker
 
 CLOSE_WITHIN_S: Final = 5.0
 REFILL_AFTER_S: Final = 0.1

@@ -22,7 +22,7 @@ _GRACE_S: Final = 2.0
 """For the steps before and after a build; beyond it kubelet would tell of its own time-out only."""
 
 
-class LeaseManager:
+class TicketService:
     """Implements seams.TicketService."""
 
     def __init__(

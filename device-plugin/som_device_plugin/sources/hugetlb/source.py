@@ -15,8 +15,9 @@ from typing import Final, TypeVar
 
 from som_api import v1alpha1
 from som_device_plugin import SomError, seams
+from som_device_plugin.drivers.hugetlbfs import hold
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
-from som_device_plugin.sources import accounts, counters, hold, plan, records
+from som_device_plugin.sources.hugetlb import accounts, counters, plan, records
 
 _GIGANTIC_LIMIT_S: Final = 60.0
 _T = TypeVar("_T")

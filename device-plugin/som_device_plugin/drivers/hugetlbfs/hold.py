@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from som_device_plugin import SomError
-from som_device_plugin.drivers import worker
+from som_device_plugin.drivers.hugetlbfs import worker
 from som_device_plugin.linux import cgroups, flocks, hugepages, mountinfo, mounts
 
 LOCK_TIMEOUT_S: Final = 10.0

@@ -1,0 +1,1 @@
+"""Pools of HugeTLB pages: reserved from the kernel, counted, kept from others."""
