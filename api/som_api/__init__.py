@@ -1,1 +1,23 @@
 """The types of som's API, the runtime that speaks with the API server, logs and endpoint."""
+
+from collections.abc import Iterator
+
+
+class SomError(Exception):
+    """Base of every error that som raises: says what failed, on what, and the cure.
+
+    `is_race`: somebody else was faster; the next attempt sees what he did.
+    """
+
+    is_race = False
+
+
+def reasons(failure: BaseException) -> Iterator[SomError]:
+    """Our errors of a failure, groups unfolded; anything else is a bug and is raised."""
+    if isinstance(failure, BaseExceptionGroup):
+        for inner in failure.exceptions:
+            yield from reasons(inner)
+    elif isinstance(failure, SomError):
+        yield failure
+    else:
+        raise failure

@@ -9,10 +9,12 @@ import prometheus_client
 from aiohttp import web
 from prometheus_client import registry
 
+from som_api import SomError
+
 _log = logging.getLogger(__name__)
 
 
-class EndpointError(Exception):
+class EndpointError(SomError):
     """The endpoint cannot be had at its address."""
 
 

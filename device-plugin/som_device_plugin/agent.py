@@ -21,8 +21,8 @@ from typing import Final
 
 from prometheus_client import core, registry
 
-from som_api import endpoint, v1alpha1
-from som_device_plugin import SomError, database, loops, metrics, pools, seams, status
+from som_api import SomError, endpoint, v1alpha1
+from som_device_plugin import database, loops, metrics, pools, seams, status
 from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
 from som_device_plugin.leases import reconciler, service, starts, state, store

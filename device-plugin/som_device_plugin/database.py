@@ -14,7 +14,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, LiteralString
 
-from som_device_plugin import SomError, metrics
+from som_api import SomError
+from som_device_plugin import metrics
 
 _SCHEMA: Final = """
 CREATE TABLE leases (

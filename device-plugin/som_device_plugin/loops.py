@@ -14,8 +14,8 @@ from typing import Final, NoReturn
 
 import prometheus_client
 
-from som_api import heartbeats
-from som_device_plugin import SomError
+from som_api import SomError
+from som_api.run import heartbeats
 
 log = logging.getLogger(__name__)
 

@@ -8,18 +8,14 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Final
 
-from som_api import endpoint, logs
-from som_device_plugin import SomError, __version__, agent, cluster, loops
+from som_api import SomError, logs, reasons
+from som_device_plugin import __version__, agent, cluster, loops
 from som_device_plugin.kubelet import setup
 from som_device_plugin.local import files, layout
 from som_device_plugin.sources.hugetlb import plan
 
 log = logging.getLogger(__name__)
-
-_OURS: Final = (SomError, endpoint.EndpointError)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,16 +126,5 @@ def main() -> None:
         asyncio.run(_run(arguments))
     except (asyncio.CancelledError, KeyboardInterrupt):
         log.info("told to stop; leases stay as they are")
-    except (*_OURS, BaseExceptionGroup) as failure:
-        sys.exit("\n".join(f"som-agent: {error}" for error in _reasons(failure)))
-
-
-def _reasons(failure: BaseException) -> Iterator[Exception]:
-    """Our errors of a failure, groups unfolded; anything else is a bug and is raised."""
-    if isinstance(failure, BaseExceptionGroup):
-        for inner in failure.exceptions:
-            yield from _reasons(inner)
-    elif isinstance(failure, _OURS):
-        yield failure
-    else:
-        raise failure
+    except (SomError, BaseExceptionGroup) as failure:
+        sys.exit("\n".join(f"som-agent: {error}" for error in reasons(failure)))

@@ -14,8 +14,8 @@ from typing import Final
 
 import pydantic
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, database, loops, seams
+from som_api import SomError, v1alpha1
+from som_device_plugin import database, loops, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.sources.hugetlb import source as hugetlb
 

@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, NewType, Protocol
 
-from som_api import v1alpha1
-from som_device_plugin import SomError
+from som_api import SomError, v1alpha1
 
 LeaseId = NewType("LeaseId", str)
 """Random name of a lease, 16 hexadecimal digits; also the directory of its mount."""

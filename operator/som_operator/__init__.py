@@ -4,7 +4,3 @@ from importlib import metadata
 from typing import Final
 
 __version__: Final = metadata.version("som")
-
-
-class OperatorError(Exception):
-    """The operator cannot work; the message says why and what to do."""

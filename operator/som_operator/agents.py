@@ -10,7 +10,8 @@ import math
 from collections.abc import Set
 from typing import Final
 
-from som_api import kube, v1alpha1
+from som_api import v1alpha1
+from som_api.run import clock
 from som_operator import observed
 
 CONDITION: Final = "AgentReady"
@@ -20,7 +21,7 @@ LOST_AFTER_S: Final = 60.0
 class Agents:
     """Since when which node's agent is not ready."""
 
-    def __init__(self, *, time: kube.Clock) -> None:
+    def __init__(self, *, time: clock.Clock) -> None:
         self._time = time
         self._since_s: dict[str, float] = {}
         self._lost: set[str] = set()

@@ -8,7 +8,8 @@ import asyncio
 import logging
 from typing import Final, NoReturn
 
-from som_api import heartbeats, kube
+from som_api import kube
+from som_api.run import clock, heartbeats, workqueue
 from som_operator import metrics
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
@@ -34,22 +35,22 @@ class Controllers:
         agent_namespace: str,
         measure: metrics.Reconciles,
         beats: heartbeats.Heartbeats | None = None,
-        time: kube.Clock,
+        time: clock.Clock,
     ) -> None:
         self.shares = Shares()
         self.agents = Agents(time=time)
-        self._node_queue = kube.WorkQueue[str](
+        self._node_queue = workqueue.WorkQueue[str](
             measure("node", self._reconcile_node),
             name="node",
             workers=NODE_WORKERS,
             beats=beats,
             time=time,
         )
-        self._pool_queue = kube.WorkQueue[str](
+        self._pool_queue = workqueue.WorkQueue[str](
             measure("pool", self._reconcile_pool), name="pool", beats=beats, time=time
         )
         # Plans without writes: how pools stand does not wait for what nodes are still to be told.
-        self._survey_queue = kube.WorkQueue[str](
+        self._survey_queue = workqueue.WorkQueue[str](
             self._survey_node, name="survey", beats=beats, time=time
         )
         self.queues = (self._node_queue, self._pool_queue, self._survey_queue)

@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TypeVar
 
 import pydantic
 
-from som_api import heartbeats, kube, v1alpha1
+from som_api import kube, v1alpha1
+from som_api.run import clock, heartbeats, workqueue
 from som_operator import observed, pools
 
 T = TypeVar("T")
@@ -30,11 +31,11 @@ class Fleet:
         client: kube.Client,
         *,
         agent_namespace: str,
-        nodes_due: kube.WorkQueue[str],
-        pools_due: kube.WorkQueue[str],
-        surveys_due: kube.WorkQueue[str],
+        nodes_due: workqueue.WorkQueue[str],
+        pools_due: workqueue.WorkQueue[str],
+        surveys_due: workqueue.WorkQueue[str],
         beats: heartbeats.Heartbeats | None = None,
-        time: kube.Clock,
+        time: clock.Clock,
     ) -> None:
         self._nodes_due = nodes_due
         self._pools_due = pools_due

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import registry
 
-from som_api import endpoint, heartbeats, kube, logs
-from som_operator import OperatorError, __version__, metrics, uninstall
+from som_api import SomError, endpoint, kube, logs, reasons
+from som_api.run import clock, heartbeats
+from som_operator import __version__, metrics, uninstall
 from som_operator.controllers import Controllers
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             release=arguments.release,
         )
         return
-    time = kube.SystemClock()
+    time = clock.SystemClock()
     beats = heartbeats.Heartbeats()
     collected = registry.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=collected)
@@ -144,5 +145,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         _log.info("told to stop")
         if arguments.command == "uninstall":
             sys.exit(128 + signal.SIGTERM)
-    except (OperatorError, kube.KubeError, endpoint.EndpointError) as error:
-        sys.exit(f"som-operator: {error}")
+    except (SomError, BaseExceptionGroup) as failure:
+        sys.exit("\n".join(f"som-operator: {error}" for error in reasons(failure)))

@@ -8,7 +8,7 @@ import prometheus_client
 from prometheus_client import core, registry
 
 import som_operator
-from som_api import kube
+from som_api import SomError
 
 if TYPE_CHECKING:
     from som_operator.controllers import Controllers
@@ -44,8 +44,7 @@ class Reconciles:
             try:
                 delay_s = await reconcile(key)
             except Exception as error:
-                # A conflict is an ordinary race with a cache that is about to learn of it.
-                if not (isinstance(error, kube.KubeError) and error.status == 409):
+                if not (isinstance(error, SomError) and error.is_race):
                     failed.inc()
                 raise
             seconds.observe(time.perf_counter() - started_s)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from som_api import kube, v1alpha1
+from som_api.run import clock
 from som_operator import agents, books, node_events, observed, plan, pools, statuses
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
@@ -52,7 +53,7 @@ class NodeController:
         agents: Agents,
         *,
         pool_changed: Callable[[str], None],
-        time: kube.Clock,
+        time: clock.Clock,
     ) -> None:
         self._client = client
         self._fleet = fleet

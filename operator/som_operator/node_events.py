@@ -8,6 +8,7 @@ import dataclasses
 from typing import Final
 
 from som_api import kube
+from som_api.run import clock
 
 PER_REASON: Final = 50
 WINDOW_S: Final = 600.0
@@ -16,7 +17,7 @@ WINDOW_S: Final = 600.0
 class NodeEvents:
     """The Events that nodes may have still, by reason."""
 
-    def __init__(self, recorder: kube.Recorder, *, time: kube.Clock) -> None:
+    def __init__(self, recorder: kube.Recorder, *, time: clock.Clock) -> None:
         self._recorder = recorder
         self._time = time
         self._spent: dict[str, int] = {}

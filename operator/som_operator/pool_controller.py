@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Set
 from typing import Final
 
 from som_api import kube, v1alpha1
+from som_api.run import clock
 from som_operator import pool_status, pools, statuses
 from som_operator.fleet import Fleet
 from som_operator.shares import Shares
@@ -28,7 +29,7 @@ class PoolController:
         *,
         survey: Callable[[], Awaitable[None]],
         lost_agents: Callable[[], Set[str]],
-        time: kube.Clock,
+        time: clock.Clock,
     ) -> None:
         self._client = client
         self._fleet = fleet

@@ -3,6 +3,7 @@
 from typing import Final, Generic, TypeVar
 
 from som_api import kube, v1alpha1
+from som_api.run import clock
 
 FIELD_MANAGER: Final = "som-operator"
 
@@ -12,7 +13,7 @@ Status = TypeVar("Status", v1alpha1.SomPoolStatus, v1alpha1.SomNodeStatus)
 class Statuses(Generic[Status]):
     """The statuses of one kind of object."""
 
-    def __init__(self, client: kube.Client, *, time: kube.Clock) -> None:
+    def __init__(self, client: kube.Client, *, time: clock.Clock) -> None:
         self._client = client
         self._time = time
         self._written: dict[str, tuple[str, Status]] = {}

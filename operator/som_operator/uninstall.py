@@ -22,8 +22,8 @@ from typing import Final
 
 import pydantic
 
-from som_api import kube, v1alpha1
-from som_operator import OperatorError, __version__, observed, pools, reports
+from som_api import SomError, kube, v1alpha1
+from som_operator import __version__, observed, pools, reports
 
 DEPLOYMENT: Final = kube.Resource("apps/v1", "Deployment", "deployments")
 SECRETS: Final = kube.Resource("v1", "Secret", "secrets")
@@ -38,20 +38,17 @@ _SHOWN: Final = 20
 _CURES: Final = f"mend it, delete the Node, or set {reports.SKIP_RELEASE}=true on the SomNode"
 
 
-class Refused(OperatorError):
+class NotUninstalled(SomError):
     """Memory is in use, or was not given back; the message names who and what to do."""
 
 
 async def uninstall(
     *, kubeconfig: pathlib.Path | None, namespace: str, timeout_s: float, release: str
 ) -> None:
-    """Connect, and release everything. Raises OperatorError."""
+    """Connect, and release everything. Raises SomError."""
     agent = f"som-uninstall/{__version__}"
-    try:
-        async with await kube.connect(user_agent=agent, kubeconfig=kubeconfig) as client:
-            await Uninstall(client, namespace=namespace, timeout_s=timeout_s, release=release).run()
-    except kube.KubeError as error:
-        raise OperatorError(str(error)) from error
+    async with await kube.connect(user_agent=agent, kubeconfig=kubeconfig) as client:
+        await Uninstall(client, namespace=namespace, timeout_s=timeout_s, release=release).run()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Uninstall:
         """Release everything.
 
         Raises:
-            Refused: containers hold som memory, a node did not give it back in time, or helm
+            NotUninstalled: containers hold som memory, a node did not give it back in time, or helm
                 does not uninstall.
             kube.KubeError: the API server refused.
         """
@@ -112,7 +109,7 @@ class Uninstall:
             return False
         if _HELM_RELEASE not in operator["metadata"].get("annotations", {}):
             return False
-        raise Refused(
+        raise NotUninstalled(
             f"no Secret of namespace {self.namespace} says that helm uninstalls release "
             f"{self.release} (looked for {labels}). If you do want that: run som-operator "
             "uninstall without --release, with your own rights, then helm uninstall --no-hooks"
@@ -137,7 +134,9 @@ class Uninstall:
         if holders:
             shown = holders[:_SHOWN]
             more = [f"and {len(holders) - _SHOWN} more"] if len(holders) > _SHOWN else []
-            raise Refused("\n  ".join(["som memory is in use; delete these first:", *shown, *more]))
+            raise NotUninstalled(
+                "\n  ".join(["som memory is in use; delete these first:", *shown, *more])
+            )
 
     def _deployment(self, subresource: str = "") -> str:
         return DEPLOYMENT.path(namespace=self.namespace, name=OPERATOR, subresource=subresource)
@@ -164,7 +163,7 @@ class Uninstall:
             except kube.KubeError as error:
                 if time.monotonic() > deadline_s or error.status == 403:
                     command = f"kubectl scale deployment {OPERATOR} --replicas=1"
-                    raise Refused(
+                    raise NotUninstalled(
                         f"the operator is stopped and was not started again: {error}; "
                         f"do it by hand: {command} --namespace={self.namespace}"
                     ) from error
@@ -245,7 +244,7 @@ class Uninstall:
         while left := await remaining():
             names = ", ".join(left[:_SHOWN])
             if time.monotonic() > deadline_s:
-                raise Refused(
+                raise NotUninstalled(
                     f"waited {self.timeout_s:.0f} s for {what}: {names}; "
                     f"kubectl describe somnodes, and the pods in {self.namespace}, say why"
                 )

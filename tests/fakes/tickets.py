@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from som_device_plugin import SomError, seams
+from som_api import SomError
+from som_device_plugin import seams
 
 
 class FakeTickets:

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, database, pools, seams, status
+from som_api import SomError, v1alpha1
+from som_device_plugin import database, pools, seams, status
 from som_device_plugin.kubelet import setup
 from som_device_plugin.sources.hugetlb import source as hugetlb
 from unit.kube.watching import until

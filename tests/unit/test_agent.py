@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from som_device_plugin import SomError, agent, database, seams
+from som_api import SomError
+from som_device_plugin import agent, database, seams
 from som_device_plugin.leases import reconciler
 
 PAGE = 2 << 20

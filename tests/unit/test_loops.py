@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import prometheus_client
 import pytest
 
-from som_device_plugin import SomError, loops
+from som_api import SomError
+from som_device_plugin import loops
 from unit.kube.watching import until
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from som_api import heartbeats, v1alpha1
-from som_device_plugin import SomError, agent, database, loops, pools, seams
+from som_api import SomError, heartbeats, v1alpha1
+from som_device_plugin import agent, database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
 from som_device_plugin.sources.hugetlb import plan

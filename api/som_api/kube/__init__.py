@@ -2,18 +2,15 @@
 
 - `connect` gives a `Client`: JSON requests on any path; failures are `KubeError`.
 - `Reflector` keeps a cache of a collection by list and watch, and outlives every failure.
-- `WorkQueue` reconciles keys with de-duplication, back-off and bounded workers.
 - `merge`, `publish`: statuses and conditions by server-side apply, when they changed.
 - `Recorder`: Events on objects and Nodes that do not flood.
 - `Collector`: how old, how full and how often in vain all this is, for Prometheus.
 
-`run` of Reflector, WorkQueue and Recorder lasts until cancelled: start them in one TaskGroup,
+`run` of Reflector and Recorder lasts until cancelled: start them in one TaskGroup,
 and ending that ends them all. Time and jitter can be handed in.
 """
 
-from som_api.kube.backoff import Backoff
 from som_api.kube.client import Client
-from som_api.kube.clock import Clock, SystemClock
 from som_api.kube.conditions import Emitter, merge, publish
 from som_api.kube.connect import connect
 from som_api.kube.errors import KubeError
@@ -30,7 +27,6 @@ from som_api.kube.resource import (
     ObjectRef,
     Resource,
 )
-from som_api.kube.workqueue import WorkQueue
 
 __all__ = [
     "EVENTS",
@@ -38,9 +34,7 @@ __all__ = [
     "PODS",
     "SOMNODES",
     "SOMPOOLS",
-    "Backoff",
     "Client",
-    "Clock",
     "Collector",
     "Emitter",
     "Json",
@@ -50,9 +44,7 @@ __all__ = [
     "Recorder",
     "Reflector",
     "Resource",
-    "SystemClock",
     "Unreadable",
-    "WorkQueue",
     "connect",
     "merge",
     "node_ref",

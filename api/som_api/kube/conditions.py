@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from som_api import v1alpha1
-from som_api.kube import client, clock
-from som_api.kube.resource import Json, ObjectRef
+from som_api.kube import client
+from som_api.kube.resource import Json, ObjectRef, rfc3339
 
 
 class Emitter(Protocol):
@@ -52,7 +52,7 @@ def merge(
             update={
                 "last_transition_time": before[condition.type].last_transition_time
                 if _same_status(before.get(condition.type), condition)
-                else clock.rfc3339(now)
+                else rfc3339(now)
             }
         )
         for condition in wanted

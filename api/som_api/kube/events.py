@@ -19,8 +19,9 @@ import random
 import uuid
 from typing import NoReturn
 
-from som_api.kube import backoff, client, clock, errors
-from som_api.kube.resource import EVENTS, NODES, Json, ObjectRef
+from som_api.kube import client, errors
+from som_api.kube.resource import EVENTS, NODES, Json, ObjectRef, rfc3339
+from som_api.run import backoff, clock
 
 REPEAT_S = 60.0
 SIMILAR = 10
@@ -150,7 +151,7 @@ class Recorder:
             if series.written:
                 repetition = {
                     "count": series.count,
-                    "lastTimestamp": clock.rfc3339(series.last),
+                    "lastTimestamp": rfc3339(series.last),
                     "message": series.message,
                 }
                 path = EVENTS.path(namespace=_NAMESPACE, name=series.name)
@@ -192,7 +193,7 @@ class Recorder:
             "source": {"component": self._component, "host": self._instance},
             "reportingComponent": self._component,
             "reportingInstance": self._instance,
-            "firstTimestamp": clock.rfc3339(series.first),
-            "lastTimestamp": clock.rfc3339(series.last),
+            "firstTimestamp": rfc3339(series.first),
+            "lastTimestamp": rfc3339(series.last),
             "count": series.count,
         }

@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 from prometheus_client import core, registry
 
-from som_api.kube import events, reflector, workqueue
+from som_api.kube import events, reflector
+from som_api.run import workqueue
 
 Family = TypeVar("Family", bound=core.Metric)
 

@@ -26,9 +26,9 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Generic, NamedTuple, NoReturn, TypeVar, cast
 
-from som_api import heartbeats
-from som_api.kube import backoff, client, clock, errors
+from som_api.kube import client, errors
 from som_api.kube.resource import Json, Resource
+from som_api.run import backoff, clock, heartbeats
 
 PAGE_SIZE = 500
 SPACING_S: Final = 3.0

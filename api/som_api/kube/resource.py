@@ -1,6 +1,7 @@
 """Kinds of the API server and the paths they are reached by."""
 
 import dataclasses
+import datetime
 from typing import Any
 from urllib import parse
 
@@ -47,3 +48,8 @@ class ObjectRef:
     def path(self, *, subresource: str = "") -> str:
         """The URL path of the object, or of its subresource."""
         return self.resource.path(name=self.name, subresource=subresource)
+
+
+def rfc3339(moment: datetime.datetime) -> str:
+    """`moment` (UTC) as Kubernetes writes metav1.Time: whole seconds and a Z."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

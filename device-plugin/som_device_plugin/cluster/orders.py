@@ -13,7 +13,8 @@ from typing import NoReturn
 
 import pydantic
 
-from som_api import heartbeats, kube, v1alpha1
+from som_api import kube, v1alpha1
+from som_api.run import clock, heartbeats
 from som_api.v1alpha1 import faults
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Orders:
         node_name: str,
         on_change: Callable[[], None],
         beats: heartbeats.Heartbeats | None = None,
-        time: kube.Clock | None = None,
+        time: clock.Clock | None = None,
     ) -> None:
         self._key = kube.Key("", node_name)
         self._on_change = on_change

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 from prometheus_client import registry
 
-from som_api import heartbeats, kube
-from som_device_plugin import SomError, __version__, agent
+from som_api import kube
+from som_api.run import heartbeats
+from som_device_plugin import __version__, agent
 from som_device_plugin.cluster import orders, pods, reporter
 
 
@@ -24,12 +25,9 @@ async def outside(
     Needs no API server that answers: whatever the agent knows stands until one does.
 
     Raises:
-        SomError: there is no way to find the API server or to log in; names the file.
+        KubeError: there is no way to find the API server or to log in; names the file.
     """
-    try:
-        client = await kube.connect(user_agent=f"som-agent/{__version__}", kubeconfig=kubeconfig)
-    except kube.KubeError as error:
-        raise SomError(str(error)) from error
+    client = await kube.connect(user_agent=f"som-agent/{__version__}", kubeconfig=kubeconfig)
     async with client, asyncio.TaskGroup() as tasks:
         recorder = kube.Recorder(client, component="som-agent", instance=node_name)
         ordered = orders.Orders(

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NoReturn
 
-from som_api import heartbeats, kube
+from som_api import kube
+from som_api.run import clock, heartbeats
 from som_device_plugin import pods, seams
 
 
@@ -22,7 +23,7 @@ class NodePods:
         *,
         node_name: str,
         beats: heartbeats.Heartbeats | None = None,
-        time: kube.Clock | None = None,
+        time: clock.Clock | None = None,
     ) -> None:
         self.watch = kube.Reflector(
             client,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from som_api import kube, v1alpha1
+from som_api.run import backoff, clock
 from som_device_plugin import seams
 from som_device_plugin.cluster import orders
 
@@ -34,7 +35,7 @@ class StatusReporter:
         *,
         node_name: str,
         observed: Callable[[], orders.Observed | None],
-        time: kube.Clock | None = None,
+        time: clock.Clock | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self._client = client
@@ -42,7 +43,7 @@ class StatusReporter:
         self._target = kube.ObjectRef(kube.SOMNODES, node_name)
         self._node = kube.node_ref(node_name)
         self._observed = observed
-        self._time = time or kube.SystemClock()
+        self._time = time or clock.SystemClock()
         self._jitter = jitter or random.Random()
         self._wanted: v1alpha1.SomNodeStatus | None = None
         self._due = asyncio.Event()
@@ -65,7 +66,7 @@ class StatusReporter:
 
     async def run(self) -> NoReturn:
         """Write until cancelled; a server that is away is outlived."""
-        pauses = kube.Backoff(jitter=self._jitter)
+        pauses = backoff.Backoff(jitter=self._jitter)
         while True:
             await self._due.wait()
             await self._time.sleep(self._jitter.uniform(*COALESCE_S))

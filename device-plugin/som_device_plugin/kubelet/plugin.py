@@ -12,7 +12,8 @@ from typing import Final
 
 import grpc
 
-from som_device_plugin import SomError, loops, seams
+from som_api import SomError
+from som_device_plugin import loops, seams
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, turns
 
 API_VERSION: Final = "v1beta1"

@@ -12,8 +12,8 @@ from typing import Final
 
 import grpc
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, seams
+from som_api import SomError, v1alpha1
+from som_device_plugin import seams
 from som_device_plugin.kubelet import plugin, podresources_pb2, podresources_pb2_grpc, turns
 
 DISTANCE_S: Final = 0.02

@@ -19,7 +19,8 @@ from typing import Final
 import grpc
 import prometheus_client
 
-from som_device_plugin import SomError, loops, metrics
+from som_api import SomError
+from som_device_plugin import loops, metrics
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, plugin
 
 LOOK_EVERY_S: Final = 0.25

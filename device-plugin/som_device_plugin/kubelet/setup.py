@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from som_device_plugin import SomError
+from som_api import SomError
 from som_device_plugin.linux import cgroups, hugepages
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, loops, pools, seams
+from som_api import SomError, v1alpha1
+from som_device_plugin import loops, pools, seams
 from som_device_plugin.leases import decide, starts, state, store
 from som_device_plugin.linux import expendable
 

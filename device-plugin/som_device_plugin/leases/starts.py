@@ -11,8 +11,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, loops, seams
+from som_api import SomError, v1alpha1
+from som_device_plugin import loops, seams
 from som_device_plugin.leases import state, store
 
 log = logging.getLogger(__name__)

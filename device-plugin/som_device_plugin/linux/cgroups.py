@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from som_device_plugin import SomError
+from som_api import SomError
 from som_device_plugin.linux import hugepages, mountinfo
 
 DEFAULT_STATE_DIR: Final = pathlib.Path("/var/lib/som")

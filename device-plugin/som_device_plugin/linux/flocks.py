@@ -7,7 +7,7 @@ import pathlib
 import time
 from typing import Final
 
-from som_device_plugin import SomError
+from som_api import SomError
 from som_device_plugin.linux import processes
 
 _PAUSE_S: Final = 0.002

@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 from typing import Final
 
-from som_device_plugin import SomError
+from som_api import SomError
 
 _MACHINE: Final = pathlib.Path("/sys/kernel/mm/hugepages")
 _NODES: Final = pathlib.Path("/sys/devices/system/node")

@@ -1,6 +1,6 @@
 """Local mode: the som command and a stand-in for kubelet."""
 
-from som_device_plugin import SomError
+from som_api import SomError
 
 
 class Wrong(SomError):

@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
-from som_api import v1alpha1
-from som_device_plugin import SomError
+from som_api import SomError, v1alpha1
 from som_device_plugin.local import layout, units
 
 NAMESPACE: Final = "som-local"

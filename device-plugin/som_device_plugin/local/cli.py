@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from som_device_plugin import SomError, __version__
+from som_api import SomError
+from som_device_plugin import __version__
 from som_device_plugin.local import Wrong, layout, output, units, users
 
 

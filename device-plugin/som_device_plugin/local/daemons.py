@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from som_device_plugin import SomError
+from som_api import SomError
 from som_device_plugin.local import layout
 
 START_TIMEOUT_S: Final = 60.0

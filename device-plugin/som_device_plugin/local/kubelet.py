@@ -20,8 +20,7 @@ from typing import Any, Final
 
 import grpc
 
-from som_api import logs
-from som_device_plugin import SomError
+from som_api import SomError, logs
 from som_device_plugin.kubelet import (
     deviceplugin_pb2,
     deviceplugin_pb2_grpc,

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from som_api import v1alpha1
-from som_device_plugin import SomError
+from som_api import SomError, v1alpha1
 from som_device_plugin.linux import cgroups
 from som_device_plugin.local import books, daemons, layout, orders, output, place, progress
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from som_device_plugin import SomError
+from som_api import SomError
 from som_device_plugin.local import container, layout, output, units, users
 
 WAIT_WORTH_SHOWING_S: Final = 0.3

@@ -4,7 +4,8 @@ import pathlib
 import pytest
 
 from fakes.api_server import FakeApiServer
-from som_device_plugin import SomError, cluster
+from som_api import SomError
+from som_device_plugin import cluster
 from unit.agent_cluster.test_orders import somnode
 from unit.agent_cluster.test_pods import pod
 from unit.kube.test_client import write_kubeconfig

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from som_api import endpoint, heartbeats
+from som_api import endpoint
+from som_api.run import heartbeats
 
 
 @contextlib.asynccontextmanager

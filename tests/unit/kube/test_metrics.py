@@ -6,6 +6,7 @@ from prometheus_client import registry
 from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from som_api import kube
+from som_api.run import workqueue
 from unit.kube.watching import Watching, node, until
 
 
@@ -17,7 +18,7 @@ async def test_a_component_tells_how_old_and_how_full_what_it_knows_is(
     async def reconcile(key: str) -> None:
         del key
 
-    queue = kube.WorkQueue[str](reconcile, name="node", time=clock)
+    queue = workqueue.WorkQueue[str](reconcile, name="node", time=clock)
     queue.add("n1")
     recorder = kube.Recorder(client, component="som-operator", instance="operator", time=clock)
     server.put("v1", "nodes", node("poison", "unreadable"))

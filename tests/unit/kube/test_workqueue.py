@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from fakes.clock import FakeClock
-from som_api import heartbeats, kube
-from som_api.kube import workqueue
+from som_api import kube
+from som_api.run import heartbeats, workqueue
 from unit.kube.watching import until
 
 
@@ -21,8 +21,8 @@ def clock() -> FakeClock:
 @contextlib.asynccontextmanager
 async def running(
     reconcile: Callable[[str], Awaitable[float | None]], clock: FakeClock, *, workers: int = 1
-) -> AsyncIterator[kube.WorkQueue[str]]:
-    queue = kube.WorkQueue(reconcile, workers=workers, time=clock, jitter=random.Random(0))
+) -> AsyncIterator[workqueue.WorkQueue[str]]:
+    queue = workqueue.WorkQueue(reconcile, workers=workers, time=clock, jitter=random.Random(0))
     task = asyncio.create_task(queue.run())
     await clock.settle()
     try:
@@ -65,7 +65,7 @@ class Reconciler:
 
 async def test_a_key_that_waits_is_worked_on_once(clock: FakeClock) -> None:
     reconcile = Reconciler(clock)
-    queue = kube.WorkQueue(reconcile, time=clock)
+    queue = workqueue.WorkQueue(reconcile, time=clock)
     for key in ("a", "b", "a", "a"):
         queue.add(key)
     task = asyncio.create_task(queue.run())
@@ -181,7 +181,7 @@ async def test_the_earliest_of_several_delays_counts(clock: FakeClock) -> None:
 
 async def test_delays_asked_for_before_the_start_are_kept(clock: FakeClock) -> None:
     reconcile = Reconciler(clock)
-    queue = kube.WorkQueue(reconcile, time=clock)
+    queue = workqueue.WorkQueue(reconcile, time=clock)
     queue.add_after("a", 10)
     task = asyncio.create_task(queue.run())
     await clock.advance(10)
@@ -212,7 +212,7 @@ async def test_the_event_loop_has_its_turn_between_keys_that_await_nothing() -> 
             turns.append(len(done))
             await asyncio.sleep(0)
 
-    queue = kube.WorkQueue(reconcile, workers=8)
+    queue = workqueue.WorkQueue(reconcile, workers=8)
     for key in range(1000):
         queue.add(key)
     task = asyncio.create_task(queue.run())
@@ -225,7 +225,7 @@ async def test_an_urgent_key_does_not_wait_behind_everybody_nor_make_them_wait(
     clock: FakeClock,
 ) -> None:
     reconcile = Reconciler(clock)
-    queue = kube.WorkQueue(reconcile, time=clock)
+    queue = workqueue.WorkQueue(reconcile, time=clock)
     for key in "abcdef":
         queue.add(key)
     for key in "xfyz":
@@ -292,7 +292,7 @@ async def test_a_conflict_is_tried_again_without_an_error_line(
 async def test_a_reconcile_that_hangs_makes_the_process_unhealthy(clock: FakeClock) -> None:
     beats = heartbeats.Heartbeats(monotonic=clock.monotonic)
     reconcile = Reconciler(clock)
-    queue = kube.WorkQueue(reconcile, name="node", beats=beats, time=clock)
+    queue = workqueue.WorkQueue(reconcile, name="node", beats=beats, time=clock)
     task = asyncio.create_task(queue.run())
     queue.add("done")
     await clock.settle()

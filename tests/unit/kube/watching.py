@@ -6,7 +6,8 @@ import random
 from collections.abc import AsyncIterator, Callable
 
 from fakes.clock import FakeClock
-from som_api import heartbeats, kube
+from som_api import kube
+from som_api.run import heartbeats
 
 DEADLINE_S = 60.0
 QUICK_IDLE_TIMEOUT_S = 0.05

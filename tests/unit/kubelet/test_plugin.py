@@ -4,7 +4,8 @@ import grpc
 import pytest
 
 from fakes import tickets
-from som_device_plugin import SomError, seams
+from som_api import SomError
+from som_device_plugin import seams
 from som_device_plugin.kubelet import deviceplugin_pb2
 
 from .conftest import Served, until

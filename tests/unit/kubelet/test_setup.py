@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from som_device_plugin import SomError
+from som_api import SomError
 from som_device_plugin.kubelet import setup
 from som_device_plugin.linux import cgroups
 

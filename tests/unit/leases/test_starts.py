@@ -7,7 +7,8 @@ import errno
 import pytest
 
 from fakes import node
-from som_device_plugin import SomError, seams
+from som_api import SomError
+from som_device_plugin import seams
 from som_device_plugin.leases import service, state
 from unit.leases.worlds import TICKETS
 

@@ -3,7 +3,8 @@
 import asyncio
 
 from fakes import node
-from som_device_plugin import SomError, database, seams
+from som_api import SomError
+from som_device_plugin import database, seams
 from som_device_plugin.leases import reconciler, service, starts, store
 
 CAPACITY = 32 * node.PAGE

@@ -149,7 +149,7 @@ async def test_uninstall_gives_back_memory_and_leaves_the_pools(server: FakeApiS
 
 async def test_uninstall_is_refused_while_a_pod_holds_memory(server: FakeApiServer) -> None:
     server.put("v1", "pods", _pod("4"))
-    with pytest.raises(uninstall.Refused) as caught:
+    with pytest.raises(uninstall.NotUninstalled) as caught:
         await _run(server)
     assert str(caught.value) == (
         "som memory is in use; delete these first:\n  pod shop/db-0 on node n"
@@ -159,7 +159,7 @@ async def test_uninstall_is_refused_while_a_pod_holds_memory(server: FakeApiServ
 
 async def test_container_of_a_pod_deleted_by_force_counts(server: FakeApiServer) -> None:
     server.put(SOM, "somnodes", _named("n", pools=[POOL]) | {"status": _status(1, "8Mi")})
-    with pytest.raises(uninstall.Refused, match="containers on node n, with 8Mi"):
+    with pytest.raises(uninstall.NotUninstalled, match="containers on node n, with 8Mi"):
         await _run(server)
 
 
@@ -177,7 +177,7 @@ async def test_pod_that_comes_in_between_stops_it_and_the_operator_runs_again(
             server.put("v1", "pods", _pod("4"))
 
     server.failure = pod_comes_after_the_first_look
-    with pytest.raises(uninstall.Refused, match="pod shop/db-0"):
+    with pytest.raises(uninstall.NotUninstalled, match="pod shop/db-0"):
         await _run(server)
     assert _unchanged(server)
     assert _get(server, SOMNODE)["spec"]["pools"] == [POOL]
@@ -186,7 +186,7 @@ async def test_pod_that_comes_in_between_stops_it_and_the_operator_runs_again(
 async def test_node_that_does_not_answer_is_named_with_the_cure(server: FakeApiServer) -> None:
     server.put("v1", "nodes", _node(ready="Unknown"))
     with pytest.raises(
-        uninstall.Refused, match=r"give their memory back: n \(kubelet is not ready"
+        uninstall.NotUninstalled, match=r"give their memory back: n \(kubelet is not ready"
     ):
         await _run(server, timeout_s=0.05)
     assert _unchanged(server)
@@ -204,7 +204,9 @@ async def test_node_that_does_not_answer_can_be_skipped(server: FakeApiServer) -
 
 
 async def test_node_without_an_agent_is_named_and_can_be_skipped(server: FakeApiServer) -> None:
-    with pytest.raises(uninstall.Refused, match=r"n \(no agent is ready there: .*skip-release"):
+    with pytest.raises(
+        uninstall.NotUninstalled, match=r"n \(no agent is ready there: .*skip-release"
+    ):
         await _run(server, timeout_s=0.05)
     assert _unchanged(server)
     _annotate_somnode(server)
@@ -215,7 +217,9 @@ async def test_somnode_that_cannot_be_read_is_named_and_can_be_skipped(
     server: FakeApiServer,
 ) -> None:
     _make_unreadable(server)
-    with pytest.raises(uninstall.Refused, match=r"n \(its SomNode cannot be read: .*skip-release"):
+    with pytest.raises(
+        uninstall.NotUninstalled, match=r"n \(its SomNode cannot be read: .*skip-release"
+    ):
         await _run(server, timeout_s=0.05)
     assert _unchanged(server)
     _annotate_somnode(server)
@@ -250,7 +254,7 @@ async def test_chart_applied_as_text_over_helms_release_uninstalls_nothing(
     server: FakeApiServer,
 ) -> None:
     _helm_installed(server, status="deployed")
-    with pytest.raises(uninstall.Refused, match=r"(?s)no Secret .* without --release"):
+    with pytest.raises(uninstall.NotUninstalled, match=r"(?s)no Secret .* without --release"):
         await _run(server, release="som")
     assert "patch" not in server.verbs()
 
@@ -268,7 +272,7 @@ async def test_operator_that_a_killed_run_left_stopped_is_started_by_the_next_re
     deployment = _get(server, DEPLOYMENT)
     deployment["spec"]["replicas"] = 0
     server.put(DEPLOYMENT.api_version, DEPLOYMENT.plural, deployment)
-    with pytest.raises(uninstall.Refused, match="waited"):
+    with pytest.raises(uninstall.NotUninstalled, match="waited"):
         await _run(server, timeout_s=0.05)
     assert _unchanged(server)
 
@@ -286,7 +290,7 @@ async def test_operator_is_started_again_when_the_api_server_is_back(
         return None
 
     server.failure = away_for_a_while
-    with pytest.raises(uninstall.Refused, match="waited"):
+    with pytest.raises(uninstall.NotUninstalled, match="waited"):
         await _run(server, timeout_s=0.05)
     assert len(scaled) == 5
     assert _unchanged(server)
@@ -302,7 +306,7 @@ async def test_one_deadline_is_for_the_operator_and_the_nodes_together(
             await asyncio.sleep(timeout_s)
 
     server.failure = operator_stops_at_the_deadline
-    with pytest.raises(uninstall.Refused, match="give their memory back: n"):
+    with pytest.raises(uninstall.NotUninstalled, match="give their memory back: n"):
         await _run(server, timeout_s=timeout_s)
     looks = [request for request in server.requests if request.path.endswith("/somnodes")]
     assert len(looks) == len(["in use?", "in use still?", "to order nothing", "given back?"])

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Final
 
-from som_device_plugin import SomError
+from som_api import SomError
 from som_device_plugin.drivers.hugetlbfs import worker
 from som_device_plugin.linux import cgroups, flocks, hugepages, mountinfo, mounts
 

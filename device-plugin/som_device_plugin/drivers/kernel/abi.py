@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import ClassVar, Final, TypeVar
 
-from som_device_plugin import SomError
+from som_api import SomError
 
 CONTROL: Final = pathlib.Path("/dev/som_ctl")
 CLASS: Final = pathlib.Path("/sys/class/som")

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from som_device_plugin import SomError, seams
+from som_api import SomError
+from som_device_plugin import seams
 from som_device_plugin.linux import cgroups, flocks, hugepages
 from som_device_plugin.sources.hugetlb import accounts, plan, records
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from som_api import v1alpha1
-from som_device_plugin import SomError, seams
+from som_api import SomError, v1alpha1
+from som_device_plugin import seams
 from som_device_plugin.drivers.hugetlbfs import hold
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources.hugetlb import accounts, counters, plan, records

@@ -17,8 +17,8 @@ import random
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NoReturn, TypeVar
 
-from som_api import heartbeats
-from som_api.kube import backoff, clock, errors
+from som_api import SomError
+from som_api.run import backoff, clock, heartbeats
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 300.0
@@ -32,8 +32,8 @@ class WorkQueue(Generic[K]):
     """Runs `reconcile(key)` for each key added, at most `workers` of them at once.
 
     `reconcile` returns the seconds after which the key is due again, or None. Every Exception
-    that it raises is counted and logged, and the key comes back after its back-off; a conflict
-    (409) is an ordinary race with a cache that is about to learn of it, and no error.
+    that it raises is counted and logged, and the key comes back after its back-off; a race
+    (`SomError.is_race`) is ordinary, and no error.
 
     With `beats`, the process is unhealthy once a reconcile hangs. `name` says what the keys are.
     """
@@ -162,13 +162,13 @@ class WorkQueue(Generic[K]):
             )
         self._retries += 1
         pause_s = pauses.next_s()
-        if isinstance(error, errors.KubeError) and error.status == 409:
+        if isinstance(error, SomError) and error.is_race:
             _log.info("%s: %s; again in %.1f s", key, error, pause_s)
         else:
             now_s = self._time.monotonic()
             self._next_retry_s = max(now_s, self._next_retry_s) + 1 / RETRIES_PER_S
             pause_s = max(pause_s, self._next_retry_s - now_s)
-            # What the server answered needs no traceback; anything else is a mistake of ours.
-            trace = None if isinstance(error, errors.KubeError) else error
+            # What was foreseen needs no traceback; anything else is a mistake of ours.
+            trace = None if isinstance(error, SomError) else error
             _log.error("%s: %s; again in %.1f s", key, error, pause_s, exc_info=trace)
         self.add_after(key, pause_s)

@@ -30,8 +30,3 @@ class SystemClock:
 
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-
-
-def rfc3339(moment: datetime.datetime) -> str:
-    """`moment` (UTC) as Kubernetes writes metav1.Time: whole seconds and a Z."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
