@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from som_api import SomError, heartbeats, v1alpha1
+from som_api import SomError, v1alpha1
+from som_api.run import heartbeats
 from som_device_plugin import agent, database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
