@@ -7,7 +7,7 @@
  *
  * A lease takes chunks out of a pool and holds them until it ends. While it
  * lives, a chunk is behind one of its mappings (in a region's table) or idle
- * (in a hold's bitmap).
+ * (in a stake's bitmap).
  *
  * Locks, outermost first:
  *
@@ -60,7 +60,7 @@ struct som_extent {
 	unsigned int dirty;
 	struct list_head in_free;	/* of som_bank; empty if free == 0 */
 	struct list_head in_dirty;	/* of som_pool; empty if dirty == 0 */
-	struct hlist_head holds;
+	struct hlist_head stakes;
 	DECLARE_BITMAP(present_map, EXTENT_CHUNKS);
 	DECLARE_BITMAP(used_map, EXTENT_CHUNKS);
 	DECLARE_BITMAP(zeroed_map, EXTENT_CHUNKS);
@@ -68,8 +68,8 @@ struct som_extent {
 	DECLARE_BITMAP(bad_map, EXTENT_CHUNKS);
 };
 
-/* What one lease holds of one extent */
-struct som_hold {
+/* A lease's stake in one extent: what it holds of it */
+struct som_stake {
 	struct som_lease *lease;
 	struct som_extent *extent;
 	struct hlist_node in_extent;
@@ -140,7 +140,7 @@ struct som_lease {
 					 * invalidate_lock was held exclusively */
 
 	/* under pool->lock */
-	struct list_head holds;
+	struct list_head stakes;
 	struct list_head region_list;	/* by place in inode->i_mapping */
 	unsigned int regions;
 	u64 tables;			/* chunks in tables of regions */

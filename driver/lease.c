@@ -63,7 +63,7 @@ static struct som_lease *lease_alloc(const struct som_lease_create *arg)
 	lease->quota = arg->quota_bytes >> CHUNK_SHIFT;
 	memcpy(lease->name, arg->name, sizeof(lease->name));
 	kref_init(&lease->ref);
-	INIT_LIST_HEAD(&lease->holds);
+	INIT_LIST_HEAD(&lease->stakes);
 	INIT_LIST_HEAD(&lease->region_list);
 	return lease;
 }

@@ -342,19 +342,19 @@ void som_clean(struct som_lease *lease, u32 chunk)
 
 /* ------------------------------------------------------- taking and giving */
 
-static struct som_hold *hold_of(struct som_lease *lease,
+static struct som_stake *stake_of(struct som_lease *lease,
 				struct som_extent *extent)
 {
-	struct som_hold *hold;
+	struct som_stake *stake;
 
-	hlist_for_each_entry(hold, &extent->holds, in_extent) {
-		if (hold->lease != lease)
+	hlist_for_each_entry(stake, &extent->stakes, in_extent) {
+		if (stake->lease != lease)
 			continue;
-		if (extent->holds.first != &hold->in_extent) {
-			hlist_del(&hold->in_extent);
-			hlist_add_head(&hold->in_extent, &extent->holds);
+		if (extent->stakes.first != &stake->in_extent) {
+			hlist_del(&stake->in_extent);
+			hlist_add_head(&stake->in_extent, &extent->stakes);
 		}
-		return hold;
+		return stake;
 	}
 	return NULL;
 }
@@ -373,52 +373,52 @@ static unsigned int pick_bit(const unsigned long *map,
 }
 
 /* Makes a whole extent of idle chunks and those that nobody holds, if it can */
-static bool hold_whole(struct som_lease *lease, struct som_hold *hold)
+static bool make_whole(struct som_lease *lease, struct som_stake *stake)
 {
-	struct som_extent *extent = hold->extent;
+	struct som_extent *extent = stake->extent;
 	unsigned int rest = extent->free;
 
-	if (hold->idle + rest != EXTENT_CHUNKS ||
+	if (stake->idle + rest != EXTENT_CHUNKS ||
 	    lease->held + rest > lease->quota)
 		return false;
 	bitmap_fill(extent->used_map, EXTENT_CHUNKS);
 	extent->free = 0;
 	extent_file(lease->pool, extent);
-	bitmap_fill(hold->idle_map, EXTENT_CHUNKS);
-	hold->idle += rest;
-	hold->held += rest;
+	bitmap_fill(stake->idle_map, EXTENT_CHUNKS);
+	stake->idle += rest;
+	stake->held += rest;
 	lease->held += rest;
 	return true;
 }
 
 static int take_idle(struct som_lease *lease, unsigned int count, u32 *chunk)
 {
-	struct som_hold *hold;
+	struct som_stake *stake;
 	unsigned int bit;
 
-	list_for_each_entry(hold, &lease->holds, in_lease) {
-		if (!hold->idle)
+	list_for_each_entry(stake, &lease->stakes, in_lease) {
+		if (!stake->idle)
 			break;
-		if (count == EXTENT_CHUNKS && !hold_whole(lease, hold))
+		if (count == EXTENT_CHUNKS && !make_whole(lease, stake))
 			continue;
-		bit = pick_bit(hold->idle_map, hold->extent, count);
-		bitmap_clear(hold->idle_map, bit, count);
-		hold->idle -= count;
-		if (!hold->idle)
-			list_move_tail(&hold->in_lease, &lease->holds);
-		*chunk = hold->extent->window * EXTENT_CHUNKS + bit;
+		bit = pick_bit(stake->idle_map, stake->extent, count);
+		bitmap_clear(stake->idle_map, bit, count);
+		stake->idle -= count;
+		if (!stake->idle)
+			list_move_tail(&stake->in_lease, &lease->stakes);
+		*chunk = stake->extent->window * EXTENT_CHUNKS + bit;
 		return 0;
 	}
 	return -ENOSPC;
 }
 
 static int take_free(struct som_lease *lease, unsigned int count, u32 *chunk,
-		     struct som_hold **spare)
+		     struct som_stake **spare)
 {
 	struct som_pool *pool = lease->pool;
 	struct som_extent *extent = NULL;
 	DECLARE_BITMAP(free, EXTENT_CHUNKS);
-	struct som_hold *hold;
+	struct som_stake *stake;
 	unsigned int bit;
 	int node;
 
@@ -435,16 +435,16 @@ static int take_free(struct som_lease *lease, unsigned int count, u32 *chunk,
 	if (!extent)
 		return -ENOSPC;
 
-	hold = hold_of(lease, extent);
-	if (!hold) {
-		hold = *spare;
-		if (!hold)
+	stake = stake_of(lease, extent);
+	if (!stake) {
+		stake = *spare;
+		if (!stake)
 			return -EAGAIN;
 		*spare = NULL;
-		hold->lease = lease;
-		hold->extent = extent;
-		hlist_add_head(&hold->in_extent, &extent->holds);
-		list_add_tail(&hold->in_lease, &lease->holds);
+		stake->lease = lease;
+		stake->extent = extent;
+		hlist_add_head(&stake->in_extent, &extent->stakes);
+		list_add_tail(&stake->in_lease, &lease->stakes);
 	}
 	bitmap_andnot(free, extent->present_map, extent->used_map,
 		      EXTENT_CHUNKS);
@@ -452,14 +452,14 @@ static int take_free(struct som_lease *lease, unsigned int count, u32 *chunk,
 	bitmap_set(extent->used_map, bit, count);
 	extent->free -= count;
 	extent_file(pool, extent);
-	hold->held += count;
+	stake->held += count;
 	lease->held += count;
 	*chunk = extent->window * EXTENT_CHUNKS + bit;
 	return 0;
 }
 
 static int take_locked(struct som_lease *lease, unsigned int count, bool commit,
-		       u32 *chunk, struct som_hold **spare)
+		       u32 *chunk, struct som_stake **spare)
 {
 	int err;
 
@@ -489,7 +489,7 @@ static int take_locked(struct som_lease *lease, unsigned int count, bool commit,
 int som_take(struct som_lease *lease, unsigned int count, bool commit,
 	     u32 *chunk)
 {
-	struct som_hold *spare = NULL;
+	struct som_stake *spare = NULL;
 	int err;
 
 	mutex_lock(&lease->pool->lock);
@@ -520,23 +520,23 @@ void som_give(struct som_lease *lease, u32 chunk, bool uncommit)
 	struct som_pool *pool = lease->pool;
 	unsigned int bit = chunk % EXTENT_CHUNKS;
 	struct som_extent *extent;
-	struct som_hold *hold;
+	struct som_stake *stake;
 
 	mutex_lock(&pool->lock);
 	extent = extent_of(pool, chunk);
-	hold = hold_of(lease, extent);
+	stake = stake_of(lease, extent);
 	lease->used--;
 	if (uncommit)
 		lease->committed--;
 	if (pool->source->is_bad && pool->source->is_bad(chunk)) {
 		__set_bit(bit, extent->bad_map);
-		hold->held--;
+		stake->held--;
 		lease->held--;
 		pool->chunks--;
 	} else {
-		__set_bit(bit, hold->idle_map);
-		hold->idle++;
-		list_move(&hold->in_lease, &lease->holds);
+		__set_bit(bit, stake->idle_map);
+		stake->idle++;
+		list_move(&stake->in_lease, &lease->stakes);
 		if (!test_bit(bit, extent->zeroed_map))
 			extent_soil(pool, extent, bit);
 	}
@@ -547,21 +547,21 @@ void som_give(struct som_lease *lease, u32 chunk, bool uncommit)
 void som_give_back(struct som_lease *lease)
 {
 	struct som_pool *pool = lease->pool;
-	struct som_hold *hold, *next;
+	struct som_stake *stake, *next;
 	struct som_extent *extent;
 
 	mutex_lock(&pool->lock);
 	WARN_ON_ONCE(lease->used || lease->committed);
-	list_for_each_entry_safe(hold, next, &lease->holds, in_lease) {
-		extent = hold->extent;
+	list_for_each_entry_safe(stake, next, &lease->stakes, in_lease) {
+		extent = stake->extent;
 		bitmap_andnot(extent->used_map, extent->used_map,
-			      hold->idle_map, EXTENT_CHUNKS);
-		extent->free += hold->idle;
+			      stake->idle_map, EXTENT_CHUNKS);
+		extent->free += stake->idle;
 		extent_file(pool, extent);
-		lease->held -= hold->idle;
-		hlist_del(&hold->in_extent);
-		list_del(&hold->in_lease);
-		kfree(hold);
+		lease->held -= stake->idle;
+		hlist_del(&stake->in_extent);
+		list_del(&stake->in_lease);
+		kfree(stake);
 	}
 	mutex_unlock(&pool->lock);
 }
