@@ -22,7 +22,7 @@ from typing import Final
 from prometheus_client import core, registry
 
 from som_api import SomError, endpoint, v1alpha1
-from som_device_plugin import database, loops, metrics, pools, seams, status
+from som_device_plugin import changes, database, loops, metrics, pools, seams, status
 from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
 from som_device_plugin.leases import reconciler, service, starts, state, store
@@ -71,8 +71,6 @@ class Agent:
         self._settings = settings
         self._outside = outside
         self._why_not_ready = ""
-        self._changed = asyncio.Event()
-        self._manager: service.TicketService | None = None
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -96,7 +94,7 @@ class Agent:
             await self._serve()
 
     async def _serve(self) -> None:
-        settings, outside = self._settings, self._outside
+        settings, outside, changed = self._settings, self._outside, changes.Changes()
         self._why_not_ready = "starting"
         boot_id = settings.boot_id_file.read_text(encoding="ascii").strip()
         store_path = settings.state_dir / STORE
@@ -118,20 +116,19 @@ class Agent:
             read_setup=lambda: setup.read(
                 settings.kubelet, hierarchy=cgroups.find(mountinfo.read())
             ),
-            on_event=outside.reporter.event,
-            on_change=self._on_change,
+            reporter=outside.reporter,
+            changed=changed,
         )
         taking_turns = turns.Turns()
         client = podresources.Client(
             settings.kubelet.pod_resources_socket, taking_turns=taking_turns
         )
-        leases = store.LeaseStore(connection)
+        leases = store.LeaseStore(connection, changed)
         own_starts = starts.Starts(
             leases=leases,
             driver=driver,
             boot_id=boot_id,
-            on_event=outside.reporter.event,
-            on_change=self._on_change,
+            reporter=outside.reporter,
         )
         own_reconciler = reconciler.Reconciler(
             leases=leases,
@@ -142,10 +139,10 @@ class Agent:
             resources=client,
             own_pod=settings.own_pod,
             boot_id=boot_id,
-            on_event=outside.reporter.event,
-            on_change=self._on_change,
+            reporter=outside.reporter,
+            changed=changed,
         )
-        self._manager = service.TicketService(
+        tickets = service.TicketService(
             leases=leases,
             own_starts=own_starts,
             own_reconciler=own_reconciler,
@@ -154,7 +151,8 @@ class Agent:
             pods=outside.pods,
             resources=client,
             tickets=_tickets(hugepages.nodes()),
-            on_event=outside.reporter.event,
+            reporter=outside.reporter,
+            changed=changed,
         )
         collector = metrics.Collected(
             lambda: _collect(own_pools, leases.leases(), own_reconciler.held.values())
@@ -166,22 +164,17 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(own_pools.run(outside.specs))
                 group.create_task(own_reconciler.run())
-                report = functools.partial(self._report, own_pools, own_reconciler, leases, boot_id)
-                group.create_task(loops.repeat("report", report))
-                serve = functools.partial(
-                    self._keep_registered, own_pools, self._manager, taking_turns
+                report = functools.partial(
+                    self._report, own_pools, own_reconciler, leases, boot_id, changed.listen()
                 )
+                group.create_task(loops.repeat("report", report))
+                serve = functools.partial(self._keep_registered, own_pools, tickets, taking_turns)
                 group.create_task(loops.repeat("kubelet", serve))
         finally:
             registry.REGISTRY.unregister(collector)
             await own_starts.close()
             await driver.close()
             await client.close()
-
-    def _on_change(self) -> None:
-        self._changed.set()
-        if self._manager is not None:
-            self._manager.announce()
 
     def _promised_bytes(self, unit: v1alpha1.Unit) -> int:
         """What pods bound to this node have requested, started or not; all, before it is known."""
@@ -220,8 +213,9 @@ class Agent:
         own_reconciler: reconciler.Reconciler,
         leases: store.LeaseStore,
         boot_id: str,
+        changed: asyncio.Event,
     ) -> None:
-        self._changed.clear()
+        changed.clear()
         await self._outside.reporter.report(
             status.node_status(
                 generation=own_pools.generation,
@@ -237,7 +231,7 @@ class Agent:
             )
         )
         await asyncio.sleep(REPORT_COALESCE_S)
-        await loops.wait(self._changed, at_most_s=None)
+        await loops.wait(changed, at_most_s=None)
 
 
 @contextlib.asynccontextmanager

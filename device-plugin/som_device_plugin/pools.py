@@ -9,13 +9,13 @@ import asyncio
 import dataclasses
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import pydantic
 
 from som_api import SomError, v1alpha1
-from som_device_plugin import database, loops, seams
+from som_device_plugin import changes, database, loops, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.sources.hugetlb import source as hugetlb
 
@@ -74,15 +74,15 @@ class Pools:
         connection: sqlite3.Connection,
         promised_bytes: Callable[[v1alpha1.Unit], int],
         read_setup: Callable[[], setup.Setup],
-        on_event: Callable[[seams.Event], Awaitable[None]],
-        on_change: Callable[[], None],
+        reporter: seams.Reporter,
+        changed: changes.Changes,
     ) -> None:
         self._source = source
         self._db = connection
         self._promised_bytes = promised_bytes
         self._read_setup = read_setup
-        self._on_event = on_event
-        self._on_change = on_change
+        self._reporter = reporter
+        self._changed = changed
         self._wake = asyncio.Event()
         self._ordered_anew = asyncio.Event()
         self._failures = 0
@@ -255,7 +255,7 @@ class Pools:
         if self._pools[pool.name].leaving:
             # Else it was ordered again meanwhile.
             del self._pools[pool.name]
-        self._on_change()
+        self._changed.ring()
 
     async def _check_once(self) -> None:
         await asyncio.sleep(CHECK_EVERY_S)
@@ -263,11 +263,11 @@ class Pools:
             return
         events, reserved = await self._source.check()
         for event in events:
-            await self._on_event(event)
+            await self._reporter.event(event)
         for name, pool in reserved.items():
             self._update(name, reserved=pool)
         # Pages that others added or took are reported, too.
-        self._on_change()
+        self._changed.ring()
 
     async def _blocked(self) -> setup.Blocked | None:
         """Why the number of huge pages must not change now, if so.
@@ -280,7 +280,7 @@ class Pools:
         found = await asyncio.to_thread(self._read_setup)
         if found != self.setup:
             known, self.setup = self.setup, found
-            self._on_change()
+            self._changed.ring()
             if found.blocked != known.blocked:
                 log.info("kubelet's set-up", extra={"blocked": found.blocked})
                 self._ordered_anew.set()
@@ -303,7 +303,7 @@ class Pools:
         after = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
         if after != before:
             self._pools[name] = after
-            self._on_change()
+            self._changed.ring()
             is_too_large = after.leaving or after.capacity_bytes > after.order.capacity
             was_freed = is_too_large and after.reserved != before.reserved
             was_lost = before.full and after.capacity_bytes < before.capacity_bytes

@@ -6,8 +6,9 @@ import pathlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from fakes.reporter import FakeReporter
 from som_api import SomError, v1alpha1
-from som_device_plugin import database, pools, seams, status
+from som_device_plugin import changes, database, pools, seams, status
 from som_device_plugin.kubelet import setup
 from som_device_plugin.sources.hugetlb import source as hugetlb
 from unit.kube.watching import until
@@ -64,6 +65,7 @@ class Node:
 
     def __init__(self, state_dir: pathlib.Path) -> None:
         self.source = FakeSource()
+        self.reporter = FakeReporter()
         self.setup: setup.Setup | SomError = setup.Setup()
         self.connection = database.open_database(state_dir / "som.db")
         self._orders: asyncio.Queue[tuple[int, v1alpha1.SomNodeSpec]] = asyncio.Queue()
@@ -89,17 +91,13 @@ class Node:
 
     def pools(self) -> pools.Pools:
         """A new agent's, with what the last one stored."""
-
-        async def no_event(event: seams.Event) -> None:
-            raise AssertionError(event)
-
         return pools.Pools(
             source=self.source,  # type: ignore[arg-type]
             connection=self.connection,
             promised_bytes=lambda unit: 0,
             read_setup=self._read_setup,
-            on_event=no_event,
-            on_change=lambda: None,
+            reporter=self.reporter,
+            changed=changes.Changes(),
         )
 
     @contextlib.asynccontextmanager
@@ -120,6 +118,7 @@ class Node:
         finally:
             running.cancel()
             await asyncio.wait([running])
+            assert not self.reporter.events
 
 
 def reported(own: pools.Pools, **fields: Any) -> v1alpha1.SomNodeStatus:

@@ -4,11 +4,11 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from som_api import SomError, v1alpha1
-from som_device_plugin import loops, pools, seams
+from som_device_plugin import changes, loops, pools, seams
 from som_device_plugin.leases import decide, starts, state, store
 from som_device_plugin.linux import expendable
 
@@ -47,8 +47,8 @@ class Reconciler:
         resources: seams.PodResourcesClient,
         own_pod: str,
         boot_id: str,
-        on_event: Callable[[seams.Event], Awaitable[None]],
-        on_change: Callable[[], None],
+        reporter: seams.Reporter,
+        changed: changes.Changes,
     ) -> None:
         self._store = leases
         self._starts = own_starts
@@ -58,8 +58,8 @@ class Reconciler:
         self._resources = resources
         self._own_pod = own_pod
         self._boot_id = boot_id
-        self._on_event = on_event
-        self._on_change = on_change
+        self._reporter = reporter
+        self._changed = changed
         self._one_at_a_time = asyncio.Lock()
         self._begun = self._completed = 0
         self._looked_at_s = time.monotonic()
@@ -125,10 +125,10 @@ class Reconciler:
         for finding in set(findings) - set(self.findings):
             if finding.outcome is decide.Outcome.OLD_CONTENT:
                 message = f"lease {finding.lease_id}: its container {finding.outcome.value}"
-                await self._on_event(seams.Event("ContentKept", message, warning=True))
+                await self._reporter.event(seams.Event("ContentKept", message, warning=True))
         if tuple(findings) != self.findings:
             self.findings = tuple(findings)
-            self._on_change()
+            self._changed.ring()
         listed = None
         if pods.resources is not None and self._own_pod in pods.resources.pods:
             listed = frozenset(holder.ticket for holder in pods.resources.holders)
@@ -239,7 +239,7 @@ class Reconciler:
                 f"{size} of {held.owner} (lease {key[0]}, which has ended) are still held by "
                 f"{await self._culprits(held.start)}; not offered meanwhile"
             )
-            await self._on_event(seams.Event("LeaseHeld", message, warning=True))
+            await self._reporter.event(seams.Event("LeaseHeld", message, warning=True))
 
     async def _culprits(self, start: seams.Start) -> str:
         """In words; a guess that fails is one that was not made."""

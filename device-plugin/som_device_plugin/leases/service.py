@@ -6,11 +6,11 @@ import logging
 import secrets
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from som_api import v1alpha1
-from som_device_plugin import metrics, pools, seams
+from som_device_plugin import changes, metrics, pools, seams
 from som_device_plugin.leases import decide, reconciler, starts, state, store
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class TicketService:
         pods: seams.PodSource,
         resources: seams.PodResourcesClient,
         tickets: Sequence[seams.Ticket],
-        on_event: Callable[[seams.Event], Awaitable[None]],
+        reporter: seams.Reporter,
+        changed: changes.Changes,
     ) -> None:
         self._store = leases
         self._starts = own_starts
@@ -46,11 +47,11 @@ class TicketService:
         self._pods = pods
         self._resources = resources
         self._tickets = tuple(tickets)
-        self._on_event = on_event
+        self._reporter = reporter
         self._locks: weakref.WeakValueDictionary[seams.LeaseId, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
-        self._changed = asyncio.Event()
+        self._changed = changed.listen()
         self._last_use: dict[seams.Ticket, int] = {}
 
     def devices(self) -> list[seams.TicketDevice]:
@@ -69,10 +70,6 @@ class TicketService:
     async def changed(self) -> None:
         """Returns when `devices` may have changed since it was last asked."""
         await self._changed.wait()
-
-    def announce(self) -> None:
-        """Have the tickets advertised again."""
-        self._changed.set()
 
     def preferred(
         self,
@@ -156,7 +153,7 @@ class TicketService:
                     )
             decide.refuse_two_owners(lease, self._store.leases(), self._pods)
         except decide.TwoOwners as fault:
-            await self._on_event(seams.Event("TicketFault", str(fault), warning=True))
+            await self._reporter.event(seams.Event("TicketFault", str(fault), warning=True))
             raise
         return lease
 

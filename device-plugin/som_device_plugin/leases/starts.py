@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from som_api import SomError, v1alpha1
 from som_device_plugin import loops, seams
@@ -36,14 +36,12 @@ class Starts:
         leases: store.LeaseStore,
         driver: seams.Driver,
         boot_id: str,
-        on_event: Callable[[seams.Event], Awaitable[None]],
-        on_change: Callable[[], None],
+        reporter: seams.Reporter,
     ) -> None:
         self._store = leases
         self._driver = driver
         self._boot_id = boot_id
-        self._on_event = on_event
-        self._on_change = on_change
+        self._reporter = reporter
         self._builds: dict[Key, _Build] = {}
         self.wake = asyncio.Event()
 
@@ -54,10 +52,9 @@ class Starts:
 
     def begin(self, start: seams.Start) -> state.StartRecord:
         """Record the intention, then build `start` in the background."""
-        self._store.add_start(start, boot_id=self._boot_id)
+        record = self._store.add_start(start, boot_id=self._boot_id)
         self._builds[key_of(start)] = _Build(asyncio.create_task(self._build(start)))
-        self._on_change()
-        return state.StartRecord(start=start, state=state.State.BUILDING, boot_id=self._boot_id)
+        return record
 
     async def _build(self, start: seams.Start) -> None:
         """Build and record the outcome; a failure is kept for whoever waits for this start."""
@@ -102,7 +99,7 @@ class Starts:
             f"lease {start.lease_id}: NUMA node {start.preferred_node} had too little free memory; "
             f"{where} instead"
         )
-        await self._on_event(seams.Event("OtherNumaNode", message))
+        await self._reporter.event(seams.Event("OtherNumaNode", message))
 
     async def built(self, start: seams.Start, *, deadline: float) -> None:
         """Returns when `start` is built.
@@ -144,7 +141,6 @@ class Starts:
         step = state.step(record.state, event)
         if step.state is not record.state:
             self._store.set_state(start, step.state)
-            self._on_change()
         for action in step.actions:
             match action:
                 case state.Action.END_BUILD:
@@ -155,14 +151,12 @@ class Starts:
                     await self._forget_if_free(start)
                 case state.Action.FORGET:
                     self._store.forget_start(start)
-                    self._on_change()
         return True
 
     async def _forget_if_free(self, start: seams.Start) -> None:
         usage = await asyncio.to_thread(self._driver.usage, start)
         if usage.free and key_of(start) not in self._builds:
             self._store.forget_start(start)
-            self._on_change()
             self.wake.set()
 
     def record(self, key: Key) -> state.StartRecord | None:

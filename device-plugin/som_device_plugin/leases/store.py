@@ -1,143 +1,123 @@
-"""Leases and their starts in the agent's store: each method a durable transaction or a read."""
+"""Leases and their starts: answered from memory, and on the disk before they change there.
 
+The agent is the only one of its node, so what it has read at its start stays true. A write is a
+durable transaction first; one that fails changes nothing, neither there nor here.
+"""
+
+import dataclasses
 import sqlite3
 import time
-from typing import Any, Final, LiteralString
+from collections.abc import Iterator
+from typing import Any, Final
 
 from som_api import v1alpha1
-from som_device_plugin import database, seams
+from som_device_plugin import changes, database, seams
 from som_device_plugin.leases import decide, state
+
+_LOAD_LEASES: Final = """
+SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
+       ended, keep_on_restart, last_number FROM leases ORDER BY named_order
+"""
+_LOAD_STARTS: Final = """
+SELECT lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,
+       state, boot_id, told_at_s FROM starts ORDER BY lease_id, number
+"""
+_WRITE_LEASE: Final = """
+INSERT INTO leases (lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
+                    ended, keep_on_restart, last_number)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (lease_id) DO UPDATE SET
+    namespace = excluded.namespace, pod = excluded.pod, container = excluded.container,
+    uid = excluded.uid, unit = excluded.unit, size_bytes = excluded.size_bytes,
+    ended = excluded.ended, keep_on_restart = excluded.keep_on_restart,
+    last_number = excluded.last_number
+"""
+_WRITE_START: Final = """
+INSERT INTO starts (lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,
+                    state, boot_id, told_at_s)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (lease_id, number) DO UPDATE SET
+    state = excluded.state, told_at_s = excluded.told_at_s
+"""
 
 
 class LeaseStore:
-    """The rows of leases and starts; the memory of the agent across crashes."""
+    """All leases and starts of the node; the memory of the agent across crashes."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, changed: changes.Changes) -> None:
         self._db = connection
+        self._changed = changed
+        self._leases = {lease.lease_id: lease for lease in _load(connection)}
 
     def leases(self) -> list[state.Lease]:
         """All leases with their starts, oldest first."""
-        return self._read("", ())
+        return list(self._leases.values())
 
     def lease(self, lease_id: seams.LeaseId) -> state.Lease | None:
         """The lease of this id, or None."""
-        return next(iter(self._read("WHERE lease_id = ?", (lease_id,))), None)
+        return self._leases.get(lease_id)
 
     def of_ticket(self, ticket: seams.Ticket) -> list[state.Lease]:
         """The leases of `ticket` that have not ended, oldest first."""
-        of_ticket: Final = "WHERE lease_id IN (SELECT lease_id FROM leases WHERE ticket = ?)"
-        return [lease for lease in self._read(of_ticket, (ticket,)) if not lease.ended]
+        return [each for each in self.leases() if each.ticket == ticket and not each.ended]
 
     def slots(self, pool: str) -> frozenset[int]:
         """The slots of `pool` that starts name."""
-        rows = database.read(self._db, "SELECT slot FROM starts WHERE pool = ?", (pool,))
-        return frozenset(slot for (slot,) in rows)
-
-    def _read(self, which: LiteralString, parameters: tuple[str, ...]) -> list[state.Lease]:
-        starts: dict[str, list[state.StartRecord]] = {}
-        for row in database.read(
-            self._db,
-            "SELECT lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,"
-            f" state, boot_id, told_at_s FROM starts {which} ORDER BY lease_id, number",
-            parameters,
-        ):
-            start = seams.Start(*row[:7])
-            starts.setdefault(row[0], []).append(
-                state.StartRecord(start, state.State(row[7]), boot_id=row[8], told_at_s=row[9])
-            )
-        return [
-            _lease(row, tuple(starts.get(row[0], ())))
-            for row in database.read(
-                self._db,
-                "SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit,"
-                " size_bytes, ended, keep_on_restart, last_number"
-                f" FROM leases {which} ORDER BY named_order",
-                parameters,
-            )
-        ]
+        starts = (record.start for lease in self.leases() for record in lease.starts)
+        return frozenset(start.slot for start in starts if start.pool == pool)
 
     def name(self, *, lease_id: seams.LeaseId, ticket: seams.Ticket) -> None:
         """Record a new lease for `ticket`; those of it without a start hold nothing and end."""
-        with database.transaction(self._db):
-            self._db.execute(
-                "UPDATE leases SET ended = 1 WHERE ticket = ? AND lease_id NOT IN"
-                " (SELECT lease_id FROM starts)",
-                (ticket,),
-            )
-            self._db.execute(
-                "INSERT INTO leases (lease_id, ticket, named_order)"
-                " SELECT ?, ?, coalesce(max(named_order), 0) + 1 FROM leases",
-                (lease_id, ticket),
-            )
+        order = 1 + max((each.named_order for each in self.leases()), default=0)
+        replaced = (each for each in self.of_ticket(ticket) if not each.starts)
+        self._write(
+            *(dataclasses.replace(each, ended=True) for each in replaced),
+            state.Lease(lease_id, ticket, order),
+        )
 
     def bind(self, lease_id: seams.LeaseId, bound: decide.Bound) -> None:
-        """Record whose lease this is and how much it is to hold."""
-        owner, request = bound.owner, bound.request
-        with database.transaction(self._db):
-            self._db.execute(
-                "UPDATE leases SET namespace = ?, pod = ?, container = ?, uid = ?, unit = ?,"
-                " size_bytes = ?, keep_on_restart = ? WHERE lease_id = ? AND uid IS NULL",
-                (
-                    owner.namespace,
-                    owner.pod,
-                    owner.container,
-                    owner.uid,
-                    request.unit,
-                    request.size_bytes,
-                    bound.keep_on_restart,
-                    lease_id,
-                ),
+        """Record whose lease this is and how much it is to hold; the first binding stands."""
+        lease = self.lease(lease_id)
+        if lease is not None and lease.owner is None:
+            self._write(
+                dataclasses.replace(
+                    lease,
+                    owner=bound.owner,
+                    request=bound.request,
+                    keep_on_restart=bound.keep_on_restart,
+                )
             )
 
-    def add_start(self, start: seams.Start, *, boot_id: str) -> None:
+    def add_start(self, start: seams.Start, *, boot_id: str) -> state.StartRecord:
         """Record the intention to build `start`, before anything is taken."""
-        with database.transaction(self._db):
-            self._db.execute(
-                "INSERT INTO starts (lease_id, number, pool, slot, size_bytes, page_bytes,"
-                " preferred_node, state, boot_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    start.lease_id,
-                    start.number,
-                    start.pool,
-                    start.slot,
-                    start.size_bytes,
-                    start.page_bytes,
-                    start.preferred_node,
-                    state.State.BUILDING.value,
-                    boot_id,
-                ),
-            )
-            self._db.execute(
-                "UPDATE leases SET last_number = ? WHERE lease_id = ?",
-                (start.number, start.lease_id),
-            )
+        lease = self._leases[start.lease_id]
+        record = state.StartRecord(start, state.State.BUILDING, boot_id)
+        self._write(
+            dataclasses.replace(lease, last_number=start.number, starts=(*lease.starts, record))
+        )
+        return record
 
     def set_state(self, start: seams.Start, new: state.State) -> None:
         """Record where `start` is."""
-        with database.transaction(self._db):
-            self._db.execute(
-                "UPDATE starts SET state = ?, told_at_s = coalesce(?, told_at_s)"
-                " WHERE lease_id = ? AND number = ?",
-                (
-                    new.value,
-                    time.time() if new is state.State.DELIVERED else None,
-                    start.lease_id,
-                    start.number,
-                ),
-            )
+        lease = self._leases[start.lease_id]
+        told_at_s = time.time() if new is state.State.DELIVERED else None
+        starts = (
+            dataclasses.replace(each, state=new, told_at_s=told_at_s or each.told_at_s)
+            if each.start == start
+            else each
+            for each in lease.starts
+        )
+        self._write(dataclasses.replace(lease, starts=tuple(starts)))
 
     def end(self, lease_id: seams.LeaseId) -> None:
         """Record that both proofs were seen: the lease has no owner any more."""
-        with database.transaction(self._db):
-            self._db.execute("UPDATE leases SET ended = 1 WHERE lease_id = ?", (lease_id,))
+        self._write(dataclasses.replace(self._leases[lease_id], ended=True))
 
     def forget_start(self, start: seams.Start) -> None:
-        """Remove a start that holds nothing; its slot may be used again."""
-        with database.transaction(self._db):
-            self._db.execute(
-                "DELETE FROM starts WHERE lease_id = ? AND number = ?",
-                (start.lease_id, start.number),
-            )
+        """Remove a start that holds nothing, if it is there; its slot may be used again."""
+        if lease := self.lease(start.lease_id):
+            left = tuple(each for each in lease.starts if each.start != start)
+            self._write(dataclasses.replace(lease, starts=left))
 
     def over(self, *, listed: frozenset[seams.Ticket] | None) -> list[seams.LeaseId]:
         """Ended leases that have no start left.
@@ -155,12 +135,56 @@ class LeaseStore:
 
     def forget_ended(self, lease_id: seams.LeaseId) -> None:
         """Remove a lease that is over, unless it has a start after all."""
+        lease = self.lease(lease_id)
+        if lease is not None and not lease.starts:
+            with database.transaction(self._db):
+                self._db.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
+            del self._leases[lease_id]
+            self._changed.ring()
+
+    def _write(self, *leases: state.Lease) -> None:
+        """What of `leases` differs from what is known: on the disk, then in memory."""
         with database.transaction(self._db):
-            self._db.execute(
-                "DELETE FROM leases WHERE lease_id = ?"
-                " AND lease_id NOT IN (SELECT lease_id FROM starts)",
-                (lease_id,),
-            )
+            for lease in leases:
+                known = self.lease(lease.lease_id)
+                before = known.starts if known else ()
+                kept = {record.start for record in lease.starts}
+                gone = [record.start for record in before if record.start not in kept]
+                new = [record for record in lease.starts if record not in before]
+                self._db.execute(_WRITE_LEASE, _row(lease))
+                self._db.executemany(_WRITE_START, map(_start_row, new))
+                self._db.executemany(
+                    "DELETE FROM starts WHERE lease_id = ? AND number = ?",
+                    [(start.lease_id, start.number) for start in gone],
+                )
+        for lease in leases:
+            self._leases[lease.lease_id] = lease
+        self._changed.ring()
+
+
+def _load(connection: sqlite3.Connection) -> Iterator[state.Lease]:
+    """What earlier agents have left, oldest first."""
+    starts: dict[str, list[state.StartRecord]] = {}
+    for *start, now, boot_id, told_at_s in database.read(connection, _LOAD_STARTS):
+        record = state.StartRecord(seams.Start(*start), state.State(now), boot_id, told_at_s)
+        starts.setdefault(start[0], []).append(record)
+    for row in database.read(connection, _LOAD_LEASES):
+        yield _lease(row, tuple(starts.get(row[0], ())))
+
+
+def _row(lease: state.Lease) -> tuple[object, ...]:
+    owner, request = lease.owner, lease.request
+    return (
+        *(lease.lease_id, lease.ticket, lease.named_order),
+        *((*owner.names, owner.uid) if owner else (None,) * 4),
+        *((request.unit, request.size_bytes) if request else (None,) * 2),
+        *(lease.ended, lease.keep_on_restart, lease.last_number),
+    )
+
+
+def _start_row(record: state.StartRecord) -> tuple[object, ...]:
+    start = dataclasses.astuple(record.start)
+    return (*start, record.state.value, record.boot_id, record.told_at_s)
 
 
 def _lease(row: tuple[Any, ...], starts: tuple[state.StartRecord, ...]) -> state.Lease:

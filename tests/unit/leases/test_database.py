@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from som_device_plugin import database, seams
+from som_device_plugin import changes, database, seams
 from som_device_plugin.leases import store
 
 
@@ -65,7 +65,7 @@ def test_a_store_that_is_damaged_while_it_is_open_names_the_cure(tmp_path: pathl
     connection.execute("PRAGMA shrink_memory")
     damage(tmp_path / "som.db")
     with pytest.raises(database.DatabaseError, match=r"reading the agent's store.*moved away"):
-        store.LeaseStore(connection).leases()
+        store.LeaseStore(connection, changes.Changes()).leases()
     connection.close()
 
 
@@ -79,7 +79,7 @@ def test_a_commit_survives_a_power_cut(tmp_path: pathlib.Path) -> None:
 
 def test_a_start_is_recorded_wholly_or_not_at_all(tmp_path: pathlib.Path) -> None:
     connection = database.open_database(tmp_path / "som.db")
-    leases = store.LeaseStore(connection)
+    leases = store.LeaseStore(connection, changes.Changes())
     lease_id, ticket = seams.LeaseId("a"), seams.Ticket("n0-1")
     leases.name(lease_id=lease_id, ticket=ticket)
     connection.execute(

@@ -3,8 +3,9 @@
 import asyncio
 
 from fakes import node
+from fakes.reporter import FakeReporter
 from som_api import SomError
-from som_device_plugin import database, seams
+from som_device_plugin import changes, database, seams
 from som_device_plugin.leases import reconciler, service, starts, store
 
 CAPACITY = 32 * node.PAGE
@@ -48,7 +49,8 @@ class World:
     def __init__(self, path):
         self.kernel = node.FakeKernel(CAPACITY)
         self.cluster = node.FakeCluster()
-        self.events = []
+        self.reporter = FakeReporter()
+        self.events = self.reporter.events
         self.path = path
         self.uid = 0
         self.boot_id = "boot-1"
@@ -72,19 +74,16 @@ class World:
     def start_agent(self):
         self.calls_left = None
         self.connection = database.open_database(self.path)
-        self.store = Mortal(store.LeaseStore(self.connection), self)
+        changed = changes.Changes()
+        self.store = Mortal(store.LeaseStore(self.connection, changed), self)
         self.driver = Mortal(node.FakeDriver(self.kernel), self)
         pools = node.FakePools(self.kernel)
-
-        async def on_event(event):
-            self.events.append(event)
-
         shared = {
             "leases": self.store,
             "driver": self.driver,
-            "on_event": on_event,
+            "reporter": self.reporter,
         }
-        self.starts = starts.Starts(**shared, boot_id=self.boot_id, on_change=lambda: None)
+        self.starts = starts.Starts(**shared, boot_id=self.boot_id)
         seen = {
             "own_starts": self.starts,
             "own_pools": pools,
@@ -96,10 +95,10 @@ class World:
             **seen,
             own_pod=node.OWN_POD,
             boot_id=self.boot_id,
-            on_change=lambda: None,
+            changed=changed,
         )
         self.service = service.TicketService(
-            **shared, **seen, own_reconciler=self.reconciler, tickets=TICKETS
+            **shared, **seen, own_reconciler=self.reconciler, tickets=TICKETS, changed=changed
         )
 
     async def crash(self):
