@@ -17,7 +17,7 @@ import local
 
 SIZES_MIB: Final = (1024, 4096)
 SMALL_MIB: Final = 64
-IMPORTS: Final = "import som_device_plugin.main, time; time.sleep(60)"
+IMPORTS: Final = "import som_device_plugin.local.agent, time; time.sleep(60)"
 
 
 def rss_bytes(pid: int) -> int:

@@ -1,21 +1,13 @@
 """`som-agent`: serves som memory on one node."""
 
 import argparse
-import asyncio
-import contextlib
-import logging
 import os
 import pathlib
-import signal
-import sys
 
-from som_api import SomError, logs, reasons
-from som_device_plugin import __version__, agent, cluster, loops
+from som_api import SomError
+from som_device_plugin import __version__, agent, cluster, loops, process
 from som_device_plugin.kubelet import setup
-from som_device_plugin.local import files, layout
 from som_device_plugin.sources.hugetlb import plan
-
-log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,12 +34,6 @@ def parser() -> argparse.ArgumentParser:
         "--kubeconfig",
         type=pathlib.Path,
         help="how to reach the API server (default: the pod's service account)",
-    )
-    result.add_argument(
-        "--local",
-        type=pathlib.Path,
-        metavar="DIR",
-        help="take orders and pods from files in DIR instead of an API server (som local)",
     )
     result.add_argument(
         "--state-dir",
@@ -86,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
+    if not (arguments.node_name and arguments.pod):
+        raise SomError("which node and pod is this? Give --node-name and --pod")
     settings = agent.Settings(
         state_dir=arguments.state_dir,
         kubelet=setup.Directories(
@@ -93,38 +81,17 @@ async def _run(arguments: argparse.Namespace) -> None:
             root=arguments.kubelet_root_dir or arguments.kubelet_dir,
         ),
         endpoint=arguments.endpoint,
-        own_pod=arguments.pod or "/".join(layout.AGENT_POD),
+        own_pod=arguments.pod,
         guard=plan.Guard(percent=arguments.guard_percent),
     )
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    async with contextlib.AsyncExitStack() as stack:
-        if arguments.local:
-            outside = files.outside(arguments.local)
-        elif arguments.node_name and arguments.pod:
-            outside = await stack.enter_async_context(
-                cluster.outside(
-                    node_name=arguments.node_name,
-                    kubeconfig=arguments.kubeconfig,
-                    beats=loops.BEATS,
-                )
-            )
-        else:
-            raise SomError("which node and pod is this? Give --node-name and --pod, or --local DIR")
+    neighbours = cluster.outside(
+        node_name=arguments.node_name, kubeconfig=arguments.kubeconfig, beats=loops.BEATS
+    )
+    async with neighbours as outside:
         await agent.Agent(settings, outside).run()
 
 
 def main() -> None:
     """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments."""
     arguments = parser().parse_args()
-    # What it makes is root's alone; a file that others shall use is given to them by name.
-    os.umask(0o077)
-    logs.configure(level=arguments.log_level)
-    try:
-        asyncio.run(_run(arguments))
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        log.info("told to stop; leases stay as they are")
-    except (SomError, BaseExceptionGroup) as failure:
-        sys.exit("\n".join(f"som-agent: {error}" for error in reasons(failure)))
+    process.main("som-agent", lambda: _run(arguments), log_level=arguments.log_level)

@@ -77,7 +77,7 @@ class LocalNode:
     def start_stand_in(self) -> None:
         """Start the kubelet stand-in."""
         path = str(self.state_dir.path)
-        command = [sys.executable, "-m", "som_device_plugin.local.kubelet", path]
+        command = [sys.executable, "-m", "som_device_plugin.local.stand_in.kubelet", path]
         self.stand_in = self.start(command, stderr=self.log)
 
     def admits(self) -> bool:
@@ -89,21 +89,15 @@ class LocalNode:
         """Start an agent; with `killed_at` (step, when) one that dies there."""
         self._registered_before = self.log_text().count(REGISTERED)
         path = str(self.state_dir.path)
-        start = ["-c", "from som_device_plugin.main import main; main()"]
+        start = ["-m", "som_device_plugin.local.agent"]
         if killed_at:
             step, when = killed_at
             start = [str(KILLED), f"som_device_plugin.{step}", when]
-        flags = {
-            "--local": path,
-            "--state-dir": path,
-            "--kubelet-dir": str(self.state_dir.kubelet),
-            "--endpoint": f"unix:{self.state_dir.agent_endpoint}",
-        }
         # The lock by which all of local mode knows that the agent lives.
         with daemons.agent(self.state_dir)._lock_file.open("ab") as lock:
             machine.wait_until(lambda: daemons._lock(lock.fileno()), what="the last agent ended")
             self.agent = self.start(
-                [sys.executable, *start, *(word for pair in flags.items() for word in pair)],
+                [sys.executable, *start, path],
                 stdout=self.log,
                 stderr=self.log,
                 pass_fds=[lock.fileno()],

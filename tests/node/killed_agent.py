@@ -1,6 +1,6 @@
-"""som-agent that is killed (SIGKILL) at one named step of a lease's life.
+"""Local mode's agent that is killed (SIGKILL) at one named step of a lease's life.
 
-    killed_agent.py MODULE:CLASS.METHOD[=VALUE] before|during|after AGENT-ARGUMENTS...
+    killed_agent.py MODULE:CLASS.METHOD[=VALUE] before|during|after STATE_DIR
 
 The agent is the real one; only this process replaces the method by one that kills. `=VALUE`: only
 the call that has an enum of this value among its arguments. `during`: at the first progress.
@@ -55,6 +55,6 @@ def arm(step: str, when: str) -> None:
 if __name__ == "__main__":
     arm(sys.argv[1], sys.argv[2])
     sys.argv[1:3] = []
-    from som_device_plugin import main
+    from som_device_plugin.local import agent
 
-    main.main()
+    agent.main()

@@ -190,7 +190,8 @@ def test_a_wrong_file_is_refused_and_nothing_is_reserved(
 def test_without_root_the_cure_is_said_and_nothing_is_done(local: Local) -> None:
     # Imports first: another user may not read the virtual environment.
     code = (
-        "import os, sys; from som_device_plugin.local import cli, manifest, pool; "
+        "import os, sys; from som_device_plugin.local import cli; "
+        "from som_device_plugin.local.command import manifest, pool; "
         "os.setuid(1000); sys.exit(cli.main())"
     )
     done = subprocess.run(

@@ -14,7 +14,7 @@ import pytest
 
 from node import agents, machine
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
-from som_device_plugin.local import orders
+from som_device_plugin.local.command import place
 from vm import forked, inside, outside
 from vm.numa import PAGE, persistent, said, used, wait_until
 
@@ -127,5 +127,5 @@ def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[agents.Lo
         process.terminate()
         process.wait(60)
     new.log.close()
-    orders.remove_cgroups(new.state_dir, cgroups.find(mountinfo.read()))
+    place.remove_cgroups(new.state_dir, cgroups.find(mountinfo.read()))
     wait_until(lambda: not before.difference(), what="nothing is left", left=before.difference)

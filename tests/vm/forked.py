@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from node import agents
-from som_device_plugin import main as agent
-from som_device_plugin.local import cli, kubelet
+from som_device_plugin.local import agent, cli
+from som_device_plugin.local.stand_in import kubelet
 
 
 def start(
@@ -44,10 +44,9 @@ def _body(words: list[str]) -> Callable[[], int | None]:
         return lambda: cli.main(words[1:])
     kind, program, *arguments = words[1:]
     words[:] = [program, *arguments]
-    if (kind, program) == ("-m", kubelet.__name__):
-        return kubelet.main
-    if kind == "-c" and program.startswith(f"from {agent.__name__} import main"):
-        return agent.main
+    for each in (kubelet, agent):
+        if (kind, program) == ("-m", each.__name__):
+            return each.main
     raise ValueError(f"not one of som's programs: {words}")
 
 

@@ -10,7 +10,8 @@ from types import FrameType
 
 from som_api import SomError
 from som_device_plugin import __version__
-from som_device_plugin.local import Wrong, layout, output, units, users
+from som_device_plugin.local import Wrong, layout, units, users
+from som_device_plugin.local.command import output
 
 
 class Interrupted(KeyboardInterrupt):
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _up(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_api import v1alpha1
-    from som_device_plugin.local import manifest, pool
+    from som_device_plugin.local.command import manifest, pool
 
     state_dir = _state_dir(chosen)
     try:
@@ -143,7 +144,7 @@ def _up(chosen: argparse.Namespace, out: output.Output) -> int:
 
 
 def _run(chosen: argparse.Namespace, out: output.Output) -> int:
-    from som_device_plugin.local import run
+    from som_device_plugin.local.command import run
 
     program = chosen.program[1:] if chosen.program[:1] == ["--"] else chosen.program
     if not program:
@@ -157,7 +158,7 @@ def _run(chosen: argparse.Namespace, out: output.Output) -> int:
 
 
 def _status(chosen: argparse.Namespace, out: output.Output) -> int:
-    from som_device_plugin.local import status
+    from som_device_plugin.local.command import status
 
     found = status.look(_state_dir(chosen))
     out.result("status", status.text(found), **status.fields(found))
@@ -166,7 +167,7 @@ def _status(chosen: argparse.Namespace, out: output.Output) -> int:
 
 def _down(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_api import v1alpha1
-    from som_device_plugin.local import pool
+    from som_device_plugin.local.command import pool
 
     state_dir = _state_dir(chosen)
     _begin()

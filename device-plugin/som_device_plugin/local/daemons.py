@@ -148,20 +148,17 @@ class Daemon:
 
 def stand_in(state_dir: layout.StateDir) -> Daemon:
     """The kubelet stand-in of `state_dir`."""
-    command = (sys.executable, "-m", "som_device_plugin.local.kubelet", str(state_dir.path))
-    return Daemon("the kubelet stand-in", "kubelet", command, state_dir)
+    return _daemon("the kubelet stand-in", "kubelet", "stand_in.kubelet", state_dir)
 
 
 def agent(state_dir: layout.StateDir) -> Daemon:
-    """The som-agent of `state_dir`."""
-    path = str(state_dir.path)
-    command = (
-        *(sys.executable, "-c", "from som_device_plugin.main import main; main()"),
-        *("--local", path, "--state-dir", path, "--kubelet-dir", str(state_dir.kubelet)),
-        *("--endpoint", f"unix:{state_dir.agent_endpoint}"),
-        *("--pod", "/".join(layout.AGENT_POD)),
-    )
-    return Daemon("the agent", "agent", command, state_dir)
+    """The agent of `state_dir`."""
+    return _daemon("the agent", "agent", "agent", state_dir)
+
+
+def _daemon(title: str, name: str, module: str, state_dir: layout.StateDir) -> Daemon:
+    command = (sys.executable, "-m", f"som_device_plugin.local.{module}", str(state_dir.path))
+    return Daemon(title, name, command, state_dir)
 
 
 # Locks of the open file description: a child inherits them, and one can ask without taking them.

@@ -1,13 +1,12 @@
-"""The orders for this machine's agent, in the place of the operator's."""
+"""The orders for this machine's agent, in the place of the operator's, and what it reports."""
 
-import contextlib
 import json
 from collections.abc import Sequence
 from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin.linux import cgroups
-from som_device_plugin.local import layout, limits
+from som_device_plugin.local import layout
 
 _CONTROLLER: Final = "local.som.io/hugetlb-controller-was"
 """Annotation: what to restore on cgroup v2 when everything is given back."""
@@ -51,20 +50,18 @@ def write(
     return generation
 
 
-def remove_cgroups(state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> None:
-    """Remove the groups of leases and programs, and leave the controller as it was found."""
-    for root in (hierarchy.som(state_dir.path), limits.root(state_dir, hierarchy)):
-        for group in sorted(root.rglob("*/"), reverse=True):
-            hierarchy.remove(group)
-        hierarchy.remove(root)
+def read_status(state_dir: layout.StateDir) -> v1alpha1.SomNodeStatus | None:
+    """What the agent reported last; None before its first report."""
+    try:
+        return v1alpha1.SomNodeStatus.model_validate_json(state_dir.status.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def controller_was_off(state_dir: layout.StateDir) -> bool:
+    """Whether cgroup v2's root gave its children no hugetlb controller before the first order."""
     known = read(state_dir)
-    was_off = known and known.metadata.annotations.get(_CONTROLLER) == "off"
-    # A group of somebody else would lose its limits with the controller.
-    limits_of_others = hierarchy.root.glob("*/hugetlb.*.max")
-    if was_off and all(limit.read_text().strip() == "max" for limit in limits_of_others):
-        # Refused where others have switched it on further below; then it stays on.
-        with contextlib.suppress(OSError):
-            (hierarchy.root / "cgroup.subtree_control").write_text("-hugetlb", encoding="ascii")
+    return bool(known and known.metadata.annotations.get(_CONTROLLER) == "off")
 
 
 def _bare(pools: Sequence[v1alpha1.NodePool]) -> list[v1alpha1.NodePool]:

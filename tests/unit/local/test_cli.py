@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from som_device_plugin.local import cli, run, units
+from som_device_plugin.local import cli, units
+from som_device_plugin.local.command import run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the state directory must be root's")
 RUN = ["local", "run", "--request", "som.io/2Mi=1"]

@@ -1,7 +1,7 @@
 import pytest
 
 from som_api import v1alpha1
-from som_device_plugin.local import manifest
+from som_device_plugin.local.command import manifest
 
 GOOD = """
 apiVersion: som.io/v1alpha1

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from som_device_plugin import database
-from som_device_plugin.local import Wrong, daemons, layout, output, place, pool
+from som_device_plugin.local import Wrong, daemons, layout
+from som_device_plugin.local.command import output, place, pool
 from som_device_plugin.sources.hugetlb import records
 
 

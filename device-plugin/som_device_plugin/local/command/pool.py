@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 
 from som_api import SomError, v1alpha1
 from som_device_plugin.linux import cgroups
-from som_device_plugin.local import books, daemons, layout, orders, output, place, progress
+from som_device_plugin.local import daemons, layout, orders, programs
+from som_device_plugin.local.command import output, place, progress
 
 STALLED_S: Final = 120.0
 """Without news from the agent for so long, `up` and `down` give up."""
@@ -264,7 +265,7 @@ def _written_ns(path: Path) -> int:
 
 def _settled(state_dir: layout.StateDir, generation: int, name: str) -> v1alpha1.PoolStatus | None:
     """The pool's status once the agent has done what it can; None before."""
-    status = books.read_status(state_dir)
+    status = orders.read_status(state_dir)
     if status is None or status.observed_generation != generation:
         return None
     return next(
@@ -278,12 +279,12 @@ def _ready(pool: v1alpha1.PoolStatus) -> v1alpha1.Condition:
 
 
 def _reserved_bytes(state_dir: layout.StateDir) -> int:
-    status = books.read_status(state_dir)
+    status = orders.read_status(state_dir)
     return sum(pool.capacity for pool in status.pools) if status else 0
 
 
 def _end_programs(state_dir: layout.StateDir, *, force: bool) -> None:
-    names = [pod.name for pod in books.read_pods(state_dir)]
+    names = [pod.name for pod in programs.read(state_dir)]
     if names and not force:
         raise NotReleased(
             f"programs run with som memory: {', '.join(names)}; end them, or use "
@@ -304,13 +305,13 @@ def _end_programs(state_dir: layout.StateDir, *, force: bool) -> None:
 
 
 def _released(state_dir: layout.StateDir, generation: int) -> bool | None:
-    status = books.read_status(state_dir)
+    status = orders.read_status(state_dir)
     is_done = status and status.observed_generation == generation and not status.pools
     return True if is_done else None
 
 
 def _why_not_released(state_dir: layout.StateDir) -> str:
-    status = books.read_status(state_dir)
+    status = orders.read_status(state_dir)
     pools = status.pools if status else ()
     whys = [f"{pool.name}: {_ready(pool).message}" for pool in pools]
     return (

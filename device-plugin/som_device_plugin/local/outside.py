@@ -108,9 +108,8 @@ class FileReporter:
         _log.log(level, "%s: %s", event.reason, event.message)
 
 
-def outside(directory: Path) -> agent.Outside:
-    """The neighbours of an agent whose state directory is local mode's."""
-    state_dir = layout.StateDir(directory)
+def files(state_dir: layout.StateDir) -> agent.Outside:
+    """The neighbours of the agent whose state directory this is."""
     return agent.Outside(
         specs=FileSpecs(state_dir.orders),
         pods=FilePods(state_dir.pods),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from som_device_plugin.linux import cgroups, hugepages
-from som_device_plugin.local import books, layout
+from som_device_plugin.local import layout, programs
 
 _LIMIT_FILES: Final = {
     1: ("limit_in_bytes", "rsvd.limit_in_bytes"),
@@ -26,7 +26,7 @@ class PodLimits:
         self._hierarchy = hierarchy
         self._root = root(state_dir, hierarchy)
 
-    def create(self, pod: books.LocalPod) -> None:
+    def create(self, pod: programs.Program) -> None:
         """Make the pod's group; raises CgroupError."""
         group = self._group(pod)
         self._hierarchy.create(group)
@@ -35,11 +35,11 @@ class PodLimits:
                 limit = group / f"hugetlb.{cgroups.size_name(page_bytes)}.{name}"
                 limit.write_text("0", encoding="ascii")
 
-    def joining(self, pod: books.LocalPod) -> str:
+    def joining(self, pod: programs.Program) -> str:
         """The file to which a process writes 0 to be in the pod's group."""
         return str(self._group(pod) / "cgroup.procs")
 
-    def occupied(self, pod: books.LocalPod) -> bool:
+    def occupied(self, pod: programs.Program) -> bool:
         """Whether a process of the pod lives."""
         try:
             return bool((self._group(pod) / "cgroup.procs").read_text(encoding="ascii"))
@@ -49,13 +49,13 @@ class PodLimits:
                 return False
             raise
 
-    def end_processes(self, pod: books.LocalPod) -> None:
+    def end_processes(self, pod: programs.Program) -> None:
         """Kill what the pod left, and wait for it; raises CgroupError after 10 s."""
         self._hierarchy.end_processes(self._group(pod))
 
-    def remove(self, pod: books.LocalPod) -> None:
+    def remove(self, pod: programs.Program) -> None:
         """Remove the pod's empty group."""
         self._hierarchy.remove(self._group(pod))
 
-    def _group(self, pod: books.LocalPod) -> Path:
+    def _group(self, pod: programs.Program) -> Path:
         return self._root / pod.uid

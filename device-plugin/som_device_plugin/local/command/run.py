@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from som_api import SomError
-from som_device_plugin.local import container, layout, output, units, users
+from som_device_plugin.local import container, layout, units, users
+from som_device_plugin.local.command import output
 
 WAIT_WORTH_SHOWING_S: Final = 0.3
 

@@ -10,7 +10,9 @@ from typing import BinaryIO, Final
 
 from som_api import v1alpha1
 from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
-from som_device_plugin.local import Wrong, daemons, layout, orders, output
+from som_device_plugin.local import Wrong, daemons, layout, orders
+from som_device_plugin.local.command import output
+from som_device_plugin.local.stand_in import limits
 
 _LONGEST_STATE_DIR: Final = 107 - len("/kubelet/device-plugins/som-00000000.sock")
 _OUR_DIRECTORIES: Final = ("leases", "holds", "kubelet")
@@ -116,10 +118,26 @@ def remove_traces(state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> N
     for mount in reversed(mountinfo.read()):
         if mount.mountpoint.is_relative_to(state_dir.path) and mount.fstype == "hugetlbfs":
             mounts.detach(str(mount.mountpoint))
-    orders.remove_cgroups(state_dir, hierarchy)
+    remove_cgroups(state_dir, hierarchy)
     for directory in _OUR_DIRECTORIES:
         shutil.rmtree(state_dir.path / directory, ignore_errors=True)
     for path in (*map(state_dir.path.joinpath, _OUR_FILES), *state_dir.path.glob(_OUR_REMAINS)):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         state_dir.path.rmdir()
+
+
+def remove_cgroups(state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> None:
+    """Remove the groups of leases and programs, and leave the controller as it was found."""
+    for root in (hierarchy.som(state_dir.path), limits.root(state_dir, hierarchy)):
+        for group in sorted(root.rglob("*/"), reverse=True):
+            hierarchy.remove(group)
+        hierarchy.remove(root)
+    # A group of somebody else would lose its limits with the controller.
+    limits_of_others = hierarchy.root.glob("*/hugetlb.*.max")
+    if orders.controller_was_off(state_dir) and all(
+        limit.read_text().strip() == "max" for limit in limits_of_others
+    ):
+        # Refused where others have switched it on further below; then it stays on.
+        with contextlib.suppress(OSError):
+            (hierarchy.root / "cgroup.subtree_control").write_text("-hugetlb", encoding="ascii")

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from som_api import v1alpha1
-from som_device_plugin.local import books, daemons, layout, orders, output
+from som_device_plugin.local import daemons, layout, orders, programs
+from som_device_plugin.local.command import output
 
 _AS_IT_SHOULD_BE: Final = frozenset({"Reserved", "AsExpected"})
 
@@ -18,7 +19,7 @@ class Found:
     dead: Sequence[daemons.Daemon]
     ordered: Sequence[v1alpha1.NodePool]
     node: v1alpha1.SomNodeStatus | None
-    programs: Sequence[books.LocalPod]
+    running: Sequence[programs.Program]
 
     @property
     def pools(self) -> Sequence[v1alpha1.PoolStatus]:
@@ -45,8 +46,8 @@ def look(state_dir: layout.StateDir) -> Found:
         state_dir=state_dir,
         dead=[daemon for daemon in both if not daemon.runs()],
         ordered=order.spec.pools if order else (),
-        node=books.read_status(state_dir),
-        programs=books.read_pods(state_dir),
+        node=orders.read_status(state_dir),
+        running=programs.read(state_dir),
     )
 
 
@@ -84,7 +85,7 @@ def fields(found: Found) -> dict[str, Any]:
                 "size_bytes": pod.request.size_bytes,
                 "ticket": pod.ticket,
             }
-            for pod in found.programs
+            for pod in found.running
         ],
         "messages": list(_messages(found)),
     }
@@ -100,13 +101,13 @@ def text(found: Found) -> str:
         )
         for pool in found.pools
     ]
-    programs = [
+    running = [
         (pod.name, f"{pod.request.count} x {pod.request.unit}", size(pod.request.size_bytes))
-        for pod in found.programs
+        for pod in found.running
     ]
     lines = [
         *_table("POOL UNIT CAPACITY ALLOCATED FREE READY REASON", pools),
-        *_table("PROGRAM UNITS MEMORY", programs),
+        *_table("PROGRAM UNITS MEMORY", running),
         *_messages(found),
     ]
     return "\n".join(lines)

@@ -1,7 +1,6 @@
 """Who runs, with how much, on which ticket: what kubelet and scheduler know in a cluster.
 
-Everything is in one PodList, which the agent reads as its pods and the stand-in as its books
-after a restart.
+Everything is in one PodList, which the agent reads as its pods, and the stand-in after a restart.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ class Refused(SomError):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalPod:
+class Program:
     """A program that runs, as a pod of one container."""
 
     name: str
@@ -69,32 +68,24 @@ class LocalPod:
         )
 
 
-def read_pods(state_dir: layout.StateDir) -> list[LocalPod]:
-    """The programs that run, by the books."""
+def read(state_dir: layout.StateDir) -> list[Program]:
+    """The programs that run, as the stand-in wrote last."""
     try:
         listed = json.loads(state_dir.pods.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    return [LocalPod.from_manifest(manifest) for manifest in listed["items"]]
+    return [Program.from_manifest(manifest) for manifest in listed["items"]]
 
 
-def write_pods(state_dir: layout.StateDir, pods: Sequence[LocalPod]) -> None:
-    """Replace the books."""
+def write(state_dir: layout.StateDir, pods: Sequence[Program]) -> None:
+    """Replace what `read` answers."""
     items = [pod.to_manifest() for pod in pods]
     text = json.dumps({"apiVersion": "v1", "kind": "PodList", "items": items}, indent=2)
     layout.write_atomically(state_dir.pods, text)
 
 
-def read_status(state_dir: layout.StateDir) -> v1alpha1.SomNodeStatus | None:
-    """What the agent reported last; None before its first report."""
-    try:
-        return v1alpha1.SomNodeStatus.model_validate_json(state_dir.status.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-
-
 def admit(
-    asked: units.Request, *, pods: Sequence[LocalPod], status: v1alpha1.SomNodeStatus | None
+    asked: units.Request, *, pods: Sequence[Program], status: v1alpha1.SomNodeStatus | None
 ) -> None:
     """Count the request against what the agent reported, as the scheduler does.
 

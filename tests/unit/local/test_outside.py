@@ -6,7 +6,7 @@ import pytest
 
 from som_api import v1alpha1
 from som_device_plugin.linux import cgroups
-from som_device_plugin.local import books, files, layout, orders, units
+from som_device_plugin.local import layout, orders, outside, programs, units
 
 HIERARCHY = cgroups.Hierarchy(root=pathlib.Path("/nowhere"), version=1, others=())
 
@@ -25,7 +25,7 @@ def share(capacity: str) -> v1alpha1.NodePool:
 
 async def test_orders_reach_the_agent_at_each_change(tmp_path: pathlib.Path) -> None:
     state_dir = layout.StateDir(tmp_path)
-    specs = files.FileSpecs(state_dir.orders).specs()
+    specs = outside.FileSpecs(state_dir.orders).specs()
     async with asyncio.timeout(5):
         waiting = asyncio.ensure_future(anext(specs))
         await asyncio.sleep(0)
@@ -47,11 +47,11 @@ def test_the_same_order_again_is_no_new_one(tmp_path: pathlib.Path) -> None:
 
 def test_pods_are_unknown_until_the_file_is_there(tmp_path: pathlib.Path) -> None:
     state_dir = layout.StateDir(tmp_path)
-    source = files.FilePods(state_dir.pods)
+    source = outside.FilePods(state_dir.pods)
     assert not source.synced
     assert source.pods() == ()
-    pod = books.LocalPod("db-1", "u1", units.Request("2Mi", 3), ticket="n0-0")
-    books.write_pods(state_dir, [pod])
+    pod = programs.Program("db-1", "u1", units.Request("2Mi", 3), ticket="n0-0")
+    programs.write(state_dir, [pod])
     assert source.synced
     found = source.get(namespace="som-local", name="db-1")
     assert found is not None
@@ -60,33 +60,33 @@ def test_pods_are_unknown_until_the_file_is_there(tmp_path: pathlib.Path) -> Non
 
 def test_a_file_that_vanishes_or_breaks_is_no_information(tmp_path: pathlib.Path) -> None:
     state_dir = layout.StateDir(tmp_path)
-    source = files.FilePods(state_dir.pods)
-    books.write_pods(state_dir, [books.LocalPod("db-1", "u1", units.Request("2Mi", 3), "n0-0")])
+    source = outside.FilePods(state_dir.pods)
+    programs.write(state_dir, [programs.Program("db-1", "u1", units.Request("2Mi", 3), "n0-0")])
     assert len(source.pods()) == 1
     layout.write_atomically(state_dir.pods, "{")
     assert len(source.pods()) == 1
     state_dir.pods.unlink()
     assert len(source.pods()) == 1
-    books.write_pods(state_dir, [])
+    programs.write(state_dir, [])
     assert source.pods() == ()
     assert source.synced
 
 
 async def test_a_report_that_says_nothing_new_leaves_the_file(tmp_path: pathlib.Path) -> None:
     state_dir = layout.StateDir(tmp_path)
-    reporter = files.FileReporter(state_dir.status)
+    reporter = outside.FileReporter(state_dir.status)
     status = v1alpha1.SomNodeStatus(observed_generation=3)
     await reporter.report(status)
     inode = state_dir.status.stat().st_ino
     await reporter.report(status)
     assert state_dir.status.stat().st_ino == inode
-    assert books.read_status(state_dir) == status
+    assert orders.read_status(state_dir) == status
     assert json.loads(state_dir.status.read_text())["observedGeneration"] == 3
 
 
 async def test_a_report_for_which_the_disk_has_no_room_is_written_later(tmp_path):
     path = tmp_path / "not there yet" / "status.json"
-    reporter = files.FileReporter(path)
+    reporter = outside.FileReporter(path)
     status = v1alpha1.SomNodeStatus(observed_generation=3)
     await reporter.report(status)
     path.parent.mkdir()

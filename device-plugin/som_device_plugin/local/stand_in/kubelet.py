@@ -30,7 +30,8 @@ from som_device_plugin.kubelet import (
     setup,
 )
 from som_device_plugin.linux import cgroups, mountinfo
-from som_device_plugin.local import books, daemons, layout, limits, units
+from som_device_plugin.local import daemons, layout, orders, programs, units
+from som_device_plugin.local.stand_in import limits
 
 DIAL_TIMEOUT_S: Final = 10.0
 PRE_START_TIMEOUT_S: Final = 30.0
@@ -39,7 +40,7 @@ PRE_START_RETRY_S: Final = 1.0
 
 TICKET_PATIENCE_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.2
-BOOKS_RETRY_S: Final = 1.0
+WRITE_RETRY_S: Final = 1.0
 
 _AGENT_GONE: Final = "the agent does not run: `som local up -f FILE` starts it again"
 
@@ -68,7 +69,7 @@ class _Plugin:
 
 @dataclasses.dataclass(frozen=True)
 class _Admitted:
-    pod: books.LocalPod
+    pod: programs.Program
     answer: deviceplugin_pb2.ContainerAllocateResponse
     allocate_s: float
 
@@ -81,11 +82,11 @@ class StandIn(
     def __init__(self, state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> None:
         self._state_dir = state_dir
         self._limits = limits.PodLimits(state_dir, hierarchy)
-        self._pods = {pod.uid: pod for pod in books.read_pods(state_dir)}
+        self._pods = {pod.uid: pod for pod in programs.read(state_dir)}
         self._plugin: _Plugin | None = None
         self._admission = asyncio.Lock()
         self._starts: dict[str, asyncio.Task[None]] = {}
-        self._books_changed = asyncio.Event()
+        self._programs_changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -94,7 +95,7 @@ class StandIn(
         self._state_dir.pod_resources_socket.parent.mkdir(parents=True, exist_ok=True)
         for socket in self._state_dir.kubelet.rglob("*.sock"):
             socket.unlink()
-        self._books_changed.set()
+        self._programs_changed.set()
         # As kubelet does: an agent that cannot tell the policy reserves nothing.
         policy = json.dumps({"policyName": "None"})
         layout.write_atomically(self._state_dir.kubelet / setup.STATE_FILE, policy)
@@ -104,7 +105,7 @@ class StandIn(
         server.add_insecure_port(f"unix://{self._state_dir.registration_socket}")
         server.add_insecure_port(f"unix://{self._state_dir.pod_resources_socket}")
         async with self._group:
-            self._group.create_task(self._keep_books())
+            self._group.create_task(self._keep_programs())
             for pod in self._pods.values():
                 self._group.create_task(self._outlive(pod))
             await server.start()
@@ -144,9 +145,9 @@ class StandIn(
         answer = podresources_pb2.ListPodResourcesResponse()
         answer.pod_resources.add(namespace=namespace, name=name)
         for pod in self._pods.values():
-            listed = answer.pod_resources.add(namespace=books.NAMESPACE, name=pod.name)
+            listed = answer.pod_resources.add(namespace=programs.NAMESPACE, name=pod.name)
             if pod.ticket:
-                listed.containers.add(name=books.CONTAINER).devices.add(
+                listed.containers.add(name=programs.CONTAINER).devices.add(
                     resource_name="som.io/ticket", device_ids=[pod.ticket]
                 )
         return answer
@@ -177,7 +178,7 @@ class StandIn(
         self, order: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         asked = units.Request.parse(order["resource"], order["count"])
-        admitted = await self._admit(books.LocalPod.new(order["program"], asked))
+        admitted = await self._admit(programs.Program.new(order["program"], asked))
         pod = admitted.pod
         start = asyncio.create_task(self._start(admitted, writer))
         hung_up = asyncio.create_task(reader.read())
@@ -195,15 +196,15 @@ class StandIn(
             del self._starts[pod.uid]
         await self._end(pod)
         if start.cancelled() and not ended_by_itself:
-            raise books.Refused(f"{pod.name} was ended by `som local down --force`")
+            raise programs.Refused(f"{pod.name} was ended by `som local down --force`")
         if not ended_by_itself:
             start.result()
 
-    async def _admit(self, pod: books.LocalPod) -> _Admitted:
+    async def _admit(self, pod: programs.Program) -> _Admitted:
         """Count, choose a ticket, Allocate: one program at a time, as kubelet admits pods."""
         async with self._admission:
-            status = books.read_status(self._state_dir)
-            books.admit(pod.request, pods=list(self._pods.values()), status=status)
+            status = orders.read_status(self._state_dir)
+            programs.admit(pod.request, pods=list(self._pods.values()), status=status)
             agent, free = await self._free_tickets()
             begun = time.monotonic()
             try:
@@ -219,23 +220,25 @@ class StandIn(
                     )
                 )
             except grpc.aio.AioRpcError as error:
-                raise books.Refused(f"the agent refused the program: {error.details()}") from error
+                raise programs.Refused(
+                    f"the agent refused the program: {error.details()}"
+                ) from error
             allocate_s = time.monotonic() - begun
             self._enter(pod)
         _log.info("admitted %s with ticket %s", pod.name, pod.ticket)
         [answer] = allocated.container_responses
         return _Admitted(pod, answer, allocate_s)
 
-    def _enter(self, pod: books.LocalPod) -> None:
-        """The pod is in the books before it starts, or refused."""
+    def _enter(self, pod: programs.Program) -> None:
+        """The program is written down before it starts, or refused."""
         self._limits.create(pod)
         self._pods[pod.uid] = pod
         try:
-            self._write_books()
+            self._write_programs()
         except OSError as error:
             del self._pods[pod.uid]
             self._limits.remove(pod)
-            raise books.Refused(
+            raise programs.Refused(
                 f"writing {self._state_dir.pods}: {error.strerror}; see that its disk has free "
                 "space and is writable"
             ) from error
@@ -248,8 +251,8 @@ class StandIn(
                     if self._plugin and (free := self._plugin.healthy - used):
                         return self._plugin, sorted(free)
                     await asyncio.sleep(LOOK_EVERY_S)
-                raise books.Refused(_AGENT_GONE)
-        raise books.Refused(
+                raise programs.Refused(_AGENT_GONE)
+        raise programs.Refused(
             "no ticket is free: the agent has not registered, or every ticket is in use; see "
             f"{self._state_dir.path / 'agent.log'}"
         )
@@ -277,7 +280,7 @@ class StandIn(
         )
         await writer.drain()
 
-    async def _pre_start(self, pod: books.LocalPod) -> str:
+    async def _pre_start(self, pod: programs.Program) -> str:
         """One try of PreStartContainer: "" when the container may start, else why not yet."""
         if self._plugin is None:
             return self._why_no_answer()
@@ -303,7 +306,7 @@ class StandIn(
             return "the agent has gone; waiting for it to register again"
         return _AGENT_GONE
 
-    async def _end(self, pod: books.LocalPod) -> None:
+    async def _end(self, pod: programs.Program) -> None:
         """End what the program left running; only then is the pod gone."""
         while self._limits.occupied(pod):
             try:
@@ -317,10 +320,10 @@ class StandIn(
             _log.warning("a group of %s stays: %s", pod.name, error)
         self._pods.pop(pod.uid, None)
         # Written later where the disk is full now: the agent holds the memory until then.
-        self._books_changed.set()
+        self._programs_changed.set()
         _log.info("%s has ended", pod.name)
 
-    async def _outlive(self, pod: books.LocalPod) -> None:
+    async def _outlive(self, pod: programs.Program) -> None:
         """A pod of the stand-in before this one: lives as long as its processes do."""
         while True:
             if not self._limits.occupied(pod):
@@ -334,19 +337,19 @@ class StandIn(
         for pod in list(self._pods.values()):
             await asyncio.to_thread(self._limits.end_processes, pod)
 
-    async def _keep_books(self) -> None:
-        """Write the books when a pod has ended, and until it succeeds."""
+    async def _keep_programs(self) -> None:
+        """Write down that a program has ended, until it succeeds."""
         while True:
-            await self._books_changed.wait()
+            await self._programs_changed.wait()
             try:
-                self._write_books()
+                self._write_programs()
             except OSError as error:
                 _log.error("writing %s: %s; trying again", self._state_dir.pods, error)
-                await asyncio.sleep(BOOKS_RETRY_S)
+                await asyncio.sleep(WRITE_RETRY_S)
 
-    def _write_books(self) -> None:
-        books.write_pods(self._state_dir, list(self._pods.values()))
-        self._books_changed.clear()
+    def _write_programs(self) -> None:
+        programs.write(self._state_dir, list(self._pods.values()))
+        self._programs_changed.clear()
 
 
 def _preference(free: list[str]) -> deviceplugin_pb2.PreferredAllocationRequest:
@@ -372,7 +375,7 @@ async def _run(state_dir: layout.StateDir) -> None:
 
 
 def main() -> None:
-    """`python -m som_device_plugin.local.kubelet DIR`, started by `som local up`."""
+    """`python -m som_device_plugin.local.stand_in.kubelet DIR`, started by `som local up`."""
     parser = argparse.ArgumentParser(description="Stand-in for kubelet of som's local mode.")
     parser.add_argument("state_dir", type=Path)
     arguments = parser.parse_args()

@@ -1,0 +1,1 @@
+"""The `som` command: up, run, status, down."""

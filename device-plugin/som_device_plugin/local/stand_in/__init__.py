@@ -1,0 +1,1 @@
+"""What stands in for kubelet, scheduler and admission."""
