@@ -22,13 +22,11 @@ from typing import Final
 from prometheus_client import core, registry
 
 from som_api import SomError, endpoint, v1alpha1
-from som_device_plugin import changes, database, loops, metrics, pools, seams, status
-from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
+from som_device_plugin import backends, changes, database, loops, metrics, pools, seams, status
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
 from som_device_plugin.leases import reconciler, service, starts, state, store
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources.hugetlb import plan
-from som_device_plugin.sources.hugetlb import source as hugetlb
 
 log = logging.getLogger(__name__)
 
@@ -99,18 +97,21 @@ class Agent:
         boot_id = settings.boot_id_file.read_text(encoding="ascii").strip()
         store_path = settings.state_dir / STORE
         connection = database.open_database(store_path)
-        driver = hugetlbfs.HugeTLBFS(state_dir=settings.state_dir)
+        own_backends = backends.Backends(
+            backends.Site(
+                state_dir=settings.state_dir,
+                store=store_path,
+                boot_id=boot_id,
+                guard=settings.guard,
+                hierarchy=cgroups.find(mountinfo.read()),
+            )
+        )
+        [driver] = own_backends.drivers.values()
         driver.self_check()
         # Before the pools are looked at, because what the last agent left running may lock them.
         await asyncio.to_thread(driver.end_builders)
-        source = hugetlb.HugeTLBSource(
-            connection=database.open_database(store_path),
-            state_dir=settings.state_dir,
-            boot_id=boot_id,
-            guard=settings.guard,
-        )
         own_pools = pools.Pools(
-            source=source,
+            backend_of=own_backends.of,
             connection=connection,
             promised_bytes=self._promised_bytes,
             read_setup=lambda: setup.read(
@@ -159,6 +160,7 @@ class Agent:
         )
         registry.REGISTRY.register(collector)
         try:
+            await loops.until_done("first look", own_pools.look)
             await loops.until_done("first look", own_reconciler.reconcile)
             self._why_not_ready = ""
             async with asyncio.TaskGroup() as group:

@@ -17,7 +17,6 @@ import pydantic
 from som_api import SomError, v1alpha1
 from som_device_plugin import changes, database, loops, seams
 from som_device_plugin.kubelet import setup
-from som_device_plugin.sources.hugetlb import source as hugetlb
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ class ActivePool:
     """A pool as it stands. `settled`: the order was carried out as far as it can be now."""
 
     order: v1alpha1.NodePool
-    reserved: hugetlb.PoolReserved
+    reserved: seams.PoolReserved
     settled: bool = False
     leaving: bool = False
     refusal: str = ""
@@ -70,14 +69,14 @@ class Pools:
     def __init__(
         self,
         *,
-        source: hugetlb.HugeTLBSource,
+        backend_of: Callable[[v1alpha1.NodePool], seams.Backend],
         connection: sqlite3.Connection,
         promised_bytes: Callable[[v1alpha1.Unit], int],
         read_setup: Callable[[], setup.Setup],
         reporter: seams.Reporter,
         changed: changes.Changes,
     ) -> None:
-        self._source = source
+        self._backend_of = backend_of
         self._db = connection
         self._promised_bytes = promised_bytes
         self._read_setup = read_setup
@@ -135,8 +134,20 @@ class Pools:
         for name, order in ordered.items():
             known = self._pools.get(name)
             if known is None or known.order != order or known.leaving:
-                reserved = known.reserved if known else self._source.reserved(name)
+                reserved = known.reserved if known else seams.PoolReserved(name)
                 self._pools[name] = ActivePool(order=order, reserved=reserved)
+
+    async def look(self) -> None:
+        """Know what the pools have whose orders were stored, before anybody asks.
+
+        Raises:
+            SomError: the kernel or the store refused.
+        """
+        for pool in list(self._pools.values()):
+            self._update(pool.name, reserved=await self._source(pool).reserved(pool.name))
+
+    def _source(self, pool: ActivePool) -> seams.Source:
+        return self._backend_of(pool.order).source
 
     async def run(self, specs: seams.SpecSource) -> None:
         """Follow the orders and keep the counters right; runs until cancelled."""
@@ -219,7 +230,8 @@ class Pools:
                 self._update(pool.name, settled=True, refusal=refusal)
 
     async def _apply(self, pool: ActivePool) -> None:
-        has = await asyncio.to_thread(self._source.reserved, pool.name)
+        source = self._source(pool)
+        has = await source.reserved(pool.name)
         if pool.full and pool.capacity_bytes == has.capacity_bytes:
             return
         refusal = ""
@@ -231,7 +243,7 @@ class Pools:
                 return
             # The kernel may look for memory for minutes; a new agent would find it no sooner.
             loops.rest()
-            has = await self._source.apply(
+            has = await source.apply(
                 pool.order,
                 held_bytes=self._promised_bytes(pool.order.unit),
                 on_progress=lambda reserved: self._update(pool.name, reserved=reserved),
@@ -239,7 +251,7 @@ class Pools:
         except SomError as error:
             refusal = str(error)
             log.warning("pool refused", extra={"pool": pool.name, "error": refusal})
-            has = await asyncio.to_thread(self._source.reserved, pool.name)
+            has = await source.reserved(pool.name)
         self._update(pool.name, reserved=has, settled=True, refusal=refusal, blocked=None)
 
     async def _let_go(self, pool: ActivePool) -> None:
@@ -247,7 +259,7 @@ class Pools:
             if pool.capacity_bytes and (blocked := await self._blocked()):
                 self._update(pool.name, refusal="", blocked=blocked)
                 return
-            await self._source.release(pool.name)
+            await self._source(pool).release(pool.name)
         except SomError as error:
             self._update(pool.name, refusal=str(error), blocked=None)
             return
@@ -261,11 +273,12 @@ class Pools:
         await asyncio.sleep(CHECK_EVERY_S)
         if await self._blocked():
             return
-        events, reserved = await self._source.check()
-        for event in events:
-            await self._reporter.event(event)
-        for name, pool in reserved.items():
-            self._update(name, reserved=pool)
+        for source in dict.fromkeys(map(self._source, self._pools.values())):
+            events, reserved = await source.check()
+            for event in events:
+                await self._reporter.event(event)
+            for name, has in reserved.items():
+                self._update(name, reserved=has)
         # Pages that others added or took are reported, too.
         self._changed.ring()
 
@@ -289,12 +302,12 @@ class Pools:
 
     async def refill(self) -> None:
         """Put what starts have freed back into the holds."""
-        for name in list(self._pools):
+        for pool in list(self._pools.values()):
             try:
-                self._update(name, reserved=await self._source.refill(name))
+                self._update(pool.name, reserved=await self._source(pool).refill(pool.name))
             except Exception as error:
                 # One pool must keep no other, and no lease, from what is due.
-                loops.failed("refill", error, pool=name)
+                loops.failed("refill", error, pool=pool.name)
 
     def _update(self, name: str, **changes: object) -> None:
         before = self._pools.get(name)

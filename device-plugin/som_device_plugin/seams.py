@@ -1,10 +1,12 @@
 """The values and interfaces at which the agent's parts meet.
 
 `PodSource`, `SpecSource` and `Reporter` have two implementations each: the API server's
-(`som_device_plugin.cluster`) and files (`som_device_plugin.local`). `Driver` is implemented by
-HugeTLBFS and by som.ko. `TicketService` is what the kubelet protocol needs of the lease core.
+(`som_device_plugin.cluster`) and files (`som_device_plugin.local`). A `Source` gets a pool's
+memory, a `Driver` keeps it in a `Hold` and hands it out: `backends` says which go together.
+`TicketService` is what the kubelet protocol needs of the lease core.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, NewType, Protocol
@@ -155,6 +157,51 @@ class NotEnoughMemory(DriverError):
     """The pages were not to be had; nothing is held by the start."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Holding:
+    """What the kernel says of a pool: bytes free in its hold, and bytes that starts hold."""
+
+    free_bytes: int
+    held_bytes: int
+
+
+class Hold(Protocol):
+    """What keeps a pool's free memory from everybody else on the node: the driver's half of it.
+
+    It outlives the agent. Every call is safe to repeat after a crash at any point.
+    """
+
+    def locked(self) -> contextlib.AbstractContextManager[Holding]:
+        """What the pool has; no start takes any of it inside the block.
+
+        Raises:
+            SomError: a start does not let go of it; says which.
+        """
+
+    def shrink(self, free_bytes: int) -> None:
+        """Let go of everything beyond `free_bytes`, which are fewer than now; inside `locked`.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+
+    def fill(self, pages_bytes: int) -> None:
+        """Keep what of `pages_bytes`, all that is the pool's, no start holds; makes the hold.
+
+        What others took out of reach is left out. Not inside `locked`.
+
+        Raises:
+            SomError: the kernel refused, with what it answered.
+        """
+
+    def remove(self) -> None:
+        """Remove the empty hold and what is left of the pool's starts. Idempotent.
+
+        Raises:
+            SomError: the kernel refused, with what it answered.
+        """
+
+
 class Driver(Protocol):
     """What stands behind /dev/som. Every call is safe to repeat after a crash at any point."""
 
@@ -162,6 +209,9 @@ class Driver(Protocol):
 
     def self_check(self) -> None:
         """Raises DriverError, with the cure, when this node cannot serve leases."""
+
+    def hold(self, pool: str, page_bytes: int) -> Hold:
+        """The hold of `pool`, whether it is there or not yet."""
 
     def prepare_path(self, lease_id: LeaseId) -> str:
         """Make the lease's directory, where the device is not yet; the device's host path.
@@ -217,6 +267,77 @@ class Driver(Protocol):
 
     def end_builders(self) -> None:
         """End every process left in som's cgroups by an agent that is gone. Waits for it."""
+
+    async def close(self) -> None:
+        """End what was started ahead; what is built stays."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolReserved:
+    """What a pool really has.
+
+    `capacity_bytes` is what leases can ever hold: the hold's `free_bytes` and what starts hold
+    now. `node_bytes` is the pool's share per NUMA node. `shortfall` says why the capacity is less
+    than what was last applied, as `37.5Gi of 64Gi: no contiguous memory on NUMA node 1`, or "".
+    `page_bytes` is 0 for a pool that has nothing.
+    """
+
+    pool: str
+    capacity_bytes: int = 0
+    free_bytes: int = 0
+    node_bytes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    shortfall: str = ""
+    page_bytes: int = 0
+
+
+class Source(Protocol):
+    """Where the memory of pools comes from. Calls may overlap.
+
+    Every call raises SomError when the kernel refuses, with what it answered.
+    """
+
+    async def reserved(self, pool: str) -> PoolReserved:
+        """What `pool` has now; nothing for a pool that is not known. Changes nothing."""
+
+    async def apply(
+        self,
+        pool: v1alpha1.NodePool,
+        *,
+        held_bytes: int,
+        on_progress: Callable[[PoolReserved], None],
+    ) -> PoolReserved:
+        """Grow or shrink `pool` towards its capacity; calls `on_progress` after each step.
+
+        Never shrinks below `held_bytes` (what is promised to pods) or what starts hold. Falls
+        short with a message, not an error. Cancelling keeps what was had until then.
+
+        Raises:
+            SomError: the order may not be carried out on this node; nothing was taken.
+        """
+
+    async def release(self, pool: str) -> None:
+        """Give all memory of `pool` back and forget it. Idempotent.
+
+        Raises:
+            SomError: starts still hold memory of the pool.
+        """
+
+    async def refill(self, pool: str) -> PoolReserved:
+        """Put what starts no longer hold back into the pool's hold: after every release.
+
+        A pool that was given back meanwhile has nothing.
+        """
+
+    async def check(self) -> tuple[list[Event], Mapping[str, PoolReserved]]:
+        """The cycle: repair what others did; the news for an admin, and what each pool has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """What stands behind a pool."""
+
+    source: Source
+    driver: Driver
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,9 @@ import pathlib
 import secrets
 
 from som_api import v1alpha1
-from som_device_plugin import database, seams
-from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
-from som_device_plugin.linux import hugepages
+from som_device_plugin import backends, seams
+from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources.hugetlb import plan
-from som_device_plugin.sources.hugetlb import source as hugetlb
 
 MIB = 2**20
 GIB = 2**30
@@ -22,20 +20,23 @@ class Node:
     def __init__(self, state_dir: pathlib.Path, *, guard: plan.Guard | None = None) -> None:
         self.state_dir = state_dir
         self.guard = guard or plan.Guard()
-        self._drivers: list[hugetlbfs.HugeTLBFS] = []
+        self._drivers: list[seams.Driver] = []
         self.restart()
 
     def restart(self, *, boot_id: str = "this-boot") -> None:
         """What a new agent sees: the kernel and the store, and nothing remembered."""
-        self.driver = hugetlbfs.HugeTLBFS(state_dir=self.state_dir)
-        self._drivers.append(self.driver)
-        self.connection = database.open_database(self.state_dir / "som.db")
-        self.source = hugetlb.HugeTLBSource(
-            connection=self.connection,
-            state_dir=self.state_dir,
-            boot_id=boot_id,
-            guard=self.guard,
+        made = backends.Backends(
+            backends.Site(
+                state_dir=self.state_dir,
+                store=self.state_dir / "som.db",
+                boot_id=boot_id,
+                guard=self.guard,
+                hierarchy=cgroups.find(mountinfo.read()),
+            )
         )
+        backend = made.of(node_pool(PAGE, pool="any", page="2Mi"))
+        self.driver, self.source = backend.driver, backend.source
+        self._drivers.append(self.driver)
 
     async def apply(
         self,
@@ -44,7 +45,7 @@ class Node:
         pool: str = "databases",
         page: str = "2Mi",
         held_bytes: int = 0,
-    ) -> hugetlb.PoolReserved:
+    ) -> seams.PoolReserved:
         """The pool's order, carried out."""
         return await self.source.apply(
             node_pool(capacity_bytes, pool=pool, page=page),
@@ -105,7 +106,6 @@ class Node:
             self.driver.revoke(seams.Start(lease_id, number, "", 0, size_bytes, PAGE))
         for pool in (await self.source.check())[1]:
             await self.source.release(pool)
-        self.connection.close()
 
 
 def _values(page: bytes) -> set[int]:

@@ -36,7 +36,7 @@ async def test_a_start_has_its_bytes_zeroed_and_gives_them_back(
     assert node.driver.usage(start) == seams.Usage(16 * PAGE, 16 * PAGE)
     assert node.driver.attached() == {(start.lease_id, 1): 16 * PAGE}
     assert node.read(start) == b"\0"
-    assert node.source.reserved("databases").free_bytes == 48 * PAGE
+    assert (await node.source.reserved("databases")).free_bytes == 48 * PAGE
     node.fill(start, b"x")
 
     node.driver.revoke(start)
@@ -122,7 +122,7 @@ async def test_nothing_is_built_in_a_slot_whose_pages_somebody_holds(node: nodes
 
     with pytest.raises(seams.DriverError, match="8388608 bytes are still held in its slot"):
         await node.driver.build(second, on_progress=lambda _bytes: None)
-    assert node.source.reserved("databases").free_bytes == 4 * PAGE
+    assert (await node.source.reserved("databases")).free_bytes == 4 * PAGE
     assert node.driver.attached() == {(first.lease_id, 1): 4 * PAGE}
 
 
@@ -135,7 +135,7 @@ async def test_a_start_larger_than_the_hold_takes_nothing(node: nodes.Node) -> N
 
     assert node.driver.usage(start).free
     assert node.driver.attached() == {}
-    assert node.source.reserved("databases").free_bytes == 8 * PAGE
+    assert (await node.source.reserved("databases")).free_bytes == 8 * PAGE
 
 
 async def test_a_swap_lost_to_a_stranger_is_told_and_the_hold_recovers(node: nodes.Node) -> None:

@@ -137,7 +137,7 @@ async def test_the_kernel_refuses_whatever_exceeds_the_lease(
     second = node.file(start).with_name("second")
     with pytest.raises(OSError, match="No space left on device"):
         second.touch()
-    assert node.source.reserved("databases").free_bytes == 4 * PAGE
+    assert (await node.source.reserved("databases")).free_bytes == 4 * PAGE
 
 
 async def revoke(node: nodes.Node, start: seams.Start) -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from node import machine, nodes
 from node.nodes import GIB, PAGE
+from som_device_plugin import seams
 from som_device_plugin.drivers.hugetlbfs import hold
 from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
-from som_device_plugin.sources.hugetlb import plan
+from som_device_plugin.sources.hugetlb import counters, plan
 from som_device_plugin.sources.hugetlb import source as hugetlb
 
 MAP_HUGETLB = 0x40000
@@ -44,7 +45,7 @@ async def test_a_pool_comes_on_top_of_what_others_have(foreign: int, node: nodes
     reserved = await node.apply(64 * PAGE)
 
     size = 64 * PAGE
-    assert reserved == hugetlb.PoolReserved("databases", size, size, {0: size}, "", PAGE)
+    assert reserved == seams.PoolReserved("databases", size, size, {0: size}, "", PAGE)
     assert persistent() == foreign + 64
     assert hugepages.machine_counts(PAGE).available == available
     with pytest.raises(OSError, match="Cannot allocate memory"):
@@ -58,8 +59,8 @@ async def test_two_pools_have_a_hold_each(foreign: int, node: nodes.Node) -> Non
     await node.apply(8 * PAGE, pool="b")
     start = await node.built(16 * PAGE, pool="a")
 
-    assert node.source.reserved("a").free_bytes == 0
-    assert node.source.reserved("b").free_bytes == 8 * PAGE
+    assert (await node.source.reserved("a")).free_bytes == 0
+    assert (await node.source.reserved("b")).free_bytes == 8 * PAGE
     with pytest.raises(hugetlb.Refused, match="32Mi are held by containers"):
         await node.source.release("a")
     await node.source.release("b")
@@ -73,7 +74,7 @@ async def test_a_new_agent_counts_nothing_twice(foreign: int, node: nodes.Node) 
 
     node.restart()
 
-    assert node.source.reserved("databases").free_bytes == 8 * PAGE
+    assert (await node.source.reserved("databases")).free_bytes == 8 * PAGE
     assert (await node.apply(16 * PAGE)).capacity_bytes == 16 * PAGE
     assert persistent() == foreign + 16
 
@@ -106,7 +107,7 @@ async def test_an_agent_that_died_before_it_made_the_file_of_a_hold_is_followed_
 
     node.restart()
 
-    assert node.source.reserved("databases").free_bytes == 0
+    assert (await node.source.reserved("databases")).free_bytes == 0
     assert (await node.apply(8 * PAGE)).free_bytes == 8 * PAGE
 
 
@@ -119,11 +120,15 @@ async def test_nobody_waits_while_the_kernel_moves_memory_together(
         compacting.set()
         done.wait()
 
-    change = node.source._counters.change
+    change = counters.Counters.change
+
+    def change_half(
+        own: counters.Counters, pool: str, page_bytes: int, node: int, pages: int
+    ) -> int:
+        return change(own, pool, page_bytes, node, max(pages // 2, 1))
+
     monkeypatch.setattr(hugepages, "compact", compact)
-    monkeypatch.setattr(
-        node.source._counters, "change", lambda *order: change(*order[:-1], max(order[-1] // 2, 1))
-    )
+    monkeypatch.setattr(counters.Counters, "change", change_half)
     applying = asyncio.create_task(node.apply(4 * PAGE))
     try:
         await asyncio.to_thread(compacting.wait, 60)
@@ -236,7 +241,7 @@ async def test_growing_stops_at_the_guard_and_says_so(
     node = nodes.Node(state_dir, guard=plan.Guard(percent=0, minimum_bytes=keep))
     eaten: list[mmap.mmap] = []
 
-    def on_progress(_reserved: hugetlb.PoolReserved) -> None:
+    def on_progress(_reserved: seams.PoolReserved) -> None:
         # Other programs of the node grow at the same time.
         while hugepages.memory().available_bytes - keep > GIB // 2:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_POPULATE

@@ -74,7 +74,7 @@ async def test_a_worker_started_ahead_takes_nothing_once_its_agent_is_gone(
     await orphan.communicate(json.dumps(orders(node, start)).encode() + b"\n")
     assert orphan.returncode == 0
     assert node.driver.attached() == {}
-    assert node.source.reserved("databases").free_bytes == 8 * PAGE
+    assert (await node.source.reserved("databases")).free_bytes == 8 * PAGE
 
 
 async def test_a_worker_whose_agent_is_killed_midway_attaches_nothing(node: nodes.Node) -> None:

@@ -6,11 +6,11 @@ import pathlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from fakes import node as fake_node
 from fakes.reporter import FakeReporter
 from som_api import SomError, v1alpha1
 from som_device_plugin import changes, database, pools, seams, status
 from som_device_plugin.kubelet import setup
-from som_device_plugin.sources.hugetlb import source as hugetlb
 from unit.kube.watching import until
 
 GIB = 1 << 30
@@ -36,28 +36,31 @@ class FakeSource:
         self.held = False
         self.calls: list[str] = []
 
-    def reserved(self, pool: str) -> hugetlb.PoolReserved:
+    async def reserved(self, pool: str) -> seams.PoolReserved:
+        return self.now(pool)
+
+    def now(self, pool: str) -> seams.PoolReserved:
         size_bytes = self.has.get(pool, 0)
         free_bytes = self.free_bytes.get(pool, size_bytes)
-        return hugetlb.PoolReserved(pool, size_bytes, free_bytes, {0: size_bytes}, "")
+        return seams.PoolReserved(pool, size_bytes, free_bytes, {0: size_bytes})
 
-    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
+    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> seams.PoolReserved:
         self.calls.append("apply")
         self.has[pool.name] = max(min(pool.capacity, self.most_bytes), self.least_bytes)
-        return self.reserved(pool.name)
+        return self.now(pool.name)
 
     async def release(self, pool: str) -> None:
         self.calls.append("release")
         if self.held:
-            raise hugetlb.Refused("held by containers")
+            raise SomError("held by containers")
         self.has.pop(pool, None)
 
-    async def refill(self, pool: str) -> hugetlb.PoolReserved:
-        return self.reserved(pool)
+    async def refill(self, pool: str) -> seams.PoolReserved:
+        return self.now(pool)
 
-    async def check(self) -> tuple[list[seams.Event], dict[str, hugetlb.PoolReserved]]:
+    async def check(self) -> tuple[list[seams.Event], dict[str, seams.PoolReserved]]:
         self.calls.append("check")
-        return [], {name: self.reserved(name) for name in self.has}
+        return [], {name: self.now(name) for name in self.has}
 
 
 class Node:
@@ -65,6 +68,7 @@ class Node:
 
     def __init__(self, state_dir: pathlib.Path) -> None:
         self.source = FakeSource()
+        self.driver = fake_node.FakeDriver(fake_node.FakeKernel(0))
         self.reporter = FakeReporter()
         self.setup: setup.Setup | SomError = setup.Setup()
         self.connection = database.open_database(state_dir / "som.db")
@@ -92,7 +96,7 @@ class Node:
     def pools(self) -> pools.Pools:
         """A new agent's, with what the last one stored."""
         return pools.Pools(
-            source=self.source,  # type: ignore[arg-type]
+            backend_of=lambda order: seams.Backend(self.source, self.driver),
             connection=self.connection,
             promised_bytes=lambda unit: 0,
             read_setup=self._read_setup,
@@ -111,6 +115,7 @@ class Node:
             found = report.pools[0].conditions if kind == "Ready" else report.conditions
             return next((c.status, c.reason, c.message) for c in found if c.type == kind)
 
+        await own.look()
         running = asyncio.create_task(own.run(self))
         try:
             await until(lambda: self._orders.empty())

@@ -13,7 +13,6 @@ from som_device_plugin import agent, database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
 from som_device_plugin.sources.hugetlb import plan
-from som_device_plugin.sources.hugetlb import source as hugetlb
 from unit.kube.watching import until
 from unit.pool_nodes import GIB, Node, order, reported
 
@@ -95,7 +94,7 @@ async def test_pods_without_a_limit_are_named_and_refuse_nothing(node: Node) -> 
 
 
 def test_the_report_has_names_and_huge_pages(node: Node) -> None:
-    had = hugetlb.PoolReserved("a", GIB, GIB, {0: GIB // 2, 1: GIB // 2}, "")
+    had = seams.PoolReserved("a", GIB, GIB, {0: GIB // 2, 1: GIB // 2}, "")
     found = dataclasses.replace(setup.Setup(), unlimited=("1", "2", "3", "4"))
     report = reported(
         node.pools(),
@@ -116,7 +115,7 @@ def test_the_report_sums_up_its_pools_for_a_list_of_nodes(node: Node) -> None:
     active = {
         name: pools.ActivePool(
             order=order(16 * GIB, name=name),
-            reserved=hugetlb.PoolReserved(name, 8 * GIB, 8 * GIB, numa, reason),
+            reserved=seams.PoolReserved(name, 8 * GIB, 8 * GIB, numa, reason),
             settled=True,
         )
         for name in ("b" * 63, "a" * 63)
@@ -243,7 +242,7 @@ async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from
 ) -> None:
     apply = node.source.apply
 
-    async def poisoned(pool: v1alpha1.NodePool, **named: object) -> hugetlb.PoolReserved:
+    async def poisoned(pool: v1alpha1.NodePool, **named: object) -> seams.PoolReserved:
         if pool.name == "a":
             raise RecursionError
         return await apply(pool, **named)
@@ -265,7 +264,7 @@ async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the
     monkeypatch.setattr(loops, "BEATS", heartbeats.Heartbeats(monotonic=lambda: now_s))
     looking = asyncio.Event()
 
-    async def apply(pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
+    async def apply(pool: v1alpha1.NodePool, **_: object) -> seams.PoolReserved:
         looking.set()
         await asyncio.Event().wait()
         raise AssertionError(pool)
@@ -284,11 +283,11 @@ async def test_a_pool_whose_hold_cannot_be_filled_keeps_no_other_from_it(node: N
         await until(lambda: node.source.has == {"a": GIB, "b": GIB})
         filled = []
 
-        async def refill(pool: str) -> hugetlb.PoolReserved:
+        async def refill(pool: str) -> seams.PoolReserved:
             if pool == "a":
-                raise hugetlb.SourceError("locking the hold: not within 10 s")
+                raise SomError("locking the hold: not within 10 s")
             filled.append(pool)
-            return node.source.reserved(pool)
+            return node.source.now(pool)
 
         node.source.refill = refill  # type: ignore[method-assign]
         await node.own.refill()
@@ -341,14 +340,14 @@ async def test_orders_that_cannot_be_stored_are_carried_out_when_they_are(node: 
 
 
 def test_a_blocked_pool_that_becomes_whole_is_looked_at_again_and_not_blocked_for_ever() -> None:
-    has = hugetlb.PoolReserved("a", GIB, GIB, {0: GIB}, "")
+    has = seams.PoolReserved("a", GIB, GIB, {0: GIB}, "")
     whole = pools.ActivePool(order=order(GIB), reserved=has, settled=True)
     assert whole.full
     assert not dataclasses.replace(whole, blocked=setup.STATIC).full
 
 
 def test_a_pool_keeps_the_pages_it_has_and_is_not_full_while_its_order_is_refused() -> None:
-    had = hugetlb.PoolReserved("a", GIB, GIB, {0: GIB}, "", page_bytes=GIB)
+    had = seams.PoolReserved("a", GIB, GIB, {0: GIB}, "", page_bytes=GIB)
     pool = pools.ActivePool(order=order(GIB), reserved=had, settled=True, refusal="page size")
     assert pool.page_bytes == GIB
     assert not pool.full

@@ -9,10 +9,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from som_api import v1alpha1
-from som_device_plugin import pools
+from som_api import SomError, v1alpha1
+from som_device_plugin import pools, seams
 from som_device_plugin.kubelet import setup
-from som_device_plugin.sources.hugetlb import source as hugetlb
 from unit.kube.watching import until
 from unit.pool_nodes import GIB, FakeSource, Node, order
 
@@ -28,7 +27,7 @@ class SlowSource(FakeSource):
 
     refuses = False
 
-    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> hugetlb.PoolReserved:
+    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> seams.PoolReserved:
         await self._turn()
         self.has[pool.name] = pool.capacity // 2
         await self._turn()
@@ -41,7 +40,7 @@ class SlowSource(FakeSource):
     async def _turn(self) -> None:
         await asyncio.sleep(0)
         if self.refuses:
-            raise hugetlb.SourceError("no")
+            raise SomError("no")
 
 
 async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> None:

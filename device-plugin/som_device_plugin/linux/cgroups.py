@@ -111,9 +111,8 @@ class Hierarchy:
                 ) from None
             return Charge(current_bytes=0, reserved_bytes=0)
 
-    def slots(self, state_dir: pathlib.Path, pool: str) -> dict[int, pathlib.Path]:
-        """The pool's slots: number -> group."""
-        group = self.pool(state_dir, pool)
+    def slots(self, group: pathlib.Path) -> dict[int, pathlib.Path]:
+        """The slots in a pool's group: number -> group."""
         return {int(path.name): path for path in group.glob("[0-9]*")}
 
     def neighbours_bytes(self, state_dir: pathlib.Path, page_bytes: int) -> int:

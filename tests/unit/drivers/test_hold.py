@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from som_device_plugin import seams
 from som_device_plugin.drivers.hugetlbfs import hold, worker
 from som_device_plugin.linux import cgroups, hugepages
 
@@ -24,7 +25,7 @@ def test_a_worker_that_says_nothing_is_not_waited_for(
     monkeypatch.setattr(worker, "command", lambda *_arguments: silent)
     monkeypatch.setattr(hold, "ANSWER_TIMEOUT_S", 0.1)
 
-    with pytest.raises(hold.HoldError, match="did not answer within"), pool_hold.worker():
+    with pytest.raises(seams.DriverError, match="did not answer within"), pool_hold._worker():
         pytest.fail("it has not started")
 
 
@@ -38,10 +39,10 @@ def test_a_worker_that_stops_answering_is_not_waited_for(
     counts = hugepages.MachineCounts(total=9, free=9, surplus=0, reserved=0, overcommit=0)
     monkeypatch.setattr(hugepages, "machine_counts", lambda _page_bytes: counts)
 
-    with pool_hold.worker() as process:
+    with pool_hold._worker() as process:
         monkeypatch.setattr(hold, "ANSWER_TIMEOUT_S", 0.1)
-        with pytest.raises(hold.HoldError, match="asked for 4194304 bytes, did not answer"):
-            pool_hold.extend(process, 4 * 2**20)
+        with pytest.raises(seams.DriverError, match="asked for 4194304 bytes, did not answer"):
+            pool_hold._extend(process, 4 * 2**20)
     assert process.returncode is not None, "it is gone"
 
 
@@ -51,5 +52,5 @@ def test_a_worker_that_cannot_start_is_known_before_the_hold_is_locked(
     failing = [sys.executable, "-c", "import sys; sys.exit('no such cgroup')"]
     monkeypatch.setattr(worker, "command", lambda *_arguments: failing)
 
-    with pytest.raises(hold.HoldError, match="status 1: no such cgroup"), pool_hold.worker():
+    with pytest.raises(seams.DriverError, match="status 1: no such cgroup"), pool_hold._worker():
         pytest.fail("it has not started")

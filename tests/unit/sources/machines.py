@@ -43,13 +43,7 @@ class Agent:
         self.hold = 0
         self._start()
 
-    # What is used of `cgroups.Hierarchy`.
-
-    @property
-    def root(self) -> pathlib.Path:
-        return self._machine.root
-
-    def neighbours_bytes(self, _state_dir: pathlib.Path, _page_bytes: int) -> int:
+    def _neighbours_bytes(self, _page_bytes: int) -> int:
         return sum(agent.hold * PAGE for agent in self._machine.agents if agent is not self)
 
     def _start(self) -> None:
@@ -59,8 +53,8 @@ class Agent:
         self.counters = counters.Counters(
             self.records,
             guard=plan.Guard(),
-            hierarchy=self,  # type: ignore[arg-type]
-            state_dir=self._state_dir,
+            lock=self._machine.root / "som.lock",
+            neighbours_bytes=self._neighbours_bytes,
         )
 
     def restart(self) -> None:

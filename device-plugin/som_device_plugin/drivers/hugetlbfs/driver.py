@@ -85,9 +85,15 @@ class HugeTLBFS:
             (directory / worker.FILE_NAME).unlink(missing_ok=True)
             directory.rmdir()
 
+    def hold(self, pool: str, page_bytes: int) -> hold.Hold:
+        """See `seams.Driver`."""
+        return hold.Hold(
+            state_dir=self._state_dir, pool=pool, hierarchy=self._hierarchy, page_bytes=page_bytes
+        )
+
     def free_slot(self, *, pool: str, named: frozenset[int]) -> int:
         """See `seams.Driver`."""
-        slots = self._hierarchy.slots(self._state_dir, pool)
+        slots = self._hierarchy.slots(self._hierarchy.pool(self._state_dir, pool))
         for slot in sorted(slots.keys() - named):
             if self._hierarchy.empty(slots[slot]):
                 return slot
@@ -248,7 +254,7 @@ class HugeTLBFS:
         self._hierarchy.end_processes(self._hierarchy.som(self._state_dir))
 
     async def close(self) -> None:
-        """Ends what was started ahead; what is built stays."""
+        """See `seams.Driver`."""
         await self._workers.close()
         for key in self.resisting():
             self._forget(*key)

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Final
 
-from som_api import SomError
+from som_device_plugin import seams
 from som_device_plugin.drivers.hugetlbfs import worker
 from som_device_plugin.linux import cgroups, flocks, hugepages, mountinfo, mounts
 
@@ -25,17 +25,13 @@ ANSWER_TIMEOUT_S: Final = 10.0
 _TRIES: Final = 3
 
 
-class HoldError(SomError):
-    """The hold could not be made or changed."""
-
-
 def file_path(state_dir: pathlib.Path, pool: str) -> pathlib.Path:
     """The file of the pool's hold, seen from the driver that takes pages out of it."""
     return state_dir / "holds" / pool / "hold"
 
 
 class Hold:
-    """The hold of one pool."""
+    """Implements `seams.Hold` for one pool."""
 
     def __init__(
         self, *, state_dir: pathlib.Path, pool: str, hierarchy: cgroups.Hierarchy, page_bytes: int
@@ -43,10 +39,11 @@ class Hold:
         self._file = file_path(state_dir, pool)
         self._source = f"som-hold:{pool}"
         self._hierarchy = hierarchy
-        self._group = hierarchy.pool(state_dir, pool) / "hold"
-        self.page_bytes = page_bytes
+        self._pool = hierarchy.pool(state_dir, pool)
+        self._group = self._pool / "hold"
+        self._page_bytes = page_bytes
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Mount the hold, of length 0. Idempotent."""
         self._hierarchy.create(self._group)
         directory = self._file.parent
@@ -55,7 +52,7 @@ class Hold:
             if not self._mounted():
                 mount = mounts.build_hugetlbfs(
                     self._source,
-                    {"pagesize": str(self.page_bytes), "nr_inodes": "2", "mode": "0700"},
+                    {"pagesize": str(self._page_bytes), "nr_inodes": "2", "mode": "0700"},
                 )
                 try:
                     mounts.attach(mount, str(directory))
@@ -63,37 +60,58 @@ class Hold:
                     os.close(mount)
             self._file.touch(mode=0o600)
         except OSError as error:
-            raise HoldError(f"making the hold {directory}: {error.strerror}") from error
-
-    @property
-    def size_bytes(self) -> int:
-        """What the hold keeps now."""
-        return self._file.stat().st_size if self._made() else 0
+            raise seams.DriverError(f"making the hold {directory}: {error.strerror}") from error
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[int]:
-        """No lease takes pages meanwhile; the fd of the hold's file, or -1 while there is none.
-
-        Raises:
-            LockHeld: not within 10 s; says who has the lock.
-        """
+    def locked(self) -> Iterator[seams.Holding]:
+        """See `seams.Hold`."""
         if not self._made():
-            yield -1
+            yield self._holding(0)
             return
         with self._file.open("r+b") as file:
             flocks.take(file.fileno(), f"the hold {self._file}", timeout_s=LOCK_TIMEOUT_S)
-            yield file.fileno()
+            yield self._holding(os.fstat(file.fileno()).st_size)
 
-    def shrink(self, fd: int, size_bytes: int) -> None:
-        """Let go of everything beyond `size_bytes`."""
-        os.ftruncate(fd, size_bytes)
+    def _holding(self, free_bytes: int) -> seams.Holding:
+        """With what starts hold by their cgroups: pages in use or promised.
+
+        The pool's own cgroup adds up its children, a slot that somebody removed included.
+        """
+        charge = self._hierarchy.charge(self._pool, self._page_bytes)
+        slots = [
+            self._hierarchy.charge(slot, self._page_bytes)
+            for slot in self._hierarchy.slots(self._pool).values()
+        ]
+        held_bytes = max(
+            sum(max(slot.current_bytes, slot.reserved_bytes) for slot in slots),
+            charge.current_bytes,
+            charge.reserved_bytes - free_bytes,
+        )
+        return seams.Holding(free_bytes=free_bytes, held_bytes=held_bytes)
+
+    def shrink(self, free_bytes: int) -> None:
+        """See `seams.Hold`."""
+        os.truncate(self._file, free_bytes)
+
+    def fill(self, pages_bytes: int) -> None:
+        """See `seams.Hold`."""
+        self._prepare()
+        with self.locked() as now:
+            missing_bytes = pages_bytes - now.held_bytes - now.free_bytes
+            if missing_bytes < 0:
+                self.shrink(max(pages_bytes - now.held_bytes, 0))
+        if missing_bytes <= 0 or hugepages.machine_counts(self._page_bytes).available <= 0:
+            return
+        # Leases take pages while the worker starts, so it is reckoned anew.
+        with self._worker() as process, self.locked() as now:
+            self._extend(process, pages_bytes - now.held_bytes)
 
     @contextlib.contextmanager
-    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A process in the hold's cgroup, for `extend`. It has started: no lease waits for that.
+    def _worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A process in the hold's cgroup, for `_extend`. It has started: no lease waits for that.
 
         Raises:
-            HoldError: it does not start, or does not answer.
+            seams.DriverError: it does not start, or does not answer.
         """
         process = subprocess.Popen(
             [
@@ -110,21 +128,24 @@ class Hold:
         finally:
             _end(process)
 
-    def extend(self, process: subprocess.Popen[bytes], size_bytes: int) -> None:
+    def _extend(self, process: subprocess.Popen[bytes], size_bytes: int) -> None:
         """Reserve up to `size_bytes`, or as much as others have left. The caller has locked."""
         for _ in range(_TRIES):
-            available = hugepages.machine_counts(self.page_bytes).available * self.page_bytes
+            available = hugepages.machine_counts(self._page_bytes).available * self._page_bytes
             within_reach = min(size_bytes, self._file.stat().st_size + max(available, 0))
             if within_reach <= self._file.stat().st_size or self._reserve(process, within_reach):
                 return
 
     def remove(self) -> None:
-        """Unmount the hold and remove its directory and cgroup. Idempotent."""
+        """See `seams.Hold`."""
         while self._mounted():
             mounts.detach(str(self._file.parent))
         with contextlib.suppress(FileNotFoundError):
             self._file.parent.rmdir()
-        self._hierarchy.remove(self._group)
+        for group in (self._group, *self._hierarchy.slots(self._pool).values(), self._pool):
+            self._hierarchy.remove(group)
+        if not any(self._pool.parent.glob("pool-*")):
+            self._hierarchy.remove(self._pool.parent)
 
     def _reserve(self, process: subprocess.Popen[bytes], size_bytes: int) -> bool:
         assert process.stdin
@@ -139,13 +160,15 @@ class Hold:
         poll = select.poll()
         poll.register(process.stdout, select.POLLIN)
         if not poll.poll(ANSWER_TIMEOUT_S * 1000):
-            raise HoldError(f"{doing} did not answer within {ANSWER_TIMEOUT_S:.0f} s; it is killed")
+            raise seams.DriverError(
+                f"{doing} did not answer within {ANSWER_TIMEOUT_S:.0f} s; it is killed"
+            )
         # Its answers are shorter than what a pipe writes at once.
         answer = os.read(process.stdout.fileno(), 64)
         if not answer:
             status = process.wait(ANSWER_TIMEOUT_S)
             said = process.stderr.read().decode(errors="replace").strip()
-            raise HoldError(f"{doing} ended with status {status}: {said}")
+            raise seams.DriverError(f"{doing} ended with status {status}: {said}")
         return answer
 
     def _made(self) -> bool:

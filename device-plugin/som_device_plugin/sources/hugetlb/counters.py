@@ -4,12 +4,12 @@ import contextlib
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from som_api import SomError
 from som_device_plugin import seams
-from som_device_plugin.linux import cgroups, flocks, hugepages
+from som_device_plugin.linux import flocks, hugepages
 from som_device_plugin.sources.hugetlb import accounts, plan, records
 
 LOCK_TIMEOUT_S: Final = 30.0
@@ -26,6 +26,11 @@ class Counters:
     """Persistent huge pages by NUMA node. Everything but `locked` needs the lock.
 
     What is judged on the way is told by `take_events`.
+
+    Args:
+        lock: a directory that is made while somebody changes counters, the same for every som of
+            the machine, which only root can open.
+        neighbours_bytes: what pools of other soms of the machine have, by page size.
     """
 
     def __init__(
@@ -33,13 +38,13 @@ class Counters:
         page_records: records.PageRecords,
         *,
         guard: plan.Guard,
-        hierarchy: cgroups.Hierarchy,
-        state_dir: pathlib.Path,
+        lock: pathlib.Path,
+        neighbours_bytes: Callable[[int], int],
     ) -> None:
         self._records = page_records
-        self._guard = guard
-        self._hierarchy = hierarchy
-        self._state_dir = state_dir
+        self.guard = guard
+        self._lock = lock
+        self._neighbours_bytes = neighbours_bytes
         self._threads = threading.Lock()
         self._events: list[seams.Event] = []
         self._errors_known = hugepages.memory().corrupted_bytes
@@ -57,20 +62,18 @@ class Counters:
                 f"{LOCK_TIMEOUT_S:.0f} s; the kernel may be looking for memory"
             )
         try:
-            # Writes are absolute: two agents of one machine have to take turns. A cgroup is the
-            # same for both whatever else of the host they see, and this one only root can open.
-            path = self._hierarchy.root / "som.lock"
+            # Writes are absolute: two agents of one machine have to take turns.
             with contextlib.ExitStack() as stack:
-                stack.callback(os.close, _locked_directory(path))
-                stack.callback(self._remove_unneeded, path)
+                stack.callback(os.close, _locked_directory(self._lock))
+                stack.callback(self._remove_unneeded)
                 yield
         finally:
             self._threads.release()
 
-    def _remove_unneeded(self, lock: pathlib.Path) -> None:
+    def _remove_unneeded(self) -> None:
         if not self._records.pools():
             with contextlib.suppress(OSError):
-                lock.rmdir()
+                self._lock.rmdir()
 
     def take_events(self) -> list[seams.Event]:
         """What was found and judged since the last call."""
@@ -80,7 +83,7 @@ class Counters:
     def room_pages(self, page_bytes: int) -> int:
         """How many pages more the guard allows now."""
         memory = hugepages.memory()
-        keep_bytes = self._guard.keep_bytes(total_bytes=memory.total_bytes)
+        keep_bytes = self.guard.keep_bytes(total_bytes=memory.total_bytes)
         return max(memory.available_bytes - keep_bytes, 0) // page_bytes
 
     def settle(self, page_bytes: int) -> None:
@@ -124,7 +127,7 @@ class Counters:
             },
             # With overcommit, programs have surplus pages without anybody's fault.
             surplus=0 if machine.overcommit else machine.surplus,
-            neighbours=self._hierarchy.neighbours_bytes(self._state_dir, page_bytes) // page_bytes,
+            neighbours=self._neighbours_bytes(page_bytes) // page_bytes,
             lost=max(errors - self._errors_known, 0) // _BASE_PAGE_BYTES,
         )
         settled = accounts.settle(found, ledger)

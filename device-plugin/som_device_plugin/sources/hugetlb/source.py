@@ -7,16 +7,13 @@ one, of this process or of its successor, would not find.
 
 import asyncio
 import dataclasses
-import pathlib
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from som_api import SomError, v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.drivers.hugetlbfs import hold
-from som_device_plugin.linux import cgroups, hugepages, mountinfo
+from som_device_plugin.linux import hugepages
 from som_device_plugin.sources.hugetlb import accounts, counters, plan, records
 
 _GIGANTIC_LIMIT_S: Final = 60.0
@@ -29,24 +26,6 @@ class SourceError(SomError):
 
 class Refused(SourceError):
     """What was asked for may not be done on this node as it is; nothing was taken."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PoolReserved:
-    """What a pool really has.
-
-    `capacity_bytes` is what leases can ever hold: the hold's `free_bytes` and what starts hold
-    now. `node_bytes` is the pool's share per NUMA node. `shortfall` says why the capacity is less
-    than what was last applied, as `37.5Gi of 64Gi: no contiguous memory on NUMA node 1`, or "".
-    `page_bytes` is 0 for a pool that has nothing.
-    """
-
-    pool: str
-    capacity_bytes: int
-    free_bytes: int
-    node_bytes: Mapping[int, int]
-    shortfall: str
-    page_bytes: int = 0
 
 
 @dataclasses.dataclass
@@ -76,53 +55,39 @@ class _Order:
 
 
 class HugeTLBSource:
-    """Pools of huge pages, kept from everybody else by a hold each.
+    """Implements `seams.Source`: pools of huge pages, kept from everybody else by a hold each.
 
     Calls may overlap: they take turns between steps of at most 1 GiB. Every write to the kernel
     follows a durable intention, so the process may die anywhere.
-
-    Args:
-        connection: a connection to the agent's store for the source alone.
-        state_dir: where the holds are mounted, under `holds/`.
-        boot_id: this boot; records of others are void.
-        guard: what stays available for the rest of the node.
-
-    Raises:
-        CgroupError: the machine has no hugetlb controller; with the cure.
     """
 
     def __init__(
         self,
+        page_records: records.PageRecords,
+        page_counters: counters.Counters,
         *,
-        connection: sqlite3.Connection,
-        state_dir: pathlib.Path,
-        boot_id: str,
-        guard: plan.Guard,
+        driver: seams.Driver,
     ) -> None:
-        self._state_dir = state_dir.resolve()
-        self._hierarchy = cgroups.find(mountinfo.read())
-        self._records = records.PageRecords(connection, boot_id=boot_id)
-        self._guard = guard
-        self._counters = counters.Counters(
-            self._records, guard=guard, hierarchy=self._hierarchy, state_dir=self._state_dir
-        )
+        self._records = page_records
+        self._counters = page_counters
+        self._driver = driver
         self._orders: dict[str, _Order] = {}
         self._told: set[str] = set()
         # One thread waits for the counters' lock, and not all that the agent has.
         self._turn = asyncio.Lock()
+
+    async def reserved(self, pool: str) -> seams.PoolReserved:
+        """See `seams.Source`."""
+        return await self._in_thread(self._reserved, pool)
 
     async def apply(
         self,
         pool: v1alpha1.NodePool,
         *,
         held_bytes: int,
-        on_progress: Callable[[PoolReserved], None],
-    ) -> PoolReserved:
-        """Grow or shrink `pool` towards its capacity, evenly over the NUMA nodes.
-
-        Never shrinks below `held_bytes` (what is promised to pods) or what starts hold. Falls
-        short with a message, not an error. Calls `on_progress` after each step.
-        Cancelling keeps what was had until then.
+        on_progress: Callable[[seams.PoolReserved], None],
+    ) -> seams.PoolReserved:
+        """See `seams.Source`. The split over the NUMA nodes is even.
 
         Raises:
             Refused: the growth passes the guard, or overcommit is on, or the page size changed.
@@ -137,16 +102,16 @@ class HugeTLBSource:
         )
         await self._in_thread(self._begin, order)
         while await self._in_thread(self._step, order):
-            on_progress(await self._in_thread(self.reserved, pool.name))
+            on_progress(await self.reserved(pool.name))
             if (node := order.scattered) is not None:
                 # Minutes on a large node: nobody else may have to wait for it.
                 await asyncio.to_thread(hugepages.compact, node)
                 order.scattered = None
                 order.compacted.add(node)
-        return await self._in_thread(self.reserved, pool.name)
+        return await self.reserved(pool.name)
 
     async def release(self, pool: str) -> None:
-        """Give all pages of `pool` back and forget it. Idempotent.
+        """See `seams.Source`.
 
         Raises:
             Refused: starts still hold memory of the pool.
@@ -154,41 +119,27 @@ class HugeTLBSource:
         """
         await self._in_thread(self._release, pool)
 
-    async def check(self) -> tuple[list[seams.Event], Mapping[str, PoolReserved]]:
-        """The cycle: repair the counters that others wrote, refill the holds, say what is there.
-
-        Raises:
-            SourceError: the kernel refused, with what it answered.
-        """
+    async def check(self) -> tuple[list[seams.Event], Mapping[str, seams.PoolReserved]]:
+        """See `seams.Source`: the counters that others wrote are repaired, the holds refilled."""
         return await self._in_thread(self._check)
 
-    async def refill(self, pool: str) -> PoolReserved:
-        """Put what starts no longer hold back into the pool's hold: after every release.
+    async def refill(self, pool: str) -> seams.PoolReserved:
+        """See `seams.Source`."""
+        return await self._in_thread(self._refill, pool)
 
-        A pool that was given back meanwhile has nothing.
-        """
+    def _refill(self, pool: str) -> seams.PoolReserved:
+        with self._counters.locked():
+            if pool in self._records.pools():
+                self._fill(pool)
+        return self._reserved(pool)
 
-        def fill() -> PoolReserved:
-            with self._counters.locked():
-                if pool in self._records.pools():
-                    self._fill(pool)
-            return self.reserved(pool)
-
-        return await self._in_thread(fill)
-
-    def reserved(self, pool: str) -> PoolReserved:
-        """What `pool` has now; writes nothing, but may wait for a step under way.
-
-        All zero for a pool that is not known.
-        """
+    def _reserved(self, pool: str) -> seams.PoolReserved:
         page_bytes = self._records.pools().get(pool)
         if page_bytes is None:
-            return PoolReserved(pool, 0, 0, {}, "")
+            return seams.PoolReserved(pool)
         pages = self._records.pages(pool)
-        pool_hold = self._hold(pool, page_bytes)
-        with pool_hold.locked():
-            free_bytes = pool_hold.size_bytes
-            capacity_bytes = free_bytes + self._held_bytes(pool, page_bytes, free_bytes)
+        with self._driver.hold(pool, page_bytes).locked() as has:
+            capacity_bytes = has.free_bytes + has.held_bytes
         order = self._orders.get(pool)
         pages_bytes = sum(pages.values()) * page_bytes
         shortfall = plan.shortfall(
@@ -197,10 +148,10 @@ class HugeTLBSource:
             pages_bytes=pages_bytes,
             reason=order.reason if order else "",
         )
-        return PoolReserved(
+        return seams.PoolReserved(
             pool=pool,
             capacity_bytes=capacity_bytes,
-            free_bytes=free_bytes,
+            free_bytes=has.free_bytes,
             node_bytes={node: count * page_bytes for node, count in pages.items()},
             shortfall=shortfall,
             page_bytes=page_bytes,
@@ -232,7 +183,7 @@ class HugeTLBSource:
                 order.short = {-1: plan.GUARDED}
                 self._orders[order.pool] = order
                 memory = hugepages.memory()
-                why = self._guard.refusal(
+                why = self._counters.guard.refusal(
                     available_bytes=memory.available_bytes,
                     total_bytes=memory.total_bytes,
                     largest_bytes=(order.target_bytes // page_bytes - growth + room) * page_bytes,
@@ -247,8 +198,8 @@ class HugeTLBSource:
 
         The hold does not say on which nodes; the split that was ordered is even.
         """
-        free_bytes = self._hold(pool, page_bytes).size_bytes
-        pages = (free_bytes + self._held_bytes(pool, page_bytes, free_bytes)) // page_bytes
+        with self._driver.hold(pool, page_bytes).locked() as has:
+            pages = (has.free_bytes + has.held_bytes) // page_bytes
         if pages:
             strangers = self._records.ledger(page_bytes).strangers or {
                 node: hugepages.node_counts(page_bytes, node).persistent
@@ -299,20 +250,18 @@ class HugeTLBSource:
 
     def _shrink(self, order: _Order, target: int, pages: Mapping[int, int]) -> bool:
         page_bytes = order.page_bytes
-        pool_hold = self._hold(order.pool, page_bytes)
-        with pool_hold.locked() as fd:
-            free_bytes = pool_hold.size_bytes
-            held_bytes = self._held_bytes(order.pool, page_bytes, free_bytes)
+        pool_hold = self._driver.hold(order.pool, page_bytes)
+        with pool_hold.locked() as has:
             step = plan.next_shrink(
-                target=max(target, -(-max(order.floor_bytes, held_bytes) // page_bytes)),
+                target=max(target, -(-max(order.floor_bytes, has.held_bytes) // page_bytes)),
                 ours=pages,
                 free={node: hugepages.node_counts(page_bytes, node).free for node in pages},
-                hold=free_bytes // page_bytes,
+                hold=has.free_bytes // page_bytes,
                 most=order.step_pages,
             )
             if step is None:
                 return False
-            pool_hold.shrink(fd, free_bytes - step.pages * page_bytes)
+            pool_hold.shrink(has.free_bytes - step.pages * page_bytes)
         self._counters.change(order.pool, page_bytes, step.node, -step.pages)
         return True
 
@@ -320,30 +269,24 @@ class HugeTLBSource:
         page_bytes = self._records.pools().get(pool)
         if page_bytes is None:
             return
-        pool_hold = self._hold(pool, page_bytes)
+        pool_hold = self._driver.hold(pool, page_bytes)
         with self._counters.locked():
             self._counters.settle(page_bytes)
-            pool_hold.prepare()
-            with pool_hold.locked() as fd:
-                held_bytes = self._held_bytes(pool, page_bytes, pool_hold.size_bytes)
-                if held_bytes:
+            with pool_hold.locked() as has:
+                if has.held_bytes:
                     raise Refused(
-                        f"pool {pool} cannot be given back: {plan.human_bytes(held_bytes)} are "
+                        f"pool {pool} cannot be given back: {plan.human_bytes(has.held_bytes)} are "
                         "held by containers; end them first"
                     )
-                pool_hold.shrink(fd, 0)
+                if has.free_bytes:
+                    pool_hold.shrink(0)
             for node, pages in self._records.pages(pool).items():
                 self._counters.change(pool, page_bytes, node, -pages)
             pool_hold.remove()
-            for slot in self._hierarchy.slots(self._state_dir, pool).values():
-                self._hierarchy.remove(slot)
-            self._hierarchy.remove(self._hierarchy.pool(self._state_dir, pool))
             self._records.forget(pool)
             self._orders.pop(pool, None)
-            if not self._records.pools():
-                self._hierarchy.remove(self._hierarchy.som(self._state_dir))
 
-    def _check(self) -> tuple[list[seams.Event], Mapping[str, PoolReserved]]:
+    def _check(self) -> tuple[list[seams.Event], Mapping[str, seams.PoolReserved]]:
         with self._counters.locked():
             pools = self._records.pools()
             warnings = set()
@@ -359,45 +302,13 @@ class HugeTLBSource:
             for message in sorted(warnings - self._told)
         ]
         self._told = warnings
-        return events, {pool: self.reserved(pool) for pool in pools}
+        return events, {pool: self._reserved(pool) for pool in pools}
 
     def _fill(self, pool: str) -> None:
         """Make the hold as long as it should be."""
         page_bytes = self._records.pools()[pool]
-        pool_hold = self._hold(pool, page_bytes)
-        pool_hold.prepare()
-        with pool_hold.locked() as fd:
-            wanted_bytes = self._wanted_bytes(pool, pool_hold)
-            if wanted_bytes < pool_hold.size_bytes:
-                pool_hold.shrink(fd, max(wanted_bytes, 0))
-            missing_bytes = wanted_bytes - pool_hold.size_bytes
-        if missing_bytes <= 0 or hugepages.machine_counts(page_bytes).available <= 0:
-            return
-        # Leases take pages while the worker starts, so it is reckoned anew.
-        with pool_hold.worker() as worker, pool_hold.locked():
-            pool_hold.extend(worker, self._wanted_bytes(pool, pool_hold))
-
-    def _wanted_bytes(self, pool: str, pool_hold: hold.Hold) -> int:
-        """What the pool has and starts do not hold."""
         pages = sum(self._records.pages(pool).values())
-        held_bytes = self._held_bytes(pool, pool_hold.page_bytes, pool_hold.size_bytes)
-        return pages * pool_hold.page_bytes - held_bytes
-
-    def _held_bytes(self, pool: str, page_bytes: int, hold_bytes: int) -> int:
-        """What starts hold of the pool, by their cgroups: pages in use or promised.
-
-        The pool's own cgroup adds up its children, a slot that somebody removed included.
-        """
-        charge = self._hierarchy.charge(self._hierarchy.pool(self._state_dir, pool), page_bytes)
-        slots = [
-            self._hierarchy.charge(slot, page_bytes)
-            for slot in self._hierarchy.slots(self._state_dir, pool).values()
-        ]
-        return max(
-            sum(max(slot.current_bytes, slot.reserved_bytes) for slot in slots),
-            charge.current_bytes,
-            charge.reserved_bytes - hold_bytes,
-        )
+        self._driver.hold(pool, page_bytes).fill(pages * page_bytes)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         try:
@@ -408,14 +319,6 @@ class HugeTLBSource:
 
     def _pages(self, pool: str) -> dict[int, int]:
         return dict.fromkeys(hugepages.nodes(), 0) | self._records.pages(pool)
-
-    def _hold(self, pool: str, page_bytes: int) -> hold.Hold:
-        return hold.Hold(
-            state_dir=self._state_dir,
-            pool=pool,
-            hierarchy=self._hierarchy,
-            page_bytes=page_bytes,
-        )
 
 
 def _overcommit(page_bytes: int) -> str:
