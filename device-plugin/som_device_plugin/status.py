@@ -12,12 +12,12 @@ from som_device_plugin.leases import decide, state
 
 _MESSAGE_LIMIT: Final = 1024
 
-_TROUBLE: Final = {
+_TROUBLE: Final[Mapping[decide.Outcome | state.Event, str]] = {
     decide.Outcome.DAMAGED: "LeaseDamaged",
     decide.Outcome.STRAY: "StrayMount",
     decide.Outcome.HELD: "LeaseHeld",
-    decide.Outcome.RESISTS: "LeaseHeld",
-    decide.Outcome.MOUNT_LOST: "MountLost",
+    state.Event.RESISTS: "LeaseHeld",
+    state.Event.MOUNT_LOST: "MountLost",
 }
 """Findings that an admin should know of, as reasons of the condition Degraded."""
 

@@ -148,22 +148,21 @@ class Reconciler:
         kernel: decide.KernelView,
         pods: decide.PodView,
     ) -> list[decide.Finding]:
-        outcome = decide.about_owner(lease, leases, pods)
-        findings = [decide.Finding(outcome, lease.lease_id)]
-        if outcome is decide.Outcome.OWNER_GONE and not lease.ended:
+        about_owner = decide.about_owner(lease, leases, pods)
+        is_owner_gone = about_owner is state.Event.OWNER_GONE
+        findings = [decide.Finding(about_owner, lease.lease_id)]
+        if is_owner_gone and not lease.ended:
             log.info("lease ended", extra={"lease": lease.lease_id, "owner": str(lease.owner)})
             self._store.end(lease.lease_id)
         for record in lease.starts:
-            if outcome is decide.Outcome.OWNER_GONE and record.boot_id == self._boot_id:
-                await self._starts.apply(record, state.Event.OWNER_GONE)
-            about = decide.about_start(lease, record, kernel)
+            about = decide.about_start(lease, record, kernel, is_owner_gone=is_owner_gone)
             if about is None and record is lease.live:
                 about = decide.about_content(lease, record, pods)
             if about is None or self._starts.record(starts.key_of(record.start)) != record:
                 continue
             findings.append(decide.Finding(about, lease.lease_id, record.start.number))
-            if about in decide.EVENT_OF:
-                await self._starts.apply(record, decide.EVENT_OF[about])
+            if isinstance(about, state.Event):
+                await self._starts.apply(record.start, about, seen=record.state)
         return findings
 
     def _kernel_view(

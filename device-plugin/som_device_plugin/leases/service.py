@@ -1,7 +1,6 @@
 """Kubelet's calls, answered: names leases at admission, makes them real before each start."""
 
 import asyncio
-import dataclasses
 import logging
 import secrets
 import time
@@ -11,7 +10,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import changes, metrics, pools, seams
-from som_device_plugin.leases import decide, reconciler, starts, state, store
+from som_device_plugin.leases import binding, reconciler, starts, state, store
 
 log = logging.getLogger(__name__)
 
@@ -128,13 +127,12 @@ class TicketService:
         if record is not None and record.state is state.State.DELIVERED:
             if lease.keep_on_restart and await self._starts.intact(record):
                 return
-            await self._starts.apply(record, state.Event.RESTARTED)
+            await self._starts.apply(record.start, state.Event.RESTARTED, seen=record.state)
             record = None
         if record is None:
             record = await self._begin(self._lease(lease_id))
         await self._starts.built(record.start, deadline=deadline)
-        ready = dataclasses.replace(record, state=state.State.READY)
-        if not await self._starts.apply(ready, state.Event.TOLD):
+        if not await self._starts.apply(record.start, state.Event.TOLD, seen=state.State.READY):
             raise seams.StartRefused("som: the lease was taken away while it was built, retrying")
         log.info("lease delivered", extra={"lease": lease_id, "owner": str(lease.owner)})
 
@@ -143,7 +141,7 @@ class TicketService:
         try:
             if lease.last_number == 0:
                 answer = await self._resources.list()
-                bound = decide.bind(lease, self._store.leases(), answer, self._pods)
+                bound = binding.bind(lease, self._store.leases(), answer, self._pods)
                 self._store.bind(lease.lease_id, bound)
                 lease = self._lease(lease.lease_id)
                 if lease.owner != bound.owner:
@@ -151,8 +149,8 @@ class TicketService:
                         f"som: ticket {lease.ticket} was {lease.owner}'s, which has not gone for "
                         "certain yet, retrying"
                     )
-            decide.refuse_two_owners(lease, self._store.leases(), self._pods)
-        except decide.TwoOwners as fault:
+            binding.refuse_two_owners(lease, self._store.leases(), self._pods)
+        except binding.TwoOwners as fault:
             await self._reporter.event(seams.Event("TicketFault", str(fault), warning=True))
             raise
         return lease

@@ -78,9 +78,7 @@ class Starts:
                     )
                 else:
                     loops.failed("build", error, lease=start.lease_id)
-            record = self.record(key_of(start))
-            if record is not None:
-                await self.apply(record, event)
+            await self.apply(start, event)
         except Exception as error:
             build.error = f"{error}; retrying"
             loops.failed("start", error, lease=start.lease_id)
@@ -132,11 +130,12 @@ class Starts:
         usage = await asyncio.to_thread(self._driver.usage, start)
         return usage.current_bytes >= start.size_bytes
 
-    async def apply(self, seen: state.StartRecord, event: state.Event) -> bool:
-        """Store the next state, then act. False: the start has moved on since it was seen."""
-        start = seen.start
+    async def apply(
+        self, start: seams.Start, event: state.Event, *, seen: state.State | None = None
+    ) -> bool:
+        """Store the next state, then act. False: the start was forgotten, or is not as `seen`."""
         record = self.record(key_of(start))
-        if record is None or record.state is not seen.state:
+        if record is None or seen not in (None, record.state):
             return False
         step = state.step(record.state, event)
         if step.state is not record.state:

@@ -31,19 +31,19 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What can happen to a start."""
+    """What can happen to a start: what the agent does, and what it finds (see `decide`)."""
 
-    BUILT = "the worker attached it"
-    BUILD_FAILED = "the worker could not"
+    BUILT = "attached at its path"
+    BUILD_FAILED = "its worker could not build it"
     TOLD = "PreStartContainer is about to answer OK"
     RESTARTED = "PreStartContainer came again after OK: a new container"
-    OWNER_GONE = "both proofs say that the owner is gone"
-    BUILDER_LOST = "the agent that built it is gone, and it is not attached"
-    MOUNT_LOST = "it is not attached any more"
-    STILL_MOUNTED = "it is attached, though it was to be taken away"
-    RESISTED = "it is detached, and was not truncated yet"
-    FREED = "the kernel shows that nobody holds its pages"
-    OTHER_BOOT = "the node was booted since: its memory is gone"
+    OWNER_GONE = "both proofs: released"
+    BUILDER_LOST = "its builder is gone: built again at the next start"
+    MOUNT_LOST = "its mount is gone"
+    STILL_MOUNTED = "to be taken away, and nobody has done it yet: done now"
+    RESISTS = "released, and its holder keeps the kernel from truncating it: tried again"
+    FREED = "nobody holds its pages any more"
+    OTHER_BOOT = "of another boot: content lost, ticket and owner kept"
 
 
 class Action(enum.Enum):
@@ -80,12 +80,11 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], Step]] = {
     # Its container keeps the superblock by its own mount, and with it the memory.
     (State.DELIVERED, Event.MOUNT_LOST): Step(State.DELIVERED),
     (State.DELIVERED, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
-    (State.RELEASING, Event.OWNER_GONE): Step(State.RELEASING),
     # The worker ended after all: what it attached meanwhile goes the same way.
     (State.RELEASING, Event.BUILT): _TAKE_AWAY,
     (State.RELEASING, Event.BUILD_FAILED): Step(State.RELEASING),
     (State.RELEASING, Event.STILL_MOUNTED): _TAKE_AWAY,
-    (State.RELEASING, Event.RESISTED): _TAKE_AWAY,
+    (State.RELEASING, Event.RESISTS): _TAKE_AWAY,
     (State.RELEASING, Event.FREED): Step(State.RELEASING, (Action.FORGET,)),
     (State.RELEASING, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
 }

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from som_api import v1alpha1
 from som_device_plugin import changes, database, seams
-from som_device_plugin.leases import decide, state
+from som_device_plugin.leases import binding, state
 
 _LOAD_LEASES: Final = """
 SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
@@ -75,7 +75,7 @@ class LeaseStore:
             state.Lease(lease_id, ticket, order),
         )
 
-    def bind(self, lease_id: seams.LeaseId, bound: decide.Bound) -> None:
+    def bind(self, lease_id: seams.LeaseId, bound: binding.Bound) -> None:
         """Record whose lease this is and how much it is to hold; the first binding stands."""
         lease = self.lease(lease_id)
         if lease is not None and lease.owner is None:

@@ -9,7 +9,7 @@ import pytest
 
 from fakes import node
 from som_device_plugin import loops, seams
-from som_device_plugin.leases import decide, reconciler
+from som_device_plugin.leases import decide, reconciler, state
 from unit.kube.watching import until
 
 
@@ -224,7 +224,7 @@ async def test_memory_whose_holder_keeps_it_from_being_truncated_is_tried_again(
     held.driver.resisting = lambda: frozenset({(block.start.lease_id, block.start.number)})
     await until(lambda: tries > 2)
     await until(
-        lambda: decide.Outcome.RESISTS in {found.outcome for found in held.reconciler.findings}
+        lambda: state.Event.RESISTS in {found.outcome for found in held.reconciler.findings}
     )
     block.pinned_bytes = 0
     await until(lambda: not held.store.leases())
