@@ -4,11 +4,9 @@
 node has at most as many as tickets.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import prometheus_client
-from prometheus_client import core, registry
 
 import som_device_plugin
 
@@ -34,17 +32,3 @@ _BUILD_INFO: Final = prometheus_client.Gauge(
     "som_agent_build_info", "The running version, always 1", ["version"]
 )
 _BUILD_INFO.labels(version=som_device_plugin.__version__).set(1)
-
-
-class Collected(registry.Collector):
-    """Metrics that are read from the agent's state when they are scraped."""
-
-    def __init__(self, read: Callable[[], Iterable[core.Metric]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[core.Metric]:
-        yield from self._read()
-
-    def describe(self) -> Iterable[core.Metric]:
-        """Nothing: the registry must not scrape a state that does not exist yet."""
-        return ()

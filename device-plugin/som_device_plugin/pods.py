@@ -1,6 +1,7 @@
 """Pods as the agent reads them, from the manifests of an API server or of local mode."""
 
 import datetime
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -35,6 +36,19 @@ def decode_pod(manifest: Mapping[str, Any]) -> seams.Pod:
 def has_ended(manifest: Mapping[str, Any]) -> bool:
     """Whether the pod's containers have ended for good."""
     return (manifest.get("status") or {}).get("phase") in _TERMINAL
+
+
+def promised_bytes(source: seams.PodSource, unit: v1alpha1.Unit) -> int:
+    """What pods bound to this node have requested, started or not; all, before it is known."""
+    if not source.synced:
+        return sys.maxsize
+    return sum(
+        request.size_bytes
+        for pod in source.pods()
+        if not pod.terminal
+        for request in pod.containers
+        if request.unit == unit
+    )
 
 
 def _restarts(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

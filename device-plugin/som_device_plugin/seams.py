@@ -112,6 +112,15 @@ class Reporter(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Outside:
+    """The agent's neighbours: who gives orders, who knows the pods, who hears reports."""
+
+    specs: SpecSource
+    pods: PodSource
+    reporter: Reporter
+
+
+@dataclasses.dataclass(frozen=True)
 class Start:
     """One start of a lease's container: memory of its own, zeroed, in a cgroup slot of its own.
 

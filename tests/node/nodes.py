@@ -6,7 +6,7 @@ import secrets
 
 from som_api import v1alpha1
 from som_device_plugin import backends, seams
-from som_device_plugin.linux import cgroups, hugepages, mountinfo
+from som_device_plugin.linux import hugepages
 from som_device_plugin.sources.hugetlb import plan
 
 MIB = 2**20
@@ -25,15 +25,7 @@ class Node:
 
     def restart(self, *, boot_id: str = "this-boot") -> None:
         """What a new agent sees: the kernel and the store, and nothing remembered."""
-        made = backends.Backends(
-            backends.Site(
-                state_dir=self.state_dir,
-                store=self.state_dir / "som.db",
-                boot_id=boot_id,
-                guard=self.guard,
-                hierarchy=cgroups.find(mountinfo.read()),
-            )
-        )
+        made = backends.Backends(self.state_dir, boot_id=boot_id, guard=self.guard)
         backend = made.of(node_pool(PAGE, pool="any", page="2Mi"))
         self.driver, self.source = backend.driver, backend.source
         self._drivers.append(self.driver)

@@ -2,8 +2,10 @@ from typing import Any
 
 import pytest
 
+from fakes import node
 from som_api import v1alpha1
 from som_device_plugin import pods
+from som_device_plugin.sources.hugetlb import plan
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
@@ -90,3 +92,15 @@ def test_keeping_content_must_be_asked_for(value: str, kept: bool) -> None:
         "annotations": {"som.io/keep-on-restart": value},
     }
     assert pods.decode_pod(manifest(metadata=metadata)).keep_on_restart is kept
+
+
+def test_before_the_pods_are_known_everything_is_promised() -> None:
+    cluster = node.FakeCluster()
+    cluster.synced = False
+    promised_pages = pods.promised_bytes(cluster, "2Mi") // (2 << 20)
+    nothing = plan.next_shrink(
+        target=promised_pages, ours={0: 512}, free={0: 512}, hold=512, most=512
+    )
+    assert nothing is None
+    cluster.synced = True
+    assert pods.promised_bytes(cluster, "2Mi") == 0

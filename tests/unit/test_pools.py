@@ -9,10 +9,9 @@ import pytest
 
 from som_api import SomError, v1alpha1
 from som_api.run import heartbeats
-from som_device_plugin import agent, database, loops, pools, seams
+from som_device_plugin import database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
-from som_device_plugin.sources.hugetlb import plan
 from unit.kube.watching import until
 from unit.pool_nodes import GIB, Node, order, reported
 
@@ -351,31 +350,3 @@ def test_a_pool_keeps_the_pages_it_has_and_is_not_full_while_its_order_is_refuse
     pool = pools.ActivePool(order=order(GIB), reserved=had, settled=True, refusal="page size")
     assert pool.page_bytes == GIB
     assert not pool.full
-
-
-class Pods:
-    """A pod source that has not heard of the API server yet."""
-
-    synced = False
-
-    def pods(self) -> list[seams.Pod]:
-        return []
-
-    def get(self, *, namespace: str, name: str) -> None:
-        return None
-
-
-def test_before_the_pods_are_known_everything_is_promised(tmp_path: pathlib.Path) -> None:
-    settings = agent.Settings(
-        state_dir=tmp_path,
-        kubelet=setup.Directories(plugins=tmp_path, root=tmp_path),
-        endpoint="",
-        own_pod="",
-        guard=plan.Guard(),
-    )
-    outside = agent.Outside(specs=None, pods=Pods(), reporter=None)  # type: ignore[arg-type]
-    promised_pages = agent.Agent(settings, outside)._promised_bytes("2Mi") // (2 << 20)
-    nothing = plan.next_shrink(
-        target=promised_pages, ours={0: 512}, free={0: 512}, hold=512, most=512
-    )
-    assert nothing is None

@@ -9,7 +9,7 @@ from prometheus_client import registry
 
 from som_api import kube
 from som_api.run import heartbeats
-from som_device_plugin import __version__, agent
+from som_device_plugin import __version__, seams
 from som_device_plugin.cluster import orders, pods, reporter
 
 
@@ -19,7 +19,7 @@ async def outside(
     node_name: str,
     kubeconfig: pathlib.Path | None = None,
     beats: heartbeats.Heartbeats | None = None,
-) -> AsyncIterator[agent.Outside]:
+) -> AsyncIterator[seams.Outside]:
     """Orders, pods and reports of the node `node_name`, kept current inside the block.
 
     Needs no API server that answers: whatever the agent knows stands until one does.
@@ -45,7 +45,7 @@ async def outside(
             tasks.create_task(part.run()) for part in (recorder, ordered, reports, node_pods)
         ]
         try:
-            yield agent.Outside(specs=ordered, pods=node_pods, reporter=reports)
+            yield seams.Outside(specs=ordered, pods=node_pods, reporter=reports)
         finally:
             registry.REGISTRY.unregister(collector)
             for task in running:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from som_api import v1alpha1
-from som_device_plugin import agent, pods, seams
+from som_device_plugin import pods, seams
 from som_device_plugin.local import layout
 
 LOOK_EVERY_S: Final = 0.1
@@ -108,9 +108,9 @@ class FileReporter:
         _log.log(level, "%s: %s", event.reason, event.message)
 
 
-def files(state_dir: layout.StateDir) -> agent.Outside:
+def files(state_dir: layout.StateDir) -> seams.Outside:
     """The neighbours of the agent whose state directory this is."""
-    return agent.Outside(
+    return seams.Outside(
         specs=FileSpecs(state_dir.orders),
         pods=FilePods(state_dir.pods),
         reporter=FileReporter(state_dir.status),

@@ -1,4 +1,4 @@
-"""The agent put together: what it counts, and what it makes of its state directory."""
+"""What the agent makes of its state directory."""
 
 import asyncio
 import contextlib
@@ -10,29 +10,7 @@ import sys
 import pytest
 
 from som_api import SomError
-from som_device_plugin import agent, database, seams
-from som_device_plugin.leases import reconciler
-
-PAGE = 2 << 20
-
-
-def held(pod: str, *, namespace: str = "shop", pages: int = 1) -> reconciler.Held:
-    start = seams.Start(seams.LeaseId("a"), 1, "pool", 0, 8 * PAGE, PAGE)
-    owner = seams.Owner(namespace, pod, "main", seams.PodUid(pod))
-    return reconciler.Held(start=start, owner=owner, size_bytes=pages * PAGE, since_s=0.0)
-
-
-def test_held_memory_is_counted_by_its_last_owner_however_often_he_restarted() -> None:
-    counted = agent._by_last_owner([held("db"), held("db", pages=2), held("web")])
-    assert counted == {("shop", "db"): 3 * PAGE, ("shop", "web"): PAGE}
-
-
-def test_pods_that_come_and_go_make_no_more_series_than_there_is_room_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(agent, "MOST_HELD_PODS", 1)
-    counted = agent._by_last_owner([held("a", pages=2), *(held(f"b{n}") for n in range(9))])
-    assert counted == {("shop", "a"): 2 * PAGE, ("shop", ""): 9 * PAGE}
+from som_device_plugin import database, state_dir
 
 
 def modes(directory: pathlib.Path) -> set[int]:
@@ -43,14 +21,14 @@ def modes(directory: pathlib.Path) -> set[int]:
 async def test_the_state_directory_is_the_agents_alone_also_after_an_upgrade(
     tmp_path: pathlib.Path, before: int | None
 ) -> None:
-    state_dir = tmp_path / "som"
+    directory = tmp_path / "som"
     if before is not None:
-        state_dir.mkdir(mode=before)
+        directory.mkdir(mode=before)
     umask = os.umask(0o077)
     try:
-        async with agent._only_agent(state_dir):
-            with contextlib.closing(database.open_database(state_dir / agent.STORE)):
-                assert modes(state_dir) == {0o700, 0o600}
+        async with state_dir.only_agent(directory):
+            with contextlib.closing(database.open_database(directory / state_dir.STORE)):
+                assert modes(directory) == {0o700, 0o600}
     finally:
         os.umask(umask)
 
@@ -77,7 +55,7 @@ async def test_a_lock_that_somebody_has_from_before_the_upgrade_keeps_nobody_fro
     tmp_path: pathlib.Path,
 ) -> None:
     tmp_path.chmod(0o755)
-    store = tmp_path / agent.STORE
+    store = tmp_path / state_dir.STORE
     killed = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_AGENT, store)
     await killed.wait()
     locker = await asyncio.create_subprocess_exec(
@@ -87,7 +65,7 @@ async def test_a_lock_that_somebody_has_from_before_the_upgrade_keeps_nobody_fro
     )
     assert locker.stdin and locker.stdout
     assert await locker.stdout.readline() == b"locked\n"
-    async with agent._only_agent(tmp_path):
+    async with state_dir.only_agent(tmp_path):
         with contextlib.closing(database.open_database(store)) as connection:
             with database.transaction(connection):
                 connection.execute("UPDATE leases SET ended = 1")
@@ -101,6 +79,6 @@ async def test_a_state_directory_that_everybody_may_write_is_refused(
 ) -> None:
     tmp_path.chmod(0o1777)
     with pytest.raises(SomError, match="give som a directory of its own"):
-        async with agent._only_agent(tmp_path):
+        async with state_dir.only_agent(tmp_path):
             pass
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777

@@ -1,0 +1,27 @@
+"""What the agent counts at a scrape."""
+
+import pytest
+
+from som_device_plugin import collected, seams
+from som_device_plugin.leases import reconciler
+
+PAGE = 2 << 20
+
+
+def held(pod: str, *, namespace: str = "shop", pages: int = 1) -> reconciler.Held:
+    start = seams.Start(seams.LeaseId("a"), 1, "pool", 0, 8 * PAGE, PAGE)
+    owner = seams.Owner(namespace, pod, "main", seams.PodUid(pod))
+    return reconciler.Held(start=start, owner=owner, size_bytes=pages * PAGE, since_s=0.0)
+
+
+def test_held_memory_is_counted_by_its_last_owner_however_often_he_restarted() -> None:
+    counted = collected.by_last_owner([held("db"), held("db", pages=2), held("web")])
+    assert counted == {("shop", "db"): 3 * PAGE, ("shop", "web"): PAGE}
+
+
+def test_pods_that_come_and_go_make_no_more_series_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collected, "MOST_HELD_PODS", 1)
+    counted = collected.by_last_owner([held("a", pages=2), *(held(f"b{n}") for n in range(9))])
+    assert counted == {("shop", "a"): 2 * PAGE, ("shop", ""): 9 * PAGE}
