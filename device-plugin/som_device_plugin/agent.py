@@ -29,7 +29,7 @@ from som_device_plugin import (
     status,
 )
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
-from som_device_plugin.leases import reconciler, service, starts, store
+from som_device_plugin.leases import reconciler, service, starts, store, witnesses
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources.hugetlb import plan
 
@@ -146,15 +146,13 @@ class Agent:
         own_starts = starts.Starts(
             leases=leases, driver=driver, boot_id=boot_id, reporter=outside.reporter
         )
+        own_witnesses = witnesses.Witnesses(outside.pods, resources, settings.own_pod)
         own_reconciler = reconciler.Reconciler(
             leases=leases,
             own_starts=own_starts,
             driver=driver,
             own_pools=own_pools,
-            pods=outside.pods,
-            resources=resources,
-            own_pod=settings.own_pod,
-            boot_id=boot_id,
+            own_witnesses=own_witnesses,
             reporter=outside.reporter,
             changed=self._changed,
         )
@@ -164,8 +162,7 @@ class Agent:
             own_reconciler=own_reconciler,
             driver=driver,
             own_pools=own_pools,
-            pods=outside.pods,
-            resources=resources,
+            own_witnesses=own_witnesses,
             tickets=_tickets(hugepages.nodes()),
             reporter=outside.reporter,
             changed=self._changed,

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from som_api import SomError, v1alpha1
+from som_api import v1alpha1
 from som_device_plugin import changes, loops, pools, seams
-from som_device_plugin.leases import decide, starts, state, store
+from som_device_plugin.leases import decide, starts, state, store, witnesses
 from som_device_plugin.linux import expendable
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,7 @@ class Reconciler:
         own_starts: starts.Starts,
         driver: seams.Driver,
         own_pools: pools.Pools,
-        pods: seams.PodSource,
-        resources: seams.PodResourcesClient,
-        own_pod: str,
-        boot_id: str,
+        own_witnesses: witnesses.Witnesses,
         reporter: seams.Reporter,
         changed: changes.Changes,
     ) -> None:
@@ -54,10 +51,7 @@ class Reconciler:
         self._starts = own_starts
         self._driver = driver
         self._pools = own_pools
-        self._pods = pods
-        self._resources = resources
-        self._own_pod = own_pod
-        self._boot_id = boot_id
+        self._witnesses = own_witnesses
         self._reporter = reporter
         self._changed = changed
         self._one_at_a_time = asyncio.Lock()
@@ -85,7 +79,7 @@ class Reconciler:
 
     def _in_doubt(self) -> bool:
         """Whether a pod has gone whose lease stands, or memory waits to become free."""
-        live = decide.live_uids(self._pods)
+        live = decide.live_uids(self._witnesses.pods)
         return any(
             decide.pod_is_gone(lease, live)
             or any(record.state is state.State.RELEASING for record in lease.starts)
@@ -112,10 +106,10 @@ class Reconciler:
 
     async def _pass(self) -> None:
         leases = self._store.leases()
-        kernel = await asyncio.to_thread(self._kernel_view, leases, self._starts.building)
+        kernel = await self._starts.kernel_view(leases)
         # A start that was begun meanwhile is no stray.
         findings = decide.strays([*leases, *self._store.leases()], kernel)
-        pods = await self._pod_view(leases)
+        pods = await self._witnesses.view(leases)
         for lease in leases:
             try:
                 findings += await self._reconcile_lease(lease, leases, kernel, pods)
@@ -130,7 +124,7 @@ class Reconciler:
             self.findings = tuple(findings)
             self._changed.ring()
         listed = None
-        if pods.resources is not None and self._own_pod in pods.resources.pods:
+        if pods.resources is not None and pods.own_pod in pods.resources.pods:
             listed = frozenset(holder.ticket for holder in pods.resources.holders)
         for lease_id in self._store.over(listed=listed):
             try:
@@ -164,47 +158,6 @@ class Reconciler:
             if isinstance(about, state.Event):
                 await self._starts.apply(record.start, about, seen=record.state)
         return findings
-
-    def _kernel_view(
-        self, leases: Sequence[state.Lease], building: frozenset[starts.Key]
-    ) -> decide.KernelView:
-        records = [record for lease in leases for record in lease.starts]
-        return decide.KernelView(
-            boot_id=self._boot_id,
-            attached=self._driver.attached(),
-            usage={
-                (record.start.lease_id, record.start.number): self._driver.usage(record.start)
-                for record in records
-                if record.boot_id == self._boot_id
-            },
-            building=building,
-            resisting=self._driver.resisting(),
-        )
-
-    async def _pod_view(self, leases: Sequence[state.Lease]) -> decide.PodView:
-        """Kubelet is asked only when a lease's pod has gone: that is when its word matters."""
-        live = decide.live_uids(self._pods)
-        doubtful = any(
-            decide.pod_is_gone(lease, live) or (lease.ended and not lease.last_number)
-            for lease in leases
-        )
-        answer = None
-        if doubtful and self._pods.synced:
-            try:
-                answer = await self._resources.list()
-            except SomError as error:
-                log.warning("kubelet's PodResources is silent", extra={"error": str(error)})
-        return decide.PodView(
-            synced=self._pods.synced,
-            live_uids=live,
-            resources=answer,
-            own_pod=self._own_pod,
-            restarts={
-                (pod.uid, container): ended_s
-                for pod in self._pods.pods()
-                for container, ended_s in pod.restarts.items()
-            },
-        )
 
     def _note_held(self, leases: Sequence[state.Lease], kernel: decide.KernelView) -> None:
         """Keep what is held after its release, with its last owner, and since when."""
@@ -243,7 +196,7 @@ class Reconciler:
     async def _culprits(self, start: seams.Start) -> str:
         """In words; a guess that fails is one that was not made."""
         try:
-            found = await self._diagnosis.run(self._driver.culprits, start)
+            found = await self._diagnosis.run(self._starts.culprits, start)
         except TimeoutError:
             return f"a process that was not found within {DIAGNOSIS_LIMIT_S:.0f} s"
         except Exception as error:

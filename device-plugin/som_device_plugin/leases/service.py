@@ -10,7 +10,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import changes, metrics, pools, seams
-from som_device_plugin.leases import binding, reconciler, starts, state, store
+from som_device_plugin.leases import binding, reconciler, starts, state, store, witnesses
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ class TicketService:
         own_reconciler: reconciler.Reconciler,
         driver: seams.Driver,
         own_pools: pools.Pools,
-        pods: seams.PodSource,
-        resources: seams.PodResourcesClient,
+        own_witnesses: witnesses.Witnesses,
         tickets: Sequence[seams.Ticket],
         reporter: seams.Reporter,
         changed: changes.Changes,
@@ -43,8 +42,7 @@ class TicketService:
         self._reconciler = own_reconciler
         self._driver = driver
         self._pools = own_pools
-        self._pods = pods
-        self._resources = resources
+        self._witnesses = own_witnesses
         self._tickets = tuple(tickets)
         self._reporter = reporter
         self._locks: weakref.WeakValueDictionary[seams.LeaseId, asyncio.Lock] = (
@@ -140,8 +138,8 @@ class TicketService:
         """The lease with its owner, who is looked for until he has had a start."""
         try:
             if lease.last_number == 0:
-                answer = await self._resources.list()
-                bound = binding.bind(lease, self._store.leases(), answer, self._pods)
+                answer = await self._witnesses.resources.list()
+                bound = binding.bind(lease, self._store.leases(), answer, self._witnesses.pods)
                 self._store.bind(lease.lease_id, bound)
                 lease = self._lease(lease.lease_id)
                 if lease.owner != bound.owner:
@@ -149,7 +147,7 @@ class TicketService:
                         f"som: ticket {lease.ticket} was {lease.owner}'s, which has not gone for "
                         "certain yet, retrying"
                     )
-            binding.refuse_two_owners(lease, self._store.leases(), self._pods)
+            binding.refuse_two_owners(lease, self._store.leases(), self._witnesses.pods)
         except binding.TwoOwners as fault:
             await self._reporter.event(seams.Event("TicketFault", str(fault), warning=True))
             raise
@@ -170,15 +168,10 @@ class TicketService:
         if pool.free_bytes < size_bytes:
             raise seams.StartRefused(self._shortage(pool, size_bytes))
         return self._starts.begin(
-            seams.Start(
-                lease_id=lease.lease_id,
-                number=lease.last_number + 1,
-                pool=pool.name,
-                slot=self._driver.free_slot(pool=pool.name, named=self._store.slots(pool.name)),
-                size_bytes=size_bytes,
-                page_bytes=pool.page_bytes,
-                preferred_node=_numa_node(lease.ticket),
-            )
+            lease,
+            pool=pool.name,
+            page_bytes=pool.page_bytes,
+            preferred_node=_numa_node(lease.ticket),
         )
 
     def _shortage(self, pool: pools.ActivePool, size_bytes: int) -> str:

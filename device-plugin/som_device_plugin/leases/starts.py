@@ -9,11 +9,11 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from som_api import SomError, v1alpha1
 from som_device_plugin import loops, seams
-from som_device_plugin.leases import state, store
+from som_device_plugin.leases import decide, state, store
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,20 @@ class Starts:
         self._builds: dict[Key, _Build] = {}
         self.wake = asyncio.Event()
 
-    @property
-    def building(self) -> frozenset[Key]:
-        """The starts that a worker of this agent builds now."""
-        return frozenset(self._builds)
-
-    def begin(self, start: seams.Start) -> state.StartRecord:
-        """Record the intention, then build `start` in the background."""
+    def begin(
+        self, lease: state.Lease, *, pool: str, page_bytes: int, preferred_node: int
+    ) -> state.StartRecord:
+        """Record the intention, then build the bound `lease`'s next start in the background."""
+        assert lease.request is not None
+        start = seams.Start(
+            lease_id=lease.lease_id,
+            number=lease.last_number + 1,
+            pool=pool,
+            slot=self._driver.free_slot(pool=pool, named=self._store.slots(pool)),
+            size_bytes=lease.request.size_bytes,
+            page_bytes=page_bytes,
+            preferred_node=preferred_node,
+        )
         record = self._store.add_start(start, boot_id=self._boot_id)
         self._builds[key_of(start)] = _Build(asyncio.create_task(self._build(start)))
         return record
@@ -116,6 +123,28 @@ class Starts:
             raise seams.StartRefused(f"som: warming {ready} of {size}, retrying, no action needed")
         if build.error:
             raise seams.StartRefused(f"som: {build.error}")
+
+    async def kernel_view(self, leases: Sequence[state.Lease]) -> decide.KernelView:
+        """What the kernel shows of the starts of `leases`, and mounts of som that are nobody's."""
+        return await asyncio.to_thread(self._look, leases, frozenset(self._builds))
+
+    def _look(self, leases: Sequence[state.Lease], building: frozenset[Key]) -> decide.KernelView:
+        records = [record for lease in leases for record in lease.starts]
+        return decide.KernelView(
+            boot_id=self._boot_id,
+            attached=self._driver.attached(),
+            usage={
+                key_of(record.start): self._driver.usage(record.start)
+                for record in records
+                if record.boot_id == self._boot_id
+            },
+            building=building,
+            resisting=self._driver.resisting(),
+        )
+
+    def culprits(self, start: seams.Start) -> Sequence[str]:
+        """Who holds `start`, as far as can be found out; may take long."""
+        return self._driver.culprits(start)
 
     async def intact(self, record: state.StartRecord) -> bool:
         """Whether a delivered start still stands, so that its content can be given back.

@@ -6,7 +6,7 @@ from fakes import node
 from fakes.reporter import FakeReporter
 from som_api import SomError
 from som_device_plugin import changes, database, seams
-from som_device_plugin.leases import reconciler, service, starts, store
+from som_device_plugin.leases import reconciler, service, starts, store, witnesses
 
 CAPACITY = 32 * node.PAGE
 TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
@@ -87,14 +87,11 @@ class World:
         seen = {
             "own_starts": self.starts,
             "own_pools": pools,
-            "pods": self.cluster,
-            "resources": self.cluster,
+            "own_witnesses": witnesses.Witnesses(self.cluster, self.cluster, node.OWN_POD),
         }
         self.reconciler = reconciler.Reconciler(
             **shared,
             **seen,
-            own_pod=node.OWN_POD,
-            boot_id=self.boot_id,
             changed=changed,
         )
         self.service = service.TicketService(
@@ -103,10 +100,9 @@ class World:
 
     async def crash(self):
         """SIGKILL: builds stop where they are, nothing is tidied up but by the kernel."""
-        for key in self.starts.building:
-            task = self.starts._builds[key].task
-            task.cancel()
-            await asyncio.wait([task])
+        for build in list(self.starts._builds.values()):
+            build.task.cancel()
+            await asyncio.wait([build.task])
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
             await asyncio.wait([task])
