@@ -179,7 +179,7 @@ def _children() -> list[int]:
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
             if fields[0] != "Z" and int(fields[1]) == own:
                 found.append(int(path.parent.name))
     return found

@@ -42,6 +42,7 @@ class Hold:
         self._pool = hierarchy.pool(state_dir, pool)
         self._group = self._pool / "hold"
         self._page_bytes = page_bytes
+        self._locked = -1
 
     def _prepare(self) -> None:
         """Mount the hold, of length 0. Idempotent."""
@@ -70,7 +71,11 @@ class Hold:
             return
         with self._file.open("r+b") as file:
             flocks.take(file.fileno(), f"the hold {self._file}", timeout_s=LOCK_TIMEOUT_S)
-            yield self._holding(os.fstat(file.fileno()).st_size)
+            self._locked = file.fileno()
+            try:
+                yield self._holding(os.fstat(self._locked).st_size)
+            finally:
+                self._locked = -1
 
     def _holding(self, free_bytes: int) -> seams.Holding:
         """With what starts hold by their cgroups: pages in use or promised.
@@ -91,7 +96,7 @@ class Hold:
 
     def shrink(self, free_bytes: int) -> None:
         """See `seams.Hold`."""
-        os.truncate(self._file, free_bytes)
+        os.ftruncate(self._locked, free_bytes)
 
     def fill(self, pages_bytes: int) -> None:
         """See `seams.Hold`."""
