@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from som_api import v1alpha1
-from som_operator import observed, plan, pool_status, pools
+from som_operator import observed, plan, pool_status, standing
 
 GIB = 2**30
 T = TypeVar("T")
@@ -32,11 +32,11 @@ def main() -> None:
     sompools = [_sompool(number) for number in range(arguments.pools)]
     decoded = _timed("decode_nodes", lambda: [observed.decode_node(_node(i)) for i in range(count)])
     nodes = {node.name: node for node in decoded}
-    orders = pools.Orders(sompools)
+    pools = standing.Pools(sompools)
     somnodes: dict[str, v1alpha1.SomNode] = {}
 
     def planned(node: observed.Node) -> plan.NodePlan:
-        return plan.plan_node(orders, node, somnodes.get(node.name), observed.bound(()))
+        return plan.plan_node(pools, node, somnodes.get(node.name), observed.bound(()))
 
     def planned_fleet() -> dict[str, plan.NodePlan]:
         return {name: planned(node) for name, node in nodes.items()}
@@ -52,11 +52,11 @@ def main() -> None:
     plans = _timed("plan_full_fleet", planned_fleet)
     node = next(iter(nodes.values()))
     _timed("plan_one_node", lambda: planned(node))
-    order = next(iter(orders.by_name.values()))
+    pool = next(iter(pools.by_name.values()))
     _timed(
         "status_of_one_pool",
         lambda: pool_status.pool_status(
-            order, {n: p.shares[order.name] for n, p in plans.items() if order.name in p.shares}
+            pool, {n: p.on_node[pool.name] for n, p in plans.items() if pool.name in p.on_node}
         ),
     )
     _print("memory", rss_bytes=_rss_bytes(), idle_rss_bytes=idle_bytes, nodes=count)
@@ -89,7 +89,7 @@ def _sompool(number: int) -> v1alpha1.SomPool:
             "metadata": {
                 "name": f"pool-{number}",
                 "generation": 1,
-                "finalizers": [pools.FINALIZER],
+                "finalizers": [standing.FINALIZER],
             },
             "spec": {
                 "nodeSelector": {"matchLabels": {"part": str(number // 2)}},

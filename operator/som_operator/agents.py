@@ -27,7 +27,7 @@ class Agents:
         self._lost: set[str] = set()
 
     def look(
-        self, node: observed.Node, bound: observed.Bound, somnode: v1alpha1.SomNode | None
+        self, node: observed.Node, bound: observed.BoundPods, somnode: v1alpha1.SomNode | None
     ) -> bool:
         """Note how the agent of `node` is; return whether it is lost."""
         self._lost.discard(node.name)
@@ -61,7 +61,7 @@ class Agents:
 
 
 def condition(
-    bound: observed.Bound, somnode: v1alpha1.SomNode, *, lost: bool
+    bound: observed.BoundPods, somnode: v1alpha1.SomNode, *, lost: bool
 ) -> v1alpha1.Condition | None:
     """The condition of the node's SomNode; None where nothing has to be said yet."""
     if lost:
@@ -76,7 +76,7 @@ def condition(
     return told
 
 
-def detail(bound: observed.Bound) -> str:
+def detail(bound: observed.BoundPods) -> str:
     """What is the matter with an agent that is lost, and what to do."""
     if bound.runs_agent:
         return "the agent's pod is not ready; see its log, and kubectl describe it"

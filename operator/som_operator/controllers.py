@@ -14,8 +14,8 @@ from som_operator import metrics
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
 from som_operator.node_controller import NodeController
+from som_operator.overview import Overview
 from som_operator.pool_controller import STATUS_EVERY_S, PoolController
-from som_operator.shares import Shares
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Controllers:
         beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock,
     ) -> None:
-        self.shares = Shares()
+        self.overview = Overview()
         self.agents = Agents(time=time)
         self._node_queue = workqueue.WorkQueue[str](
             measure("node", self._reconcile_node),
@@ -66,7 +66,7 @@ class Controllers:
         self._nodes = NodeController(
             client,
             self.fleet,
-            self.shares,
+            self.overview,
             recorder,
             self.agents,
             pool_changed=self._pool_changed,
@@ -75,7 +75,7 @@ class Controllers:
         self._pools = PoolController(
             client,
             self.fleet,
-            self.shares,
+            self.overview,
             recorder,
             survey=self._survey,
             lost_agents=lambda: self.agents.lost,

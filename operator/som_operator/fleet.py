@@ -13,7 +13,7 @@ import pydantic
 
 from som_api import kube, v1alpha1
 from som_api.run import clock, heartbeats, workqueue
-from som_operator import observed, pools
+from som_operator import observed, standing
 
 T = TypeVar("T")
 _SomPool = v1alpha1.SomPool | observed.UnreadableSomPool
@@ -42,10 +42,10 @@ class Fleet:
         self._surveys_due = surveys_due
         self._pods_of: dict[str, dict[kube.Key, observed.Pod]] = {}
         self._gone: set[str] = set()
-        self._orders: pools.Orders | None = None
+        self._pools: standing.Pools | None = None
         self.nodes: dict[str, observed.Node] = {}
         self.somnodes: dict[str, _SomNode] = {}
-        self._pools = kube.Reflector[_SomPool](
+        self._sompools = kube.Reflector[_SomPool](
             client,
             kube.SOMPOOLS,
             decode=_decode_pool,
@@ -77,7 +77,7 @@ class Fleet:
             beats=beats,
             time=time,
         )
-        self.watches: tuple[kube.Reflector[Any], ...] = (self._pools, somnodes, nodes, pods)
+        self.watches: tuple[kube.Reflector[Any], ...] = (self._sompools, somnodes, nodes, pods)
 
     async def run(self) -> NoReturn:
         """Follow the cluster until cancelled."""
@@ -97,22 +97,22 @@ class Fleet:
             await reflector.wait_synced()
 
     @property
-    def orders(self) -> pools.Orders:
+    def pools(self) -> standing.Pools:
         """All pools as the plan reads them; the same object until one of them changes."""
-        if self._orders is None:
-            cached = self._pools.cache.values()
+        if self._pools is None:
+            cached = self._sompools.cache.values()
             found = (pool for pool in cached if isinstance(pool, v1alpha1.SomPool))
-            self._orders = pools.Orders(found, gone=frozenset(self._gone))
-        return self._orders
+            self._pools = standing.Pools(found, gone=frozenset(self._gone))
+        return self._pools
 
-    def pool(self, name: str) -> v1alpha1.SomPool | None:
+    def sompool(self, name: str) -> v1alpha1.SomPool | None:
         """The pool with its status as last seen."""
-        found = self._pools.cache.get(kube.Key("", name))
+        found = self._sompools.cache.get(kube.Key("", name))
         return found if isinstance(found, v1alpha1.SomPool) else None
 
     def pool_ref(self, name: str) -> kube.ObjectRef | None:
         """The pool as Events name it, where it is known."""
-        pool = self.pool(name)
+        pool = self.sompool(name)
         return kube.ObjectRef(kube.SOMPOOLS, name, uid=pool.metadata.uid) if pool else None
 
     def node(self, name: str) -> observed.Node | None:
@@ -128,13 +128,13 @@ class Fleet:
         found = self.somnodes.get(node)
         return found if isinstance(found, observed.UnreadableSomNode) else None
 
-    def bound(self, node: str) -> observed.Bound:
+    def bound(self, node: str) -> observed.BoundPods:
         """What the Pods of a node say together."""
         return observed.bound(self._pods_of.get(node, {}).values())
 
     @property
     def pool_names(self) -> Set[str]:
-        return {key.name for key in self._pools.cache}
+        return {key.name for key in self._sompools.cache}
 
     def is_gone(self, pool: str) -> None:
         """Note that the API server, asked for this pool by name, said that there is none."""
@@ -153,7 +153,7 @@ class Fleet:
         self._nodes_due.add(node, urgent=True)
 
     def _all_due(self) -> None:
-        self._orders = None
+        self._pools = None
         for name in self.nodes:
             self._nodes_due.add(name)
 

@@ -68,7 +68,7 @@ class FleetCollector(registry.Collector):
         )
         reasons: dict[str, int] = {}
         for name in fleet.pool_names:
-            pool = fleet.pool(name)
+            pool = fleet.sompool(name)
             conditions = pool.status.conditions if pool else ()
             reason = next((c.reason for c in conditions if c.type == "Ready"), "Unknown")
             reasons[reason] = reasons.get(reason, 0) + 1
@@ -78,7 +78,7 @@ class FleetCollector(registry.Collector):
         nodes = core.GaugeMetricFamily(
             "som_operator_pool_nodes", "Nodes by pool and state", labels=["pool", "state"]
         )
-        for pool_name, state, count in self._controllers.shares.counts():
+        for pool_name, state, count in self._controllers.overview.counts():
             nodes.add_metric([pool_name, state.value], count)
         yield nodes
         yield core.GaugeMetricFamily("som_operator_nodes", "Nodes known", len(fleet.nodes))

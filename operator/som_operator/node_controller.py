@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from som_api import kube, v1alpha1
 from som_api.run import clock
-from som_operator import agents, books, node_events, observed, plan, pools, statuses
+from som_operator import agents, books, node_events, observed, plan, standing, statuses
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
-from som_operator.reports import Share
-from som_operator.shares import Shares
+from som_operator.overview import Overview
+from som_operator.reports import PoolOnNode
 
 _log = logging.getLogger(__name__)
 
@@ -24,16 +24,16 @@ _log = logging.getLogger(__name__)
 class _Facts:
     """All that a plan depends on. `somnode` is what is written to, too."""
 
-    orders: pools.Orders
+    pools: standing.Pools
     node: observed.Node
     somnode: v1alpha1.SomNode | None
-    bound: observed.Bound
+    bound: observed.BoundPods
     agent_lost: bool
 
     def same(self, other: "_Facts") -> bool:
         """Whether nothing came in between: caches replace an object when it changes."""
         return (
-            self.orders is other.orders
+            self.pools is other.pools
             and self.node is other.node
             and self.somnode is other.somnode
             and self.agent_lost == other.agent_lost
@@ -42,13 +42,13 @@ class _Facts:
 
 
 class NodeController:
-    """Reconciles nodes by name. `pool_changed(name)` is told whose share has changed."""
+    """Reconciles nodes by name. `pool_changed(name)` is told which pool stands differently."""
 
     def __init__(
         self,
         client: kube.Client,
         fleet: Fleet,
-        shares: Shares,
+        overview: Overview,
         recorder: kube.Recorder,
         agents: Agents,
         *,
@@ -57,7 +57,7 @@ class NodeController:
     ) -> None:
         self._client = client
         self._fleet = fleet
-        self._shares = shares
+        self._overview = overview
         self._events = node_events.NodeEvents(recorder, time=time)
         self._agents = agents
         self._pool_changed = pool_changed
@@ -74,7 +74,7 @@ class NodeController:
             self._statuses.forget(name)
             self._agents.forget(name)
             self._planned.pop(name, None)
-            for pool in self._shares.forget(name):
+            for pool in self._overview.forget(name):
                 self._pool_changed(pool)
             return None
         self.survey(node)
@@ -90,24 +90,24 @@ class NodeController:
 
     def survey(self, node: observed.Node) -> None:
         """Plan the node and note how every pool stands there, without a write."""
-        name, orders = node.name, self._fleet.orders
+        name, pools = node.name, self._fleet.pools
         unreadable = self._fleet.unreadable(name)
         if unreadable is not None:
             self._planned.pop(name, None)
-            self._note(name, plan.unreadable_shares(orders, node, unreadable))
+            self._note(name, plan.unreadable(pools, node, unreadable))
             return
         somnode, bound = self._fleet.somnode(name), self._fleet.bound(name)
         lost = self._agents.look(node, bound, somnode)
-        facts = _Facts(orders, node, somnode, bound, lost)
+        facts = _Facts(pools, node, somnode, bound, lost)
         known = self._planned.get(name)
         if known is None or not facts.same(known[0]):
             why = agents.detail(bound) if lost else ""
-            planned = plan.plan_node(orders, node, somnode, bound, agent_lost=why)
+            planned = plan.plan_node(pools, node, somnode, bound, agent_lost=why)
             self._planned[name] = facts, planned
-            self._note(name, planned.shares)
+            self._note(name, planned.on_node)
 
-    def _note(self, node: str, shares: Mapping[str, Share]) -> None:
-        changed, news = self._shares.put(node, shares)
+    def _note(self, node: str, on_node: Mapping[str, PoolOnNode]) -> None:
+        changed, news = self._overview.put(node, on_node)
         for pool in changed:
             self._pool_changed(pool)
         for item in news:

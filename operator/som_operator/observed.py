@@ -68,7 +68,7 @@ class UnreadableSomNode:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Bound:
+class BoundPods:
     """What the Pods of one node say together."""
 
     units: Units
@@ -111,7 +111,7 @@ def decode_pod(item: Mapping[str, Any], *, agent_namespace: str) -> Pod | None:
     return Pod(sys.intern(node), units, is_agent=is_agent, agent_ready=agent_ready)
 
 
-def bound(pods: Iterable[Pod]) -> Bound:
+def bound(pods: Iterable[Pod]) -> BoundPods:
     """The sum of one node's Pods."""
     units: dict[v1alpha1.Unit, int] = {}
     runs_agent = agent_ready = False
@@ -120,7 +120,7 @@ def bound(pods: Iterable[Pod]) -> Bound:
         agent_ready |= pod.agent_ready
         for unit, count in pod.units.items():
             units[unit] = units.get(unit, 0) + count
-    return Bound(units=units, runs_agent=runs_agent, agent_ready=agent_ready)
+    return BoundPods(units=units, runs_agent=runs_agent, agent_ready=agent_ready)
 
 
 def _is_ready(conditions: Iterable[Mapping[str, str]]) -> bool:

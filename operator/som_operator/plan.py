@@ -1,7 +1,7 @@
 """What one node shall reserve and advertise, and how every pool stands there: pure decisions.
 
 Theory of operation. `plan_node` maps (SomPools, a Node, its SomNode, its Pods) to the SomNode's
-spec, the som capacity of node status, and one `Share` per pool concerned. It knows no history:
+spec, the som capacity of node status, and how each pool stands there. It knows no history:
 the same facts give the same plan, and a plan that has been carried out plans no change.
 
 Rules that the tests hold it to:
@@ -19,24 +19,24 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from som_api import v1alpha1
-from som_operator import observed, pools, reports
-from som_operator.reports import Report, Share, State
+from som_operator import observed, reports, standing
+from som_operator.reports import PoolOnNode, Report, State
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodePlan:
-    """`entries` is the SomNode's spec, `units` the som capacity, `shares` is by pool."""
+    """`entries` is the SomNode's spec, `units` the som capacity, `on_node` how each pool stands."""
 
     entries: tuple[v1alpha1.NodePool, ...]
     units: observed.Units
-    shares: Mapping[str, Share]
+    on_node: Mapping[str, PoolOnNode]
 
 
 def plan_node(
-    orders: pools.Orders,
+    pools: standing.Pools,
     node: observed.Node,
     somnode: v1alpha1.SomNode | None,
-    bound: observed.Bound,
+    bound: observed.BoundPods,
     *,
     agent_lost: str = "",
 ) -> NodePlan:
@@ -48,44 +48,46 @@ def plan_node(
     ordered = {entry.name: entry for entry in somnode.spec.pools} if somnode else {}
     report = reports.Report(node, somnode, agent_lost=agent_lost)
     entries: list[v1alpha1.NodePool] = []
-    shares: dict[str, Share] = {}
+    on_node: dict[str, PoolOnNode] = {}
     for unit in observed.UNITS:
         wanting = [
-            order.entry
-            for order in orders.active[unit]
-            if order.wants(node, ordered=ordered.keys(), bound=bound)
+            pool.entry
+            for pool in pools.active[unit]
+            if pool.wants(node, ordered=ordered.keys(), bound=bound)
         ]
-        choice = _choose(unit, wanting, ordered, orders)
+        choice = _choose(unit, wanting, ordered, pools)
         if choice is None:
             continue
         rivals = tuple(entry.name for entry in wanting if entry.name != choice.name)
         predecessor = report.predecessor(choice)
         if predecessor is None or _holds(ordered, choice):
             entries.append(choice)
-            share = report.share(choice)
+            here = report.serving(choice)
         else:
-            share = report.waiting(choice.name, predecessor)
-        shares[choice.name] = dataclasses.replace(share, rivals=rivals)
+            here = report.waiting(choice.name, predecessor)
+        on_node[choice.name] = dataclasses.replace(here, rivals=rivals)
         for rival in rivals:
-            shares[rival] = report.conflicted(rival, holder=choice.name)
+            on_node[rival] = report.conflicted(rival, holder=choice.name)
     for name in sorted(report.pools.keys() | ordered.keys()):
-        if name not in shares:
-            shares[name] = report.leaving(name)
+        if name not in on_node:
+            on_node[name] = report.leaving(name)
     entries.sort(key=lambda entry: entry.name)
-    return NodePlan(tuple(entries), _capacity(node, report, entries, bound), shares)
+    return NodePlan(tuple(entries), _capacity(node, report, entries, bound), on_node)
 
 
-def unreadable_shares(
-    orders: pools.Orders, node: observed.Node, somnode: observed.UnreadableSomNode
-) -> dict[str, Share]:
+def unreadable(
+    pools: standing.Pools, node: observed.Node, somnode: observed.UnreadableSomNode
+) -> dict[str, PoolOnNode]:
     """How the pools stand that a SomNode names which cannot be read: nothing is planned there."""
     detail = (
         f"its SomNode cannot be read ({somnode.problem}); mend what wrote it, or, to have it made "
         f"again: kubectl delete somnode {node.name}"
     )
-    released = {n for n in somnode.pools if orders.standing(n) is pools.Standing.RELEASED}
+    released = {n for n in somnode.pools if pools.standing(n) is standing.Standing.RELEASED}
     return {
-        name: Share(State.RELEASING if name in released else State.DEGRADED, detail, node.ready)
+        name: PoolOnNode(
+            State.RELEASING if name in released else State.DEGRADED, detail, node.ready
+        )
         for name in somnode.pools
     }
 
@@ -94,11 +96,11 @@ def _choose(
     unit: v1alpha1.Unit,
     wanting: Sequence[v1alpha1.NodePool],
     ordered: Mapping[str, v1alpha1.NodePool],
-    orders: pools.Orders,
+    pools: standing.Pools,
 ) -> v1alpha1.NodePool | None:
     """Who feeds `unit`: a frozen entry, else an active holder, else the lowest name."""
     for _, entry in sorted(ordered.items()):
-        if entry.unit == unit and orders.standing(entry.name) is pools.Standing.FROZEN:
+        if entry.unit == unit and pools.standing(entry.name) is standing.Standing.FROZEN:
             return entry
     holders = [entry for entry in wanting if _holds(ordered, entry)]
     return next(iter(holders or wanting), None)
@@ -113,7 +115,7 @@ def _capacity(
     node: observed.Node,
     report: Report,
     entries: Iterable[v1alpha1.NodePool],
-    bound: observed.Bound,
+    bound: observed.BoundPods,
 ) -> observed.Units:
     """The som capacity that node status shall have, every unit named.
 

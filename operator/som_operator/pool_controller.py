@@ -6,9 +6,9 @@ from typing import Final
 
 from som_api import kube, v1alpha1
 from som_api.run import clock
-from som_operator import pool_status, pools, statuses
+from som_operator import pool_status, standing, statuses
 from som_operator.fleet import Fleet
-from som_operator.shares import Shares
+from som_operator.overview import Overview
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class PoolController:
         self,
         client: kube.Client,
         fleet: Fleet,
-        shares: Shares,
+        overview: Overview,
         recorder: kube.Recorder,
         *,
         survey: Callable[[], Awaitable[None]],
@@ -33,12 +33,12 @@ class PoolController:
     ) -> None:
         self._client = client
         self._fleet = fleet
-        self._shares = shares
+        self._overview = overview
         self._recorder = recorder
         self._survey = survey
         self._lost_agents = lost_agents
         self._statuses = statuses.Statuses[v1alpha1.SomPoolStatus](client, time=time)
-        self._surveyed: pools.Orders | None = None
+        self._surveyed: standing.Pools | None = None
         self._time = time
         self._next_write_s: dict[str, float] = {}
 
@@ -46,40 +46,44 @@ class PoolController:
         """Make finalizer and status of the pool what they should be. Raises KubeError.
 
         Returns the seconds after which to look again: the end of a release can depend on nodes
-        where the pool has no share any more.
+        where the pool is no longer.
         """
-        while self._surveyed is not (orders := self._fleet.orders):
+        while self._surveyed is not (pools := self._fleet.pools):
             # A status about this generation must not rest on plans for the last one.
             await self._survey()
-            self._surveyed = orders
-        pool, order = self._fleet.pool(name), self._fleet.orders.by_name.get(name)
-        if pool is None or order is None:
+            self._surveyed = pools
+        sompool, pool = self._fleet.sompool(name), self._fleet.pools.by_name.get(name)
+        if sompool is None or pool is None:
             self._statuses.forget(name)
             self._next_write_s.pop(name, None)
             await self._ask_whether_gone(name)
-        elif not pool.metadata.deletion_timestamp and not _is_held(pool):
-            await self._set_finalizers(pool, [*pool.metadata.finalizers, pools.FINALIZER])
-        elif order.standing is pools.Standing.RELEASED and _is_held(pool) and self._is_free(name):
-            rest = [other for other in pool.metadata.finalizers if other != pools.FINALIZER]
-            await self._set_finalizers(pool, rest)
+        elif not sompool.metadata.deletion_timestamp and not _is_held(sompool):
+            await self._set_finalizers(sompool, [*sompool.metadata.finalizers, standing.FINALIZER])
+        elif (
+            pool.standing is standing.Standing.RELEASED
+            and _is_held(sompool)
+            and self._is_free(name)
+        ):
+            rest = [other for other in sompool.metadata.finalizers if other != standing.FINALIZER]
+            await self._set_finalizers(sompool, rest)
             message = "no node has memory of the pool any more"
-            self._recorder.emit(_reference(pool), reason="Released", message=message)
+            self._recorder.emit(_reference(sompool), reason="Released", message=message)
         else:
             left_s = self._next_write_s.get(name, 0.0) - self._time.monotonic()
             if left_s > 0:
                 return left_s
-            await self._publish(pool, order)
-            return RELEASE_CHECK_S if pool.metadata.deletion_timestamp else None
+            await self._publish(sompool, pool)
+            return RELEASE_CHECK_S if sompool.metadata.deletion_timestamp else None
         return None
 
-    async def _publish(self, pool: v1alpha1.SomPool, order: pools.Order) -> None:
-        name = pool.metadata.name
+    async def _publish(self, sompool: v1alpha1.SomPool, pool: standing.Pool) -> None:
+        name = sompool.metadata.name
         if await self._statuses.publish(
-            _reference(pool),
+            _reference(sompool),
             self._recorder,
-            version=pool.metadata.resource_version,
-            current=pool.status,
-            wanted=pool_status.pool_status(order, self._shares.of_pool(name)),
+            version=sompool.metadata.resource_version,
+            current=sompool.status,
+            wanted=pool_status.pool_status(pool, self._overview.of_pool(name)),
         ):
             self._next_write_s[name] = self._time.monotonic() + STATUS_EVERY_S
 
@@ -93,8 +97,8 @@ class PoolController:
 
     async def _ask_whether_gone(self, name: str) -> None:
         """A pool that is in no list, but on nodes, leaves them only if it is certain to be gone."""
-        is_known = self._fleet.orders.standing(name) is pools.Standing.RELEASED
-        if is_known or not self._shares.of_pool(name):
+        is_known = self._fleet.pools.standing(name) is standing.Standing.RELEASED
+        if is_known or not self._overview.of_pool(name):
             return
         try:
             await self._client.get(kube.SOMPOOLS.path(name=name))
@@ -103,21 +107,21 @@ class PoolController:
                 raise
             self._fleet.is_gone(name)
 
-    async def _set_finalizers(self, pool: v1alpha1.SomPool, finalizers: list[str]) -> None:
-        version = pool.metadata.resource_version
+    async def _set_finalizers(self, sompool: v1alpha1.SomPool, finalizers: list[str]) -> None:
+        version = sompool.metadata.resource_version
         await self._client.json_patch(
-            kube.SOMPOOLS.path(name=pool.metadata.name),
+            kube.SOMPOOLS.path(name=sompool.metadata.name),
             [
                 {"op": "test", "path": "/metadata/resourceVersion", "value": version},
                 {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
             ],
         )
-        _log.info("pool held", extra={"pool": pool.metadata.name, "finalizers": finalizers})
+        _log.info("pool held", extra={"pool": sompool.metadata.name, "finalizers": finalizers})
 
 
-def _is_held(pool: v1alpha1.SomPool) -> bool:
-    return pools.FINALIZER in pool.metadata.finalizers
+def _is_held(sompool: v1alpha1.SomPool) -> bool:
+    return standing.FINALIZER in sompool.metadata.finalizers
 
 
-def _reference(pool: v1alpha1.SomPool) -> kube.ObjectRef:
-    return kube.ObjectRef(kube.SOMPOOLS, pool.metadata.name, uid=pool.metadata.uid)
+def _reference(sompool: v1alpha1.SomPool) -> kube.ObjectRef:
+    return kube.ObjectRef(kube.SOMPOOLS, sompool.metadata.name, uid=sompool.metadata.uid)

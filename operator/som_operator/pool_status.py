@@ -1,4 +1,4 @@
-"""How a SomPool stands: its shares on all nodes, counted and put into conditions.
+"""How a SomPool there: how it stands on each node, counted and put into conditions.
 
 Ready is True when at least one match has its full capacity and every match whose kubelet is ready
 has it. It is Unknown while no kubelet of a match is ready: silence is no information.
@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 from som_api import v1alpha1
 from som_operator import observed, reports
-from som_operator.pools import Order, Standing
-from som_operator.reports import Share, State
+from som_operator.reports import PoolOnNode, State
+from som_operator.standing import Pool, Standing
 
 _NAMED_NODES: Final = 3
 _LONGEST_MESSAGE: Final = 1024
@@ -20,16 +20,16 @@ _Verdict = tuple[Literal["True", "False", "Unknown"], str, str]
 """Status, reason and message of one condition."""
 
 
-def pool_status(order: Order, shares: Mapping[str, Share]) -> v1alpha1.SomPoolStatus:
-    """The status of a pool whose share on each node is given by the node's name."""
-    groups = _group(shares)
+def pool_status(pool: Pool, on_nodes: Mapping[str, PoolOnNode]) -> v1alpha1.SomPoolStatus:
+    """The status of a pool; how it stands on each node is given by the node's name."""
+    groups = _group(on_nodes)
     verdicts = {
-        "Ready": _ready(order, groups),
-        "Progressing": _progressing(order, groups),
+        "Ready": _ready(pool, groups),
+        "Progressing": _progressing(pool, groups),
         "Degraded": _degraded(groups),
         "Conflicted": _conflicted(groups),
     }
-    generation = order.pool.metadata.generation
+    generation = pool.sompool.metadata.generation
     return v1alpha1.SomPoolStatus(
         observed_generation=generation,
         conditions=tuple(
@@ -48,8 +48,10 @@ def pool_status(order: Order, shares: Mapping[str, Share]) -> v1alpha1.SomPoolSt
             degraded=len(groups.degraded) + len(groups.conflicted) + len(groups.unserved),
             unreachable=len(groups.unreachable),
         ),
-        capacity=min(v1alpha1.MOST_BYTES, sum(share.capacity_bytes for share in shares.values())),
-        allocated=min(v1alpha1.MOST_BYTES, sum(share.allocated_bytes for share in shares.values())),
+        capacity=min(v1alpha1.MOST_BYTES, sum(there.capacity_bytes for there in on_nodes.values())),
+        allocated=min(
+            v1alpha1.MOST_BYTES, sum(there.allocated_bytes for there in on_nodes.values())
+        ),
     )
 
 
@@ -60,14 +62,14 @@ class _Groups:
     Those of `unserved` have lost their agent.
     """
 
-    reserved: Mapping[str, Share]
-    shrinking: Mapping[str, Share]
-    unserved: Mapping[str, Share]
-    reserving: Mapping[str, Share]
-    degraded: Mapping[str, Share]
-    conflicted: Mapping[str, Share]
-    unreachable: Mapping[str, Share]
-    releasing: Mapping[str, Share]
+    reserved: Mapping[str, PoolOnNode]
+    shrinking: Mapping[str, PoolOnNode]
+    unserved: Mapping[str, PoolOnNode]
+    reserving: Mapping[str, PoolOnNode]
+    degraded: Mapping[str, PoolOnNode]
+    conflicted: Mapping[str, PoolOnNode]
+    unreachable: Mapping[str, PoolOnNode]
+    releasing: Mapping[str, PoolOnNode]
     rivals: Mapping[str, int]
 
     @property
@@ -91,21 +93,21 @@ class _Groups:
         return len(self.reserved) + len(self.shrinking)
 
 
-def _group(shares: Mapping[str, Share]) -> _Groups:
-    by_state: dict[State, dict[str, Share]] = {state: {} for state in State}
-    unreachable: dict[str, Share] = {}
-    unserved: dict[str, Share] = {}
+def _group(on_nodes: Mapping[str, PoolOnNode]) -> _Groups:
+    by_state: dict[State, dict[str, PoolOnNode]] = {state: {} for state in State}
+    unreachable: dict[str, PoolOnNode] = {}
+    unserved: dict[str, PoolOnNode] = {}
     rivals: dict[str, int] = {}
-    for node, share in sorted(shares.items()):
-        if share.state in (State.RELEASING, State.CONFLICTED):
-            by_state[share.state][node] = share
-        elif not share.kubelet_ready:
-            unreachable[node] = share
-        elif share.agent_lost:
-            unserved[node] = share
+    for node, there in sorted(on_nodes.items()):
+        if there.state in (State.RELEASING, State.CONFLICTED):
+            by_state[there.state][node] = there
+        elif not there.kubelet_ready:
+            unreachable[node] = there
+        elif there.agent_lost:
+            unserved[node] = there
         else:
-            by_state[share.state][node] = share
-        for rival in share.rivals:
+            by_state[there.state][node] = there
+        for rival in there.rivals:
             rivals[rival] = rivals.get(rival, 0) + 1
     return _Groups(
         reserved=by_state[State.RESERVED],
@@ -120,18 +122,18 @@ def _group(shares: Mapping[str, Share]) -> _Groups:
     )
 
 
-def _ready(order: Order, groups: _Groups) -> _Verdict:
+def _ready(pool: Pool, groups: _Groups) -> _Verdict:
     matched = groups.matched
-    wanted = v1alpha1.format_bytes(order.entry.capacity)
+    wanted = v1alpha1.format_bytes(pool.entry.capacity)
     so_far = f"full capacity ({wanted}) on {groups.ready} of {_nodes(matched)}"
-    if order.standing is Standing.RELEASED:
+    if pool.standing is Standing.RELEASED:
         return "False", "Releasing", f"the pool is being deleted; {_releasing(groups)}"
-    if order.pool.spec.paused and order.pool.metadata.deletion_timestamp:
+    if pool.sompool.spec.paused and pool.sompool.metadata.deletion_timestamp:
         return "False", "Paused", "the pool is deleted, but paused: set paused: false to release it"
-    if not matched and order.pool.spec.paused:
+    if not matched and pool.sompool.spec.paused:
         return "False", "Paused", "no node has memory of this pool; set paused: false to begin"
     if not matched:
-        return "False", "NoNodes", _no_nodes(order)
+        return "False", "NoNodes", _no_nodes(pool)
     if groups.conflicted:
         return "False", "Conflicted", f"{so_far}; {_name_nodes(groups.conflicted)}"
     if groups.degraded:
@@ -145,10 +147,10 @@ def _ready(order: Order, groups: _Groups) -> _Verdict:
     return "True", "Reserved", so_far
 
 
-def _progressing(order: Order, groups: _Groups) -> _Verdict:
-    if order.pool.spec.paused:
+def _progressing(pool: Pool, groups: _Groups) -> _Verdict:
+    if pool.sompool.spec.paused:
         return "False", "Paused", "the pool is paused: nothing of it is changed anywhere"
-    if order.standing is Standing.RELEASED or (groups.releasing and not groups.reserving):
+    if pool.standing is Standing.RELEASED or (groups.releasing and not groups.reserving):
         return "True", "Releasing", _releasing(groups)
     if groups.reserving:
         return "True", "Reserving", _name_nodes(groups.reserving)
@@ -175,8 +177,8 @@ def _conflicted(groups: _Groups) -> _Verdict:
     return "True", "Conflicted", f"same unit as pool {named}; {cure}"
 
 
-def _no_nodes(order: Order) -> str:
-    if order.pool.spec.node_selector is None:
+def _no_nodes(pool: Pool) -> str:
+    if pool.sompool.spec.node_selector is None:
         return "no node runs the agent; see the pods of the DaemonSet som-agent"
     return "no node has the labels of nodeSelector; compare kubectl get nodes --show-labels"
 
@@ -188,15 +190,15 @@ def _releasing(groups: _Groups) -> str:
     return f"{_nodes(held)} still {_have(held)} its memory: {_name_nodes(groups.releasing)}"
 
 
-def _name_nodes(group: Mapping[str, Share]) -> str:
+def _name_nodes(group: Mapping[str, PoolOnNode]) -> str:
     """The first nodes of a group with what is missing there, and how many more there are."""
-    named = [_name_node(node, share) for node, share in list(group.items())[:_NAMED_NODES]]
+    named = [_name_node(node, there) for node, there in list(group.items())[:_NAMED_NODES]]
     rest = len(group) - len(named)
     return "; ".join(named) + (f"; and {rest} more" if rest else "")
 
 
-def _name_node(node: str, share: Share) -> str:
-    return f"{node}: {share.detail}" if share.detail else node
+def _name_node(node: str, there: PoolOnNode) -> str:
+    return f"{node}: {there.detail}" if there.detail else node
 
 
 def _nodes(count: int) -> str:

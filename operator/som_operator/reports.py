@@ -34,7 +34,7 @@ class State(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Share:
+class PoolOnNode:
     """One pool on one node. A node that the pool has left, but not its memory, is RELEASING.
 
     `detail` says for people what is missing; `rivals` are the pools that want the same unit.
@@ -97,24 +97,24 @@ class Report:
             return None
         return pool.capacity // v1alpha1.UNIT_BYTES[entry.unit]
 
-    def share(self, entry: v1alpha1.NodePool) -> Share:
+    def serving(self, entry: v1alpha1.NodePool) -> PoolOnNode:
         """How the pool stands that shall have `entry`."""
         pool = self.pools.get(entry.name)
         if not self.exists:
-            return self._share(entry.name, State.RESERVING, "the agent has not reported yet")
+            return self._pool(entry.name, State.RESERVING, "the agent has not reported yet")
         if not self._of_this_boot:
-            return self._share(
+            return self._pool(
                 entry.name, State.RESERVING, "the agent has not reported since the node booted"
             )
         if pool is None or pool.unit != entry.unit:
-            return self._share(entry.name, State.RESERVING, "the agent has not begun yet")
+            return self._pool(entry.name, State.RESERVING, "the agent has not begun yet")
         if pool.capacity >= entry.capacity:
             units = entry.capacity // v1alpha1.UNIT_BYTES[entry.unit]
             if self._node.units.get(entry.unit, 0) < units:
-                return self._share(entry.name, State.RESERVING, "not in the node's capacity yet")
+                return self._pool(entry.name, State.RESERVING, "not in the node's capacity yet")
             if pool.capacity > entry.capacity:
-                return self._share(entry.name, State.SHRINKING, _excess(pool, entry))
-            return self._share(entry.name, State.RESERVED)
+                return self._pool(entry.name, State.SHRINKING, _excess(pool, entry))
+            return self._pool(entry.name, State.RESERVED)
         progress = (
             f"{v1alpha1.format_bytes(pool.capacity)} of {v1alpha1.format_bytes(entry.capacity)}"
         )
@@ -124,21 +124,21 @@ class Report:
                 # The agent begins with the same numbers, and pools of the last version, too.
                 excuse = condition.message.removeprefix(f"{progress}: ")
                 detail = f"{progress}: {excuse}"
-                return self._share(entry.name, State.DEGRADED, detail)
-        return self._share(entry.name, State.RESERVING, progress)
+                return self._pool(entry.name, State.DEGRADED, detail)
+        return self._pool(entry.name, State.RESERVING, progress)
 
-    def waiting(self, name: str, predecessor: str) -> Share:
+    def waiting(self, name: str, predecessor: str) -> PoolOnNode:
         """How the pool `name` stands that shall have memory once `predecessor` has none."""
-        return self._share(
+        return self._pool(
             name, State.RESERVING, f"waits for pool {predecessor} to give its memory back"
         )
 
-    def conflicted(self, name: str, *, holder: str) -> Share:
+    def conflicted(self, name: str, *, holder: str) -> PoolOnNode:
         """How the pool `name` stands whose unit `holder` feeds."""
-        share = self._share(name, State.CONFLICTED, f"pool {holder} has this unit here")
-        return dataclasses.replace(share, rivals=(holder,))
+        here = self._pool(name, State.CONFLICTED, f"pool {holder} has this unit here")
+        return dataclasses.replace(here, rivals=(holder,))
 
-    def leaving(self, name: str) -> Share:
+    def leaving(self, name: str) -> PoolOnNode:
         """How the pool `name` stands that shall have nothing here any more."""
         pool = self.pools.get(name)
         silent = "" if self._node.ready else "kubelet is not ready"
@@ -154,12 +154,12 @@ class Report:
             detail = f"containers hold {v1alpha1.format_bytes(pool.allocated)}"
         else:
             detail = "the agent has not let go yet"
-        return self._share(name, State.RELEASING, detail)
+        return self._pool(name, State.RELEASING, detail)
 
-    def _share(self, name: str, state: State, detail: str = "") -> Share:
+    def _pool(self, name: str, state: State, detail: str = "") -> PoolOnNode:
         pool = self.pools.get(name) if self._of_this_boot else None
         lost = bool(self._agent_lost) and state not in (State.RELEASING, State.CONFLICTED)
-        return Share(
+        return PoolOnNode(
             state=state,
             detail=self._agent_lost if lost else detail,
             kubelet_ready=self._node.ready,

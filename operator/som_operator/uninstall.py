@@ -23,7 +23,7 @@ from typing import Final
 import pydantic
 
 from som_api import SomError, kube, v1alpha1
-from som_operator import __version__, observed, pools, reports
+from som_operator import __version__, observed, reports, standing
 
 DEPLOYMENT: Final = kube.Resource("apps/v1", "Deployment", "deployments")
 SECRETS: Final = kube.Resource("v1", "Secret", "secrets")
@@ -232,7 +232,7 @@ class Uninstall:
             if "status" in item:
                 status_path = kube.SOMPOOLS.path(name=metadata["name"], subresource="status")
                 await self.client.merge_patch(status_path, {"status": None})
-            kept = [name for name in metadata.get("finalizers", ()) if name != pools.FINALIZER]
+            kept = [name for name in metadata.get("finalizers", ()) if name != standing.FINALIZER]
             if len(kept) < len(metadata.get("finalizers", ())):
                 await self.client.merge_patch(path, {"metadata": {"finalizers": kept}})
 

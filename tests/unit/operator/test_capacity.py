@@ -35,7 +35,7 @@ def test_what_the_agent_has_reserved_so_far_is_advertised(world: World):
     (entry,) = world.somnodes["n"].spec.pools
     world.report("n", pool_report(entry, capacity_bytes=GIB // 2))
     assert capacity(world) == UNITS // 2
-    assert world.shares("a")["n"].detail == "512Mi of 1Gi"
+    assert world.on_nodes("a")["n"].detail == "512Mi of 1Gi"
 
 
 def test_a_report_of_an_earlier_boot_raises_nothing():
@@ -155,7 +155,7 @@ def test_a_pool_counts_as_reserved_only_when_pods_can_be_scheduled(world: World)
     assert world.state() is State.RESERVED
     world.put(dataclasses.replace(world.nodes["n"], units={}))
     assert world.state() is State.RESERVING
-    assert world.shares("a")["n"].detail == "not in the node's capacity yet"
+    assert world.on_nodes("a")["n"].detail == "not in the node's capacity yet"
 
 
 def test_memory_that_could_not_be_had_is_told_in_the_agents_words(world: World):
@@ -174,7 +174,7 @@ def test_numbers_that_the_agent_says_already_are_not_said_twice(world: World):
     (entry,) = world.somnodes["n"].spec.pools
     excuse = "512Mi of 1Gi: the kernel found no more"
     world.report("n", short_report(entry, excuse, capacity_bytes=GIB // 2))
-    assert world.shares("a")["n"].detail == excuse
+    assert world.on_nodes("a")["n"].detail == excuse
 
 
 def test_memory_that_is_still_being_taken_is_no_trouble(world: World):

@@ -530,10 +530,10 @@ async def test_a_mistake_about_one_node_is_that_nodes_failure(
     cluster.pool()
     right = plan.plan_node
 
-    def wrong_about_m(orders: Any, node: observed.Node, *facts: Any, **more: Any) -> plan.NodePlan:
+    def wrong_about_m(pools: Any, node: observed.Node, *facts: Any, **more: Any) -> plan.NodePlan:
         if node.name == "m":
             raise ZeroDivisionError
-        return right(orders, node, *facts, **more)
+        return right(pools, node, *facts, **more)
 
     monkeypatch.setattr(plan, "plan_node", wrong_about_m)
     async with cluster.operator():

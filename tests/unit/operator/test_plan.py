@@ -162,7 +162,7 @@ def test_a_successor_waits_until_the_agent_has_let_the_predecessor_go():
     world.operate()
     world.report("n", *held)
     assert entries(world) == []
-    assert world.shares("b")["n"].detail == "waits for pool a to give its memory back"
+    assert world.on_nodes("b")["n"].detail == "waits for pool a to give its memory back"
     world.report("n")
     assert entries(world) == ["b"]
 

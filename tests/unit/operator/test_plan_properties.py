@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from som_api import v1alpha1
 from som_operator import observed
-from som_operator.pools import Standing
+from som_operator.standing import Standing
 from unit.operator.world import GIB, World, node, pool, pool_report
 
 Action = Callable[[World], None]
@@ -108,12 +108,12 @@ def test_a_unit_of_a_node_is_fed_by_one_pool(world: World) -> None:
 @_on_any_machine
 @hypothesis.given(_worlds())
 def test_no_entry_of_a_frozen_pool_ever_changes(world: World) -> None:
-    orders = world.orders
+    pools = world.pools
     for name, planned in world.plans().items():
         somnode = world.somnodes.get(name)
         before = somnode.spec.pools if somnode else ()
-        frozen = [e for e in before if orders.standing(e.name) is Standing.FROZEN]
-        after = [e for e in planned.entries if orders.standing(e.name) is Standing.FROZEN]
+        frozen = [e for e in before if pools.standing(e.name) is Standing.FROZEN]
+        after = [e for e in planned.entries if pools.standing(e.name) is Standing.FROZEN]
         assert after == frozen
 
 
@@ -146,7 +146,7 @@ def test_silence_never_lowers_capacity(world: World, somnodes_are_missing: bool)
 @hypothesis.given(_worlds())
 def test_capacity_never_falls_below_the_bound_pods(world: World) -> None:
     for name, planned in world.plans().items():
-        bound = world.bound.get(name, observed.Bound(units={}, runs_agent=False)).units
+        bound = world.bound.get(name, observed.BoundPods(units={}, runs_agent=False)).units
         for unit in observed.UNITS:
             now = world.nodes[name].units.get(unit, 0)
             assert planned.units[unit] >= min(now, bound.get(unit, 0))

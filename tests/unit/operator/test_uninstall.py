@@ -13,7 +13,7 @@ from aiohttp import web
 from fakes import api_server
 from fakes.api_server import FakeApiServer
 from fakes.object_store import Place
-from som_operator import pools, uninstall
+from som_operator import standing, uninstall
 from unit.kube.watching import until
 from unit.operator.test_main import COMMAND, kubeconfig
 
@@ -34,7 +34,7 @@ async def server() -> collections.abc.AsyncIterator[FakeApiServer]:
         server.put("v1", "nodes", _node())
         spec = {"unit": "2Mi", "capacity": "64Mi", "source": SOURCE}
         pool = _named("p", **spec) | {"status": {"capacity": "64Mi"}}
-        pool["metadata"]["finalizers"] = ["example.com/theirs", pools.FINALIZER]
+        pool["metadata"]["finalizers"] = ["example.com/theirs", standing.FINALIZER]
         server.put(SOM, "sompools", pool)
         server.put(SOM, "somnodes", _named("n", pools=[POOL]) | {"status": _status(1, "0")})
         yield server
@@ -71,7 +71,7 @@ def _get(server: FakeApiServer, place: Place) -> Any:
 def _unchanged(server: FakeApiServer) -> bool:
     """Whether the operator runs and will restore whatever was begun."""
     return bool(_get(server, DEPLOYMENT)["spec"]["replicas"] == 1) and bool(
-        pools.FINALIZER in _get(server, POOL_PLACE)["metadata"]["finalizers"]
+        standing.FINALIZER in _get(server, POOL_PLACE)["metadata"]["finalizers"]
     )
 
 

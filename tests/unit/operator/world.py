@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from som_api import v1alpha1
-from som_operator import observed, plan, pool_status, pools
-from som_operator.reports import Share, State
+from som_operator import observed, plan, pool_status, standing
+from som_operator.reports import PoolOnNode, State
 
 GIB = 2**30
 SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
@@ -22,7 +22,7 @@ def pool(
     everywhere: bool = False,
     paused: bool = False,
     deleted: bool = False,
-    finalizers: tuple[str, ...] = (pools.FINALIZER,),
+    finalizers: tuple[str, ...] = (standing.FINALIZER,),
     generation: int = 1,
 ) -> v1alpha1.SomPool:
     """A SomPool of all nodes; with `labels` of some, `everywhere` of those that run the agent."""
@@ -88,7 +88,7 @@ class World:
     sompools: dict[str, v1alpha1.SomPool] = dataclasses.field(default_factory=dict)
     nodes: dict[str, observed.Node] = dataclasses.field(default_factory=dict)
     somnodes: dict[str, v1alpha1.SomNode] = dataclasses.field(default_factory=dict)
-    bound: dict[str, observed.Bound] = dataclasses.field(default_factory=dict)
+    bound: dict[str, observed.BoundPods] = dataclasses.field(default_factory=dict)
     gone: set[str] = dataclasses.field(default_factory=set)
     lost_agents: set[str] = dataclasses.field(default_factory=set)
 
@@ -108,17 +108,17 @@ class World:
     def bind(self, name: str = "n", *, agent: bool = False, **units: int) -> None:
         """Pods on a node: `bind("n", u2Mi=4)`."""
         counts = {unit: units[f"u{unit}"] for unit in observed.UNITS if f"u{unit}" in units}
-        self.bound[name] = observed.Bound(units=counts, runs_agent=agent)
+        self.bound[name] = observed.BoundPods(units=counts, runs_agent=agent)
 
     @property
-    def orders(self) -> pools.Orders:
-        return pools.Orders(self.sompools.values(), gone=self.gone)
+    def pools(self) -> standing.Pools:
+        return standing.Pools(self.sompools.values(), gone=self.gone)
 
     def plans(self) -> dict[str, plan.NodePlan]:
-        orders, nobody = self.orders, observed.bound(())
+        pools, nobody = self.pools, observed.bound(())
         return {
             name: plan.plan_node(
-                orders,
+                pools,
                 node,
                 self.somnodes.get(name),
                 self.bound.get(name, nobody),
@@ -178,15 +178,15 @@ class World:
             for name in self.somnodes.keys() & self.nodes.keys():
                 self.obey(name)
 
-    def shares(self, name: str) -> dict[str, Share]:
+    def on_nodes(self, name: str) -> dict[str, PoolOnNode]:
         plans = self.plans()
-        return {n: p.shares[name] for n, p in sorted(plans.items()) if name in p.shares}
+        return {n: p.on_node[name] for n, p in sorted(plans.items()) if name in p.on_node}
 
     def state(self, name: str = "a", *, on: str = "n") -> State:
-        return self.shares(name)[on].state
+        return self.on_nodes(name)[on].state
 
     def status(self, name: str = "a") -> v1alpha1.SomPoolStatus:
-        return pool_status.pool_status(self.orders.by_name[name], self.shares(name))
+        return pool_status.pool_status(self.pools.by_name[name], self.on_nodes(name))
 
     def condition(self, kind: str, *, of: str = "a") -> tuple[str, str, str]:
         for condition in self.status(of).conditions:

@@ -22,61 +22,63 @@ class Standing(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Order:
+class Pool:
     """One SomPool with what follows from it alone: its standing and its entry in a SomNode."""
 
-    pool: v1alpha1.SomPool
+    sompool: v1alpha1.SomPool
     standing: Standing
     entry: v1alpha1.NodePool
 
     @property
     def name(self) -> str:
-        return self.pool.metadata.name
+        return self.sompool.metadata.name
 
-    def wants(self, node: observed.Node, *, ordered: Set[str], bound: observed.Bound) -> bool:
+    def wants(self, node: observed.Node, *, ordered: Set[str], bound: observed.BoundPods) -> bool:
         """Whether this pool is for `node`, where the pools named in `ordered` are already.
 
         Without a selector it is for every node that runs the agent, and stays there: agents come
         and go with every upgrade.
         """
-        selector = self.pool.spec.node_selector
+        selector = self.sompool.spec.node_selector
         if selector is None:
             return bound.runs_agent or self.name in ordered
         return selector.matches(node.labels)
 
 
-class Orders:
+class Pools:
     """All SomPools, in the order of their names.
 
     `gone` names pools of which the API server said, asked by name, that they do not exist. A
     pool that is merely absent from a list is unknown, and an unknown pool changes nothing.
     """
 
-    def __init__(self, pools: Iterable[v1alpha1.SomPool], *, gone: Set[str] = frozenset()) -> None:
+    def __init__(
+        self, sompools: Iterable[v1alpha1.SomPool], *, gone: Set[str] = frozenset()
+    ) -> None:
         self._gone = gone
-        self.by_name: Mapping[str, Order] = {
-            pool.metadata.name: _order(pool)
-            for pool in sorted(pools, key=lambda pool: pool.metadata.name)
+        self.by_name: Mapping[str, Pool] = {
+            sompool.metadata.name: _pool(sompool)
+            for sompool in sorted(sompools, key=lambda sompool: sompool.metadata.name)
         }
-        self.active: Mapping[v1alpha1.Unit, tuple[Order, ...]] = {
+        self.active: Mapping[v1alpha1.Unit, tuple[Pool, ...]] = {
             unit: tuple(
-                order
-                for order in self.by_name.values()
-                if order.standing is Standing.ACTIVE and order.entry.unit == unit
+                pool
+                for pool in self.by_name.values()
+                if pool.standing is Standing.ACTIVE and pool.entry.unit == unit
             )
             for unit in observed.UNITS
         }
 
     def standing(self, name: str) -> Standing:
         """The standing of a pool that may not exist."""
-        order = self.by_name.get(name)
-        if order is not None:
-            return order.standing
+        pool = self.by_name.get(name)
+        if pool is not None:
+            return pool.standing
         return Standing.RELEASED if name in self._gone else Standing.FROZEN
 
 
-def _order(pool: v1alpha1.SomPool) -> Order:
-    metadata, spec = pool.metadata, pool.spec
+def _pool(sompool: v1alpha1.SomPool) -> Pool:
+    metadata, spec = sompool.metadata, sompool.spec
     if spec.paused:
         standing = Standing.FROZEN
     elif metadata.deletion_timestamp:
@@ -90,4 +92,4 @@ def _order(pool: v1alpha1.SomPool) -> Order:
         capacity=spec.capacity,
         source=spec.source,
     )
-    return Order(pool, standing, entry)
+    return Pool(sompool, standing, entry)

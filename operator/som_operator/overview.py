@@ -1,11 +1,11 @@
-"""Every pool's share on every node, as last planned, and the news that its changes are."""
+"""How every pool stands on every node, as last planned, and the Events that changes cause."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from som_api import v1alpha1
-from som_operator.reports import Share, State
+from som_operator.reports import PoolOnNode, State
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,52 +18,52 @@ class News:
     warning: bool = False
 
 
-class Shares:
-    """Shares by pool and node. Kept up to date, so that a pool's status is a sum."""
+class Overview:
+    """By pool and by node. Kept up to date, so that a pool's status is a sum."""
 
     def __init__(self) -> None:
-        self._by_node: dict[str, Mapping[str, Share]] = {}
-        self._by_pool: dict[str, dict[str, Share]] = {}
+        self._by_node: dict[str, Mapping[str, PoolOnNode]] = {}
+        self._by_pool: dict[str, dict[str, PoolOnNode]] = {}
 
-    def of_pool(self, pool: str) -> Mapping[str, Share]:
-        """The pool's shares by node."""
+    def of_pool(self, pool: str) -> Mapping[str, PoolOnNode]:
+        """How the pool stands, by node."""
         return self._by_pool.get(pool, {})
 
     def counts(self) -> Iterator[tuple[str, State, int]]:
         """(pool, state, number of nodes)."""
-        for pool, shares in sorted(self._by_pool.items()):
-            states = [share.state for share in shares.values()]
+        for pool, on_nodes in sorted(self._by_pool.items()):
+            states = [there.state for there in on_nodes.values()]
             for state in State:
                 yield pool, state, states.count(state)
 
-    def put(self, node: str, shares: Mapping[str, Share]) -> tuple[set[str], list[News]]:
-        """Replace a node's shares; return the pools whose share changed, and the news.
+    def put(self, node: str, on_node: Mapping[str, PoolOnNode]) -> tuple[set[str], list[News]]:
+        """How all pools stand on `node` now; return those that changed there, and the news.
 
         A node that was not known before makes no news: the operator may have started just now.
         """
         known = self._by_node.get(node)
         before = known or {}
         changed = {
-            pool for pool in before.keys() | shares.keys() if before.get(pool) != shares.get(pool)
+            pool for pool in before.keys() | on_node.keys() if before.get(pool) != on_node.get(pool)
         }
         for pool in changed:
-            self._put_one(pool, node, shares.get(pool))
-        self._by_node[node] = shares
+            self._put_one(pool, node, on_node.get(pool))
+        self._by_node[node] = on_node
         if known is None:
             return changed, []
-        news = (_news(pool, before.get(pool), shares.get(pool)) for pool in sorted(changed))
+        news = (_news(pool, before.get(pool), on_node.get(pool)) for pool in sorted(changed))
         return changed, [item for item in news if item is not None]
 
     def forget(self, node: str) -> set[str]:
-        """Drop a node that no longer exists; return the pools that had a share on it."""
+        """Drop a node that no longer exists; return the pools that were on it."""
         changed, _ = self.put(node, {})
         del self._by_node[node]
         return changed
 
-    def _put_one(self, pool: str, node: str, share: Share | None) -> None:
+    def _put_one(self, pool: str, node: str, here: PoolOnNode | None) -> None:
         nodes = self._by_pool.setdefault(pool, {})
-        if share is not None:
-            nodes[node] = share
+        if here is not None:
+            nodes[node] = here
             return
         nodes.pop(node, None)
         if not nodes:
@@ -79,7 +79,7 @@ _REASONS: Final = {
 }
 
 
-def _news(pool: str, before: Share | None, after: Share | None) -> News | None:
+def _news(pool: str, before: PoolOnNode | None, after: PoolOnNode | None) -> News | None:
     if after is None:
         if before is not None and before.state is State.RELEASING:
             return News(pool, "Released", f"pool {pool} has no memory here any more")
