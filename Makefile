@@ -40,7 +40,7 @@ test: setup ## every tier that this machine can run, with the time of each
 	$(BIN)/python tests/tiers.py
 
 test-unit: setup ## types and decisions; needs nothing
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal tests/unit
 
 test-node: setup ## real huge pages on this machine, and local mode; needs root
 	@command -v strace >/dev/null || tests/install-packages strace

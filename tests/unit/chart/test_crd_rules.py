@@ -16,6 +16,7 @@ from unit.chart import cel
 
 KINDS = {kind.name: kind.model for kind in crd.KINDS}
 Schema = dict[str, Any]
+_schema = functools.cache(crd.schema)
 
 
 def _with_defaults(schema: Schema, value: Any) -> Any:
@@ -33,7 +34,7 @@ def _with_defaults(schema: Schema, value: Any) -> Any:
 
 
 def _refusals(kind: type[Any], manifest: dict[str, Any]) -> list[str]:
-    schema = crd.schema(kind)
+    schema = _schema(kind)
     return list(_broken_rules(schema, _with_defaults(schema, manifest)))
 
 
@@ -65,7 +66,7 @@ def test_pool_that_only_a_rule_can_refuse_breaks_one(example: sompools.Example) 
 def test_unit_is_immutable() -> None:
     (rule,) = (
         found["rule"]
-        for found in crd.schema(v1alpha1.SomPool)["properties"]["spec"]["x-kubernetes-validations"]
+        for found in _schema(v1alpha1.SomPool)["properties"]["spec"]["x-kubernetes-validations"]
         if "oldSelf" in found["rule"]
     )
     assert cel.evaluate(rule, self={"unit": "2Mi"}, oldSelf={"unit": "2Mi"})
@@ -102,7 +103,7 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
 
 @functools.cache
 def _objects(kind: str) -> st.SearchStrategy[dict[str, Any]]:
-    parts = crd.schema(KINDS[kind])["properties"]
+    parts = _schema(KINDS[kind])["properties"]
     return st.fixed_dictionaries(
         {
             "apiVersion": st.just(v1alpha1.API_VERSION),
@@ -124,7 +125,7 @@ def test_what_the_crd_lets_in_is_read_and_can_be_written_back(
     if _refusals(KINDS[kind], manifest):
         return
     read = KINDS[kind].model_validate(manifest)
-    _assert_fits(crd.schema(KINDS[kind]), read.model_dump(mode="json", by_alias=True))
+    _assert_fits(_schema(KINDS[kind]), read.model_dump(mode="json", by_alias=True))
 
 
 def _assert_fits(schema: Schema, value: Any) -> None:

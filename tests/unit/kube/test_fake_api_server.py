@@ -10,4 +10,5 @@ async def test_the_fake_keeps_the_contract_of_the_real_server(
 ) -> None:
     server.store.version = 100
     server.store.forget_history()
+    server.second_s = 0.01
     await check(client)
