@@ -1,6 +1,7 @@
 """What the HugeTLB source remembers across its own death, and not across a boot."""
 
 import pathlib
+import threading
 
 from som_device_plugin import database
 from som_device_plugin.sources.hugetlb import accounts, records
@@ -70,4 +71,42 @@ def test_others_pages_are_forgotten_with_the_last_pool_of_their_size(
     assert known.ledger(PAGE).strangers == {0: 7}
     known.forget("b")
     assert known.ledger(PAGE).strangers is None
+    connection.close()
+
+
+def test_who_reads_while_they_are_written_never_finds_a_pool_without_its_pages(
+    tmp_path: pathlib.Path,
+) -> None:
+    connection = database.open_database(tmp_path / "som.db")
+    connection.execute("PRAGMA synchronous = OFF")
+    known = records.PageRecords(connection, boot_id="one")
+    known.add("a", PAGE, {0: 4, 1: 4})
+    ledgers = [
+        accounts.Ledger({0: 1, 1: 1}, {"a": accounts.Share(nodes, nodes)})
+        for nodes in ({0: 4, 1: 4}, {0: 5, 1: 3})
+    ]
+    written = threading.Event()
+
+    def write() -> None:
+        for number in range(400):
+            known.save(PAGE, ledgers[number % 2])
+        written.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    found = set()
+    while not written.is_set():
+        found.add(frozenset(known.pages("a")))
+    writer.join()
+    connection.close()
+    assert found == {frozenset({0, 1})}
+
+
+def test_a_numa_node_that_is_gone_is_forgotten(tmp_path: pathlib.Path) -> None:
+    connection = database.open_database(tmp_path / "som.db")
+    known = records.PageRecords(connection, boot_id="one")
+    known.add("a", PAGE, {0: 4, 1: 4})
+    ledger = accounts.Ledger({0: 1}, {"a": accounts.Share({0: 4}, {0: 4})}, setting=1)
+    known.save(PAGE, ledger)
+    assert known.ledger(PAGE) == ledger
     connection.close()

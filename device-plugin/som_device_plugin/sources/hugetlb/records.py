@@ -1,5 +1,6 @@
 """What the HugeTLB source remembers: others' pages and each pool's, per page size and node."""
 
+import json
 import sqlite3
 from collections.abc import Mapping
 from typing import Final
@@ -58,17 +59,20 @@ class PageRecords:
         )
 
     def save(self, page_bytes: int, ledger: accounts.Ledger) -> None:
-        """Put `ledger` in the place of what was on record of this page size."""
+        """Put `ledger` in the place of what was on record of this page size.
+
+        Row by row: another thread that reads meanwhile finds each pool with its pages.
+        """
         strangers = {**(ledger.strangers or {}), _SETTING: ledger.setting}
         with database.transaction(self._db):
-            for table in ("foreign_pages", "pool_pages"):
-                self._db.execute(f"DELETE FROM {table} WHERE page_bytes = ?", (page_bytes,))
             self._db.executemany(
-                "INSERT INTO foreign_pages (page_bytes, node, boot_id, pages) VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO foreign_pages (page_bytes, node, boot_id, pages)"
+                " VALUES (?, ?, ?, ?)",
                 [(page_bytes, node, self._boot_id, pages) for node, pages in strangers.items()],
             )
             self._db.executemany(
-                "INSERT INTO pool_pages (pool, page_bytes, node, boot_id, pages, intended_pages)"
+                "INSERT OR REPLACE INTO pool_pages"
+                " (pool, page_bytes, node, boot_id, pages, intended_pages)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 [
                     (pool, page_bytes, node, self._boot_id, pages, share.intended[node])
@@ -76,6 +80,12 @@ class PageRecords:
                     for node, pages in share.pages.items()
                 ],
             )
+            for table in ("foreign_pages", "pool_pages"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE page_bytes = ?"
+                    " AND node NOT IN (SELECT value FROM json_each(?))",
+                    (page_bytes, json.dumps(list(strangers))),
+                )
 
     def add(self, pool: str, page_bytes: int, found: Mapping[int, int]) -> None:
         """Know `pool` from now on, on nodes where it was not known with the pages found there.
