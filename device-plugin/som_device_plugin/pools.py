@@ -1,12 +1,16 @@
-"""This node's pools: follows the orders, keeps what the source has, says who can serve.
+"""This node's pools: follows the orders, keeps what the sources have, says who can serve.
 
 Orders are kept in the store, so that an agent that restarts while the API server is away goes on
 with the last ones it knew. A pool that is ordered away serves nobody new from that moment; its
 memory goes back when its last start is free.
+
+One pool after the other is brought to its order, with growing pauses while one is not there. A
+newer order ends the step under way, which may take minutes, and the round begins again.
 """
 
 import asyncio
 import dataclasses
+import enum
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -27,17 +31,30 @@ RETRY_S: Final = (5.0, 15.0, 60.0, 300.0)
 """Waits between tries to have what was not to be had."""
 
 
+class State(enum.Enum):
+    """Where a pool stands with its order."""
+
+    RESERVING = "the order is being carried out"
+    SETTLED = "the order was carried out as far as it can be now"
+    REFUSED = "what is ordered may not be done"
+    BLOCKED = "what is ordered must not be done now"
+    RELEASING = "ordered away: its memory goes back"
+    HELD = "ordered away, and its memory could not go back"
+    KEPT = "ordered away, and its memory must not go back now"
+
+
+_LEAVING: Final = frozenset({State.RELEASING, State.HELD, State.KEPT})
+
+
 @dataclasses.dataclass(frozen=True)
 class ActivePool:
-    """A pool as it stands. `settled`: the order was carried out as far as it can be now."""
+    """A pool as it stands; `why`, with its reason in CamelCase, is what keeps it from its order."""
 
     order: v1alpha1.NodePool
     reserved: seams.PoolReserved
-    settled: bool = False
-    leaving: bool = False
-    refusal: str = ""
-    blocked: setup.Blocked | None = None
-    """Why what is ordered, which changes the number of huge pages, must not be done now."""
+    state: State = State.RESERVING
+    reason: str = ""
+    why: str = ""
 
     @property
     def name(self) -> str:
@@ -57,10 +74,14 @@ class ActivePool:
         return self.reserved.free_bytes
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether everything that was ordered is there, and known to be."""
-        in_doubt = not self.settled or self.refusal or self.blocked
-        return not in_doubt and self.capacity_bytes == self.order.capacity
+        return self.state is State.SETTLED and self.capacity_bytes == self.order.capacity
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is ordered away."""
+        return self.state in _LEAVING
 
 
 class Pools:
@@ -83,7 +104,7 @@ class Pools:
         self._reporter = reporter
         self._changed = changed
         self._wake = asyncio.Event()
-        self._ordered_anew = asyncio.Event()
+        self._round: asyncio.Timeout | None = None
         self._failures = 0
         self._pools: dict[str, ActivePool] = {}
         self.generation: int | None = None
@@ -100,13 +121,13 @@ class Pools:
     def ready(self) -> bool:
         """Whether a new lease can be served: source, hold and driver stand."""
         return self.setup.is_kubelet_found and any(
-            pool.capacity_bytes and not pool.leaving for pool in self._pools.values()
+            pool.capacity_bytes and not pool.is_leaving for pool in self._pools.values()
         )
 
     def for_unit(self, unit: v1alpha1.Unit) -> ActivePool | None:
         """The pool that feeds som.io/<unit>, if it stands."""
         for pool in self._pools.values():
-            if pool.order.unit == unit and pool.capacity_bytes and not pool.leaving:
+            if pool.order.unit == unit and pool.capacity_bytes and not pool.is_leaving:
                 return pool
         return None
 
@@ -130,12 +151,13 @@ class Pools:
         self.generation = generation
         ordered = {order.name: order for order in spec.pools}
         for name in self._pools.keys() - ordered.keys():
-            self._pools[name] = dataclasses.replace(self._pools[name], leaving=True)
+            if not self._pools[name].is_leaving:
+                self._pools[name] = dataclasses.replace(self._pools[name], state=State.RELEASING)
         for name, order in ordered.items():
             known = self._pools.get(name)
-            if known is None or known.order != order or known.leaving:
+            if known is None or known.order != order or known.is_leaving:
                 reserved = known.reserved if known else seams.PoolReserved(name)
-                self._pools[name] = ActivePool(order=order, reserved=reserved)
+                self._pools[name] = ActivePool(order, reserved)
 
     async def look(self) -> None:
         """Know what the pools have whose orders were stored, before anybody asks.
@@ -144,7 +166,7 @@ class Pools:
             SomError: the kernel or the store refused.
         """
         for pool in list(self._pools.values()):
-            self._update(pool.name, reserved=await self._source(pool).reserved(pool.name))
+            self._has(await self._source(pool).reserved(pool.name))
 
     def _source(self, pool: ActivePool) -> seams.Source:
         return self._backend_of(pool.order).source
@@ -164,9 +186,8 @@ class Pools:
             self._take_orders(generation, spec)
             names = [order.name for order in spec.pools]
             log.info("orders taken", extra={"generation": generation, "pools": names})
-            self._ordered_anew.set()
             self._failures = 0
-            self.touch()
+            self._begin_again()
             loops.rest()
 
     async def _store_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
@@ -195,76 +216,71 @@ class Pools:
         """Something was freed or ordered: look again now."""
         self._wake.set()
 
+    def _begin_again(self) -> None:
+        """The orders, or whether they may be carried out, have changed: end the step under way."""
+        if self._round is not None and not self._round.expired():
+            self._round.reschedule(0.0)
+        self.touch()
+
     async def _converge_once(self) -> None:
         self._wake.clear()
-        self._ordered_anew.clear()
-        converging = asyncio.create_task(self._converge())
-        anew = asyncio.create_task(self._ordered_anew.wait())
         try:
-            await asyncio.wait([converging, anew], return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(None) as self._round:
+                for pool in list(self._pools.values()):
+                    await self._converge(pool)
+        except TimeoutError:
+            return
         finally:
-            for task in (converging, anew):
-                task.cancel()
-            await asyncio.wait([converging, anew])
-        if not converging.cancelled():
-            converging.result()
+            self._round = None
         wait_s = None
-        if any(pool.leaving or not pool.full for pool in self._pools.values()):
+        if all(pool.is_full for pool in self._pools.values()):
+            self._failures = 0
+        else:
             wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
             self._failures += 1
-        else:
-            self._failures = 0
         await loops.wait(self._wake, at_most_s=wait_s)
 
-    async def _converge(self) -> None:
-        for pool in list(self._pools.values()):
-            try:
-                if pool.leaving:
-                    await self._let_go(pool)
-                else:
-                    await self._apply(pool)
-            except Exception as error:
-                # One pool must not keep the others from what was ordered.
-                loops.failed("pools", error, pool=pool.name)
-                refusal = f"unexpected: {error!r}; the agent's log has the place; retrying"
-                self._update(pool.name, settled=True, refusal=refusal)
+    async def _converge(self, pool: ActivePool) -> None:
+        refused = State.HELD if pool.is_leaving else State.REFUSED
+        try:
+            await (self._let_go(pool) if pool.is_leaving else self._apply(pool))
+        except SomError as error:
+            log.warning("pool refused", extra={"pool": pool.name, "error": str(error)})
+            self._become(pool, refused, why=str(error))
+        except Exception as error:
+            # One pool must not keep the others from what was ordered.
+            loops.failed("pools", error, pool=pool.name)
+            why = f"unexpected: {error!r}; the agent's log has the place; retrying"
+            self._become(pool, refused, why=why)
 
     async def _apply(self, pool: ActivePool) -> None:
         source = self._source(pool)
         has = await source.reserved(pool.name)
-        if pool.full and pool.capacity_bytes == has.capacity_bytes:
+        if pool.is_full and has.capacity_bytes == pool.capacity_bytes:
             return
-        refusal = ""
-        try:
-            if blocked := await self._blocked():
-                if has.capacity_bytes == pool.order.capacity:
-                    blocked = None
-                self._update(pool.name, reserved=has, settled=True, refusal="", blocked=blocked)
+        self._has(has)
+        if blocked := await self._blocked():
+            if has.capacity_bytes != pool.order.capacity:
+                self._become(pool, State.BLOCKED, reason=blocked.reason, why=blocked.message)
                 return
+        else:
             # The kernel may look for memory for minutes; a new agent would find it no sooner.
             loops.rest()
             has = await source.apply(
                 pool.order,
                 held_bytes=self._promised_bytes(pool.order.unit),
-                on_progress=lambda reserved: self._update(pool.name, reserved=reserved),
+                on_progress=self._has,
             )
-        except SomError as error:
-            refusal = str(error)
-            log.warning("pool refused", extra={"pool": pool.name, "error": refusal})
-            has = await source.reserved(pool.name)
-        self._update(pool.name, reserved=has, settled=True, refusal=refusal, blocked=None)
+        self._has(has)
+        self._become(pool, State.SETTLED)
 
     async def _let_go(self, pool: ActivePool) -> None:
-        try:
-            if pool.capacity_bytes and (blocked := await self._blocked()):
-                self._update(pool.name, refusal="", blocked=blocked)
-                return
-            await self._source(pool).release(pool.name)
-        except SomError as error:
-            self._update(pool.name, refusal=str(error), blocked=None)
+        if pool.capacity_bytes and (blocked := await self._blocked()):
+            self._become(pool, State.KEPT, reason=blocked.reason, why=blocked.message)
             return
+        await self._source(pool).release(pool.name)
         log.info("pool released", extra={"pool": pool.name})
-        if self._pools[pool.name].leaving:
+        if self._stands(pool):
             # Else it was ordered again meanwhile.
             del self._pools[pool.name]
         self._changed.ring()
@@ -277,8 +293,8 @@ class Pools:
             events, reserved = await source.check()
             for event in events:
                 await self._reporter.event(event)
-            for name, has in reserved.items():
-                self._update(name, reserved=has)
+            for has in reserved:
+                self._has(has)
         # Pages that others added or took are reported, too.
         self._changed.ring()
 
@@ -296,30 +312,42 @@ class Pools:
             self._changed.ring()
             if found.blocked != known.blocked:
                 log.info("kubelet's set-up", extra={"blocked": found.blocked})
-                self._ordered_anew.set()
-                self.touch()
+                self._begin_again()
         return found.blocked
 
     async def refill(self) -> None:
         """Put what starts have freed back into the holds."""
         for pool in list(self._pools.values()):
             try:
-                self._update(pool.name, reserved=await self._source(pool).refill(pool.name))
+                self._has(await self._source(pool).refill(pool.name))
             except Exception as error:
                 # One pool must keep no other, and no lease, from what is due.
                 loops.failed("refill", error, pool=pool.name)
 
-    def _update(self, name: str, **changes: object) -> None:
-        before = self._pools.get(name)
-        if before is None:
-            return
-        after = dataclasses.replace(before, **changes)  # type: ignore[arg-type]
+    def _has(self, reserved: seams.PoolReserved) -> None:
+        """Know what a pool has, unless it has gone."""
+        if reserved.pool in self._pools:
+            self._put(dataclasses.replace(self._pools[reserved.pool], reserved=reserved))
+
+    def _stands(self, pool: ActivePool) -> bool:
+        """Whether a pool has got no other order meanwhile."""
+        now = self._pools[pool.name]
+        return now.order == pool.order and now.is_leaving == pool.is_leaving
+
+    def _become(self, pool: ActivePool, state: State, *, reason: str = "", why: str = "") -> None:
+        """Know what came of a pool's order, if it still stands."""
+        if self._stands(pool):
+            now = self._pools[pool.name]
+            self._put(dataclasses.replace(now, state=state, reason=reason, why=why))
+
+    def _put(self, after: ActivePool) -> None:
+        before = self._pools[after.name]
         if after != before:
-            self._pools[name] = after
+            self._pools[after.name] = after
             self._changed.ring()
-            is_too_large = after.leaving or after.capacity_bytes > after.order.capacity
+            is_too_large = after.is_leaving or after.capacity_bytes > after.order.capacity
             was_freed = is_too_large and after.reserved != before.reserved
-            was_lost = before.full and after.capacity_bytes < before.capacity_bytes
+            was_lost = before.is_full and after.capacity_bytes < before.capacity_bytes
             if was_freed or was_lost:
                 # What was freed can go back, what was lost is sought at once; all else can wait.
                 self.touch()

@@ -337,7 +337,7 @@ class Source(Protocol):
         A pool that was given back meanwhile has nothing.
         """
 
-    async def check(self) -> tuple[list[Event], Mapping[str, PoolReserved]]:
+    async def check(self) -> tuple[list[Event], list[PoolReserved]]:
         """The cycle: repair what others did; the news for an admin, and what each pool has."""
 
 

@@ -21,6 +21,22 @@ _TROUBLE: Final[Mapping[decide.Outcome | state.Event, str]] = {
 }
 """Findings that an admin should know of, as reasons of the condition Degraded."""
 
+_POOL_REASONS: Final = {
+    (pools.State.RESERVING, 0): ("Reserving", "{capacity} reserved so far"),
+    (pools.State.SETTLED, -1): ("PartlyReserved", "{shortfall}"),
+    (pools.State.SETTLED, 0): ("Reserved", "{capacity} reserved"),
+    (pools.State.SETTLED, 1): (
+        "Shrinking",
+        "pods hold more than the new capacity; it goes down as they leave",
+    ),
+    (pools.State.REFUSED, 0): ("Refused", "{why}"),
+    (pools.State.BLOCKED, 0): ("", "{why}"),
+    (pools.State.RELEASING, 0): ("Releasing", "its memory goes back to the node"),
+    (pools.State.HELD, 0): ("Releasing", "{why}"),
+    (pools.State.KEPT, 0): ("", "{why}"),
+}
+"""By state, and whether a settled pool has less than was ordered, as much, or more."""
+
 _UNLIMITED_CURE: Final = (
     "mount the hugetlb controller before container runtime and kubelet start, restart both, and "
     "recreate these pods"
@@ -100,23 +116,15 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
 
 
 def _pool_reason(pool: pools.ActivePool) -> tuple[str, str]:
-    if pool.blocked:
-        return pool.blocked.reason, pool.blocked.message[:_MESSAGE_LIMIT]
-    if pool.leaving:
-        return "Releasing", (pool.refusal or "its memory goes back to the node")[:_MESSAGE_LIMIT]
-    if not pool.settled:
-        return "Reserving", f"{v1alpha1.format_bytes(pool.capacity_bytes)} reserved so far"
-    if pool.refusal:
-        return "Refused", pool.refusal[:_MESSAGE_LIMIT]
-    if pool.full:
-        return "Reserved", f"{v1alpha1.format_bytes(pool.capacity_bytes)} reserved"
-    if pool.capacity_bytes > pool.order.capacity:
-        return "Shrinking", "pods hold more than the new capacity; it goes down as they leave"
-    return "PartlyReserved", pool.reserved.shortfall[:_MESSAGE_LIMIT]
+    excess = pool.capacity_bytes - pool.order.capacity if pool.state is pools.State.SETTLED else 0
+    reason, message = _POOL_REASONS[pool.state, (excess > 0) - (excess < 0)]
+    capacity = v1alpha1.format_bytes(pool.capacity_bytes)
+    shown = message.format(capacity=capacity, shortfall=pool.reserved.shortfall, why=pool.why)
+    return reason or pool.reason, shown[:_MESSAGE_LIMIT]
 
 
 def _ready(active: Mapping[str, pools.ActivePool], generation: int | None) -> v1alpha1.Condition:
-    waiting = {name: _pool_reason(p)[0] for name, p in sorted(active.items()) if not p.full}
+    waiting = {name: _pool_reason(p)[0] for name, p in sorted(active.items()) if not p.is_full}
     status: Literal["True", "False"] = "False" if waiting or not active else "True"
     reason = next(iter(waiting.values()), "Reserved" if active else "NoPools")
     message = ", ".join(f"{name}: {why}" for name, why in waiting.items())

@@ -97,7 +97,7 @@ class Node:
         for (lease_id, number), size_bytes in self.driver.attached().items():
             self.driver.revoke(seams.Start(lease_id, number, "", 0, size_bytes, PAGE))
         for pool in (await self.source.check())[1]:
-            await self.source.release(pool)
+            await self.source.release(pool.pool)
 
 
 def _values(page: bytes) -> set[int]:

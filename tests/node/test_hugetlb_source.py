@@ -164,11 +164,11 @@ async def test_a_rewritten_counter_is_repaired_and_reported(
     node.fill(start, b"x")
 
     pathlib.Path("/proc/sys/vm/nr_hugepages").write_text(str(wish))
-    events, reserved = await node.source.check()
+    events, [reserved] = await node.source.check()
 
     assert [(event.reason, event.warning) for event in events] == [("HugePagesRewritten", True)]
-    assert reserved["databases"].capacity_bytes == 64 * PAGE
-    assert reserved["databases"].shortfall == ""
+    assert reserved.capacity_bytes == 64 * PAGE
+    assert reserved.shortfall == ""
     counts = hugepages.node_counts(PAGE, 0)
     theirs = min(wish, foreign)
     assert (counts.total, counts.surplus) == (theirs + 64, 0)
@@ -303,8 +303,8 @@ async def test_a_lost_hold_is_made_again(node: nodes.Node) -> None:
     hold = node.state_dir / "holds" / "databases"
     mounts.detach(str(hold))
 
-    _, reserved = await node.source.check()
-    assert reserved["databases"].free_bytes == 4 * PAGE
+    _, [reserved] = await node.source.check()
+    assert reserved.free_bytes == 4 * PAGE
 
 
 async def test_one_page_of_one_gib(node: nodes.Node) -> None:

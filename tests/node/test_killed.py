@@ -201,8 +201,7 @@ async def everything_is_found(node: nodes.Node, others: Others) -> None:
     node.restart()
     events, reserved = await node.source.check()
     assert {event.reason for event in events} <= {"HugePagesCounted"}, "its own are nobody's else"
-    pool = reserved.get("databases")
-    ours = pool.capacity_bytes // PAGE if pool else 0
+    ours = sum(pool.capacity_bytes for pool in reserved) // PAGE
     assert hugepages.node_counts(PAGE, 0).persistent == others.pages + ours
     assert hugepages.machine_counts(PAGE).available == others.available, "all of ours are reserved"
 

@@ -58,9 +58,9 @@ class FakeSource:
     async def refill(self, pool: str) -> seams.PoolReserved:
         return self.now(pool)
 
-    async def check(self) -> tuple[list[seams.Event], dict[str, seams.PoolReserved]]:
+    async def check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
         self.calls.append("check")
-        return [], {name: self.now(name) for name in self.has}
+        return [], [self.now(name) for name in self.has]
 
 
 class Node:

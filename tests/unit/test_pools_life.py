@@ -75,7 +75,7 @@ async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> N
         source.held = source.refuses = False
         node.setup = setup.Setup()
         await until(lambda: source.has == wanted)
-        await until(lambda: {p.name for p in node.own.pools().values() if p.full} == set(wanted))
+        await until(lambda: {p.name for p in node.own.pools().values() if p.is_full} == set(wanted))
 
 
 @hypothesis.settings(max_examples=100, deadline=None)

@@ -119,7 +119,7 @@ class HugeTLBSource:
         """
         await self._in_thread(self._release, pool)
 
-    async def check(self) -> tuple[list[seams.Event], Mapping[str, seams.PoolReserved]]:
+    async def check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
         """See `seams.Source`: the counters that others wrote are repaired, the holds refilled."""
         return await self._in_thread(self._check)
 
@@ -286,7 +286,7 @@ class HugeTLBSource:
             self._records.forget(pool)
             self._orders.pop(pool, None)
 
-    def _check(self) -> tuple[list[seams.Event], Mapping[str, seams.PoolReserved]]:
+    def _check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
         with self._counters.locked():
             pools = self._records.pools()
             warnings = set()
@@ -302,7 +302,7 @@ class HugeTLBSource:
             for message in sorted(warnings - self._told)
         ]
         self._told = warnings
-        return events, {pool: self._reserved(pool) for pool in pools}
+        return events, [self._reserved(pool) for pool in pools]
 
     def _fill(self, pool: str) -> None:
         """Make the hold as long as it should be."""
