@@ -39,6 +39,8 @@ demo: setup ## a pool of 2 GiB on this machine, two owners, everything given bac
 test: setup ## every tier that this machine can run, with the time of each
 	$(BIN)/python tests/tiers.py
 
+# pytest compiles its tests once, also where the environment says not to keep what is compiled.
+test-unit: export PYTHONDONTWRITEBYTECODE =
 test-unit: setup ## types and decisions; needs nothing
 	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal tests/unit
 

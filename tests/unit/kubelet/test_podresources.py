@@ -140,7 +140,7 @@ async def test_silence_is_an_error_and_not_an_empty_list(served: Served) -> None
 
 
 async def test_an_answer_beyond_4_mib_is_read(served: Served) -> None:
-    served.kubelet.pods = listed(**{f"pod-{n:060}": "n0-0" for n in range(40_000)})
+    served.kubelet.pods = listed(**{f"pod-{n:0240}": "n0-0" for n in range(14_000)})
     assert served.kubelet.pods.ByteSize() > 4 * 2**20
     async with client_of(served) as client:
-        assert len((await client.list()).pods) == 40_000
+        assert len((await client.list()).pods) == 14_000
