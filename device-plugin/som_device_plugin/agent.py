@@ -15,7 +15,8 @@ from typing import Final
 
 from prometheus_client import registry
 
-from som_api import endpoint, v1alpha1
+from som_api import endpoint
+from som_api.run import clock
 from som_device_plugin import (
     backends,
     changes,
@@ -72,6 +73,7 @@ class Agent:
         self._settings = settings
         self._outside = outside
         self._changed = changes.Changes()
+        self._time = clock.SystemClock()
         self._why_not_ready = ""
 
     async def run(self) -> None:
@@ -128,9 +130,9 @@ class Agent:
         settings, outside = self._settings, self._outside
         [driver] = own_backends.drivers.values()
         connection = database.open_database(settings.state_dir / state_dir.STORE)
-        taking_turns = turns.Turns()
+        taking_turns = turns.Turns(time=self._time)
         resources = podresources.Client(
-            settings.kubelet.pod_resources_socket, taking_turns=taking_turns
+            settings.kubelet.pod_resources_socket, taking_turns=taking_turns, time=self._time
         )
         own_pools = pools.Pools(
             backend_of=own_backends.of,
@@ -155,6 +157,7 @@ class Agent:
             own_witnesses=own_witnesses,
             reporter=outside.reporter,
             changed=self._changed,
+            time=self._time,
         )
         tickets = service.TicketService(
             leases=leases,
@@ -184,16 +187,15 @@ class Agent:
         while not parts.pools.ready and not parts.leases.leases():
             await parts.tickets.changed()
             parts.tickets.devices()
-        device_plugin = plugin.DevicePlugin(parts.tickets, taking_turns=parts.turns)
+        device_plugin = plugin.DevicePlugin(
+            parts.tickets, taking_turns=parts.turns, time=self._time
+        )
+        kept = registration.Registration(
+            device_plugin, directory=self._settings.kubelet.plugins, time=self._time
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(device_plugin.run())
-            group.create_task(
-                registration.keep_registered(
-                    device_plugin,
-                    directory=self._settings.kubelet.plugins,
-                    resource_name=v1alpha1.TICKET_RESOURCE,
-                )
-            )
+            group.create_task(kept.run())
 
     async def _report(self, parts: _Parts, changed: asyncio.Event) -> None:
         changed.clear()
@@ -211,7 +213,7 @@ class Agent:
                 huge_pages=hugepages.total_bytes(),
             )
         )
-        await asyncio.sleep(REPORT_COALESCE_S)
+        await self._time.sleep(REPORT_COALESCE_S)
         await loops.wait(changed, at_most_s=None)
 
 

@@ -8,19 +8,19 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import time
+import random
 from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 import prometheus_client
 
 from som_api import SomError
-from som_api.run import heartbeats
+from som_api.run import backoff, clock, heartbeats
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S: Final = (1.0, 2.0, 5.0, 15.0, 30.0)
-"""Waits between rounds that fail one after the other."""
+LONGEST_PAUSE_S: Final = 30.0
+"""Between rounds that fail one after the other, from one second on."""
 
 BEATS: Final = heartbeats.Heartbeats()
 
@@ -29,18 +29,24 @@ FAILURES: Final = prometheus_client.Counter(
 )
 
 _loop: Final = contextvars.ContextVar("loop", default="")
+_SYSTEM: Final = clock.SystemClock()
+_JITTER: Final = random.Random()
 
 
-async def repeat(name: str, once: Callable[[], Awaitable[None]]) -> NoReturn:
+async def repeat(
+    name: str, once: Callable[[], Awaitable[None]], *, time: clock.Clock = _SYSTEM
+) -> NoReturn:
     """Call `once` again and again, with back-off after a failure; returns only by cancellation."""
     while True:
-        await until_done(name, once)
+        await until_done(name, once, time=time)
 
 
-async def until_done(name: str, call: Callable[[], Awaitable[None]]) -> None:
+async def until_done(
+    name: str, call: Callable[[], Awaitable[None]], *, time: clock.Clock = _SYSTEM
+) -> None:
     """Returns when `call` has succeeded once; back-off after each failure."""
     before = _loop.set(name)
-    failures = 0
+    pauses = backoff.Backoff(jitter=_JITTER, first_s=1.0, longest_s=LONGEST_PAUSE_S)
     try:
         while True:
             beat()
@@ -53,10 +59,9 @@ async def until_done(name: str, call: Callable[[], Awaitable[None]]) -> None:
                 failed(name, error)
             else:
                 return
-            if time.monotonic() - begun_s > BACKOFF_S[-1]:
-                failures = 0
-            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-            failures += 1
+            if time.monotonic() - begun_s > LONGEST_PAUSE_S:
+                pauses.reset()
+            await time.sleep(pauses.next_s())
     finally:
         rest()
         _loop.reset(before)
@@ -92,11 +97,13 @@ def rest() -> None:
         BEATS.rest(name)
 
 
-async def wait(event: asyncio.Event, *, at_most_s: float | None) -> None:
+async def wait(
+    event: asyncio.Event, *, at_most_s: float | None, time: clock.Clock = _SYSTEM
+) -> None:
     """Returns when `event` is set, or after so many seconds; nobody expects a beat meanwhile."""
     rest()
     # wait_for of Python 3.11 swallows a cancellation that comes with its result.
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(at_most_s):
+        async with time.timeout(at_most_s):
             await event.wait()
     beat()

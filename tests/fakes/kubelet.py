@@ -28,10 +28,12 @@ class FakeKubelet(
         self.devices: dict[str, str] = {}
         self.updates = 0
         self.refuse_registration = ""
+        self.refusals = 0
         self.pods = podresources_pb2.ListPodResourcesResponse()
         self.lists = 0
         self.lists_now = 0
-        self.list_takes_s = 0.0
+        self.list_waits_for = asyncio.Event()
+        self.list_waits_for.set()
         self.list_fails: list[grpc.StatusCode] = []
         self.plugin: deviceplugin_pb2_grpc.DevicePluginStub
         self._watches: list[asyncio.Task[None]] = []
@@ -68,6 +70,7 @@ class FakeKubelet(
         self, request: deviceplugin_pb2.RegisterRequest, context: grpc.aio.ServicerContext
     ) -> deviceplugin_pb2.Empty:
         if self.refuse_registration:
+            self.refusals += 1
             await context.abort(grpc.StatusCode.INTERNAL, self.refuse_registration)
         channel = grpc.aio.insecure_channel(f"unix://{self.directory / request.endpoint}")
         self._channels.append(channel)
@@ -96,6 +99,6 @@ class FakeKubelet(
             await context.abort(self.list_fails.pop(0), "as the test wants it")
         self.lists_now += 1
         answer = self.pods
-        await asyncio.sleep(self.list_takes_s)
+        await self.list_waits_for.wait()
         self.lists_now -= 1
         return answer

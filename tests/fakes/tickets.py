@@ -15,6 +15,7 @@ class FakeTickets:
         self.started: list[seams.Ticket] = []
         self.allocate_waits_for = asyncio.Event()
         self.allocate_waits_for.set()
+        self.waiting = 0
         self.allocate_error: SomError | None = None
         self.refusals: list[SomError] = []
         self._devices = tuple(devices)
@@ -41,7 +42,9 @@ class FakeTickets:
         return [*must_include, *sorted(set(available) - set(must_include), reverse=True)][:size]
 
     async def allocate(self, tickets: Sequence[seams.Ticket]) -> seams.Allocation:
+        self.waiting += 1
         await self.allocate_waits_for.wait()
+        self.waiting -= 1
         if self.allocate_error:
             raise self.allocate_error
         self.allocated.extend(tickets)

@@ -11,7 +11,7 @@ from fakes.reporter import FakeReporter
 from som_api import SomError, v1alpha1
 from som_device_plugin import changes, database, pools, seams, status
 from som_device_plugin.kubelet import setup
-from unit.kube.watching import until
+from waiting import until
 
 GIB = 1 << 30
 SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))

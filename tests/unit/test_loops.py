@@ -7,14 +7,10 @@ from collections.abc import Awaitable, Callable
 import prometheus_client
 import pytest
 
+from fakes.clock import FakeClock
 from som_api import SomError
 from som_device_plugin import loops
-from unit.kube.watching import until
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "BACKOFF_S", (0.0, 0.01))
+from waiting import until
 
 
 def failures(place: str) -> float:
@@ -23,7 +19,7 @@ def failures(place: str) -> float:
 
 
 async def run(once: Callable[[], Awaitable[None]], *, until_: Callable[[], bool]) -> None:
-    running = asyncio.create_task(loops.repeat("test", once))
+    running = asyncio.create_task(loops.repeat("test", once, time=FakeClock(runs_ahead=True)))
     await until(until_)
     running.cancel()
     await asyncio.wait([running])
@@ -93,6 +89,24 @@ async def test_a_loop_that_hangs_is_late_and_one_that_waits_for_work_is_not(
     assert loops.BEATS.late() == "", "one that was told to end is not missed"
 
 
+async def test_failures_keep_a_growing_distance_until_a_round_went_well_for_a_while() -> None:
+    clock = FakeClock(runs_ahead=True)
+    rounds = iter([*(0.0,) * 7, 60.0, None])
+
+    async def once() -> None:
+        if (takes_s := next(rounds)) is None:
+            return
+        if takes_s:
+            await clock.sleep(takes_s)
+        raise SomError("no")
+
+    await loops.until_done("test", once, time=clock)
+    *pauses, longest, _, last = clock.sleeps
+    assert pauses == sorted(pauses) and pauses[0] <= 1
+    assert 15 <= longest <= 30
+    assert last <= 1
+
+
 async def test_what_has_to_succeed_once_is_tried_until_it_does() -> None:
     tries = iter([SomError("the store is locked"), OSError("disk"), None])
 
@@ -100,6 +114,6 @@ async def test_what_has_to_succeed_once_is_tried_until_it_does() -> None:
         if error := next(tries):
             raise error
 
-    await loops.until_done("test", once)
+    await loops.until_done("test", once, time=FakeClock(runs_ahead=True))
     assert next(tries, "used up") == "used up"
     assert loops.BEATS.late() == "" and "test" not in loops.BEATS._beats

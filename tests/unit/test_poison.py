@@ -18,8 +18,8 @@ from som_api import kube, v1alpha1
 from som_device_plugin import pods as agents_pods
 from som_device_plugin.cluster import orders, pods
 from som_operator import observed
-from unit.kube.watching import until
 from unit.operator.cluster import SOM, Cluster
+from waiting import until
 
 SECONDS = float(os.environ.get("SOM_POISON_SECONDS", "1"))
 # All workers of a run collect the same tests.

@@ -12,8 +12,8 @@ from som_api.run import heartbeats
 from som_device_plugin import database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
-from unit.kube.watching import until
 from unit.pool_nodes import GIB, Node, order, reported
+from waiting import until
 
 
 @pytest.fixture

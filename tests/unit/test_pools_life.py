@@ -12,8 +12,8 @@ from hypothesis import strategies
 from som_api import SomError, v1alpha1
 from som_device_plugin import pools, seams
 from som_device_plugin.kubelet import setup
-from unit.kube.watching import until
 from unit.pool_nodes import GIB, FakeSource, Node, order
+from waiting import until
 
 UNITS: dict[str, v1alpha1.Unit] = {"a": "2Mi", "b": "2Mi", "c": "1Gi"}
 STEPS = [

@@ -1,6 +1,7 @@
 """Time as a value that is handed in, so that a test owns it."""
 
 import asyncio
+import contextlib
 import datetime
 import time
 from typing import Protocol
@@ -18,6 +19,9 @@ class Clock(Protocol):
     async def sleep(self, delay_s: float) -> None:
         """Return after `delay_s` seconds."""
 
+    def timeout(self, delay_s: float | None) -> contextlib.AbstractAsyncContextManager[object]:
+        """A block that ends with TimeoutError after `delay_s` seconds; None: never."""
+
 
 class SystemClock:
     """The clock of the machine."""
@@ -30,3 +34,6 @@ class SystemClock:
 
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+
+    def timeout(self, delay_s: float | None) -> asyncio.Timeout:
+        return asyncio.timeout(delay_s)

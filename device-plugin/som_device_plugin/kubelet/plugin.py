@@ -13,6 +13,7 @@ from typing import Final
 import grpc
 
 from som_api import SomError
+from som_api.run import clock
 from som_device_plugin import loops, seams
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, turns
 
@@ -33,16 +34,19 @@ _log = logging.getLogger(__name__)
 class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
     """Serves `tickets`; `run` must run beside it, for it follows the list of devices."""
 
-    def __init__(self, tickets: seams.TicketService, *, taking_turns: turns.Turns) -> None:
+    def __init__(
+        self, tickets: seams.TicketService, *, taking_turns: turns.Turns, time: clock.Clock
+    ) -> None:
         self._tickets = tickets
         self._turns = taking_turns
+        self._time = time
         self._changed = asyncio.Condition()
         self._list: deviceplugin_pb2.ListAndWatchResponse | None = None
         self.watchers = 0
 
     async def run(self) -> None:
         """Follows the list of devices for all watchers; runs until cancelled."""
-        await loops.repeat("devices", self._follow)
+        await loops.repeat("devices", self._follow, time=self._time)
 
     async def _follow(self) -> None:
         devices = _to_message(self._tickets.devices())
@@ -52,7 +56,7 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
                 self._changed.notify_all()
         loops.rest()
         await self._tickets.changed()
-        await asyncio.sleep(COALESCE_S)
+        await self._time.sleep(COALESCE_S)
 
     async def GetDevicePluginOptions(
         self, request: deviceplugin_pb2.Empty, context: grpc.aio.ServicerContext

@@ -13,6 +13,7 @@ from typing import Final
 import grpc
 
 from som_api import SomError, v1alpha1
+from som_api.run import clock
 from som_device_plugin import seams
 from som_device_plugin.kubelet import plugin, podresources_pb2, podresources_pb2_grpc, turns
 
@@ -36,9 +37,10 @@ class _Outcome:
 class Client:
     """Implements `seams.PodResourcesClient` over kubelet's socket."""
 
-    def __init__(self, socket: Path, *, taking_turns: turns.Turns) -> None:
+    def __init__(self, socket: Path, *, taking_turns: turns.Turns, time: clock.Clock) -> None:
         self._socket = socket
         self._turns = taking_turns
+        self._time = time
         self._one_at_a_time = asyncio.Lock()
         self._begun = 0
         self._earliest_next = 0.0
@@ -69,12 +71,11 @@ class Client:
         return outcome.answer
 
     async def _list_once(self) -> _Outcome:
-        loop = asyncio.get_running_loop()
         error: grpc.aio.AioRpcError | None = None
         for _ in range(RATE_LIMIT_TRIES):
-            await asyncio.sleep(self._earliest_next - loop.time())
+            await self._time.sleep(max(0.0, self._earliest_next - self._time.monotonic()))
             async with self._turns.listing():
-                self._earliest_next = loop.time() + DISTANCE_S
+                self._earliest_next = self._time.monotonic() + DISTANCE_S
                 self._begun += 1
                 number = self._begun
                 try:
@@ -86,7 +87,7 @@ class Client:
                     error = failure
             if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                 break
-            self._earliest_next = loop.time() + 10 * DISTANCE_S
+            self._earliest_next = self._time.monotonic() + 10 * DISTANCE_S
         assert error is not None
         return _Outcome(
             number,

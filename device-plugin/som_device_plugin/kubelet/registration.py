@@ -5,11 +5,11 @@ again; until then containers start without PreStartContainer. The directory is l
 times a second: two stats, which unlike inotify also survive the directory's replacement.
 """
 
-import asyncio
 import contextlib
 import dataclasses
-import functools
 import logging
+import math
+import random
 import secrets
 import socket as sockets
 from collections.abc import AsyncIterator
@@ -19,7 +19,8 @@ from typing import Final
 import grpc
 import prometheus_client
 
-from som_api import SomError
+from som_api import SomError, v1alpha1
+from som_api.run import backoff, clock
 from som_device_plugin import loops, metrics
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, plugin
 
@@ -27,7 +28,8 @@ LOOK_EVERY_S: Final = 0.25
 REGISTER_TIMEOUT_S: Final = 15.0
 """Kubelet dials back before it answers, for up to 10 seconds."""
 
-LONGEST_BACKOFF_S: Final = 10.0
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 10.0
 UNWATCHED_S: Final = 5.0
 """Registered, but without a ListAndWatch for so long: kubelet has dropped the plugin."""
 
@@ -53,110 +55,99 @@ class _File:
     changed_ns: int
 
 
-async def keep_registered(
-    device_plugin: plugin.DevicePlugin, *, directory: Path, resource_name: str
-) -> None:
-    """Serves and registers `device_plugin` in kubelet's `directory`; runs until cancelled.
+class Registration:
+    """Serves `device_plugin` in kubelet's `directory`, and registers it there.
 
     Registers again when kubelet.sock is another file, when our own socket is gone, or when
     kubelet no longer watches. Failures are logged and tried again with back-off.
     """
-    keep = functools.partial(_keep_registered, device_plugin, directory, resource_name)
-    await loops.repeat("registration", keep)
 
+    def __init__(
+        self, device_plugin: plugin.DevicePlugin, *, directory: Path, time: clock.Clock
+    ) -> None:
+        self._plugin = device_plugin
+        self._directory = directory
+        self._kubelet = directory / "kubelet.sock"
+        self._time = time
+        self._pauses = backoff.Backoff(
+            jitter=random.Random(), first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S
+        )
 
-async def _keep_registered(
-    device_plugin: plugin.DevicePlugin, directory: Path, resource_name: str
-) -> None:
-    backoff_s = LOOK_EVERY_S
-    while True:
-        kubelet = await _appearance_of(directory / "kubelet.sock")
-        _remove_stale_sockets(directory)
-        async with _serving(device_plugin, directory) as own_socket:
+    async def run(self) -> None:
+        """Keep it registered until cancelled."""
+        await loops.repeat("registration", self._register_once, time=self._time)
+
+    async def _register_once(self) -> None:
+        """Returns when this registration, or the try, is over."""
+        while (kubelet := _look_at(self._kubelet)) is None:
+            loops.beat()
+            await self._time.sleep(LOOK_EVERY_S)
+        _remove_stale_sockets(self._directory)
+        async with self._serving() as own_socket:
             own = _look_at(own_socket)
             try:
-                await _register(directory, endpoint=own_socket.name, resource_name=resource_name)
+                await self._register(own_socket.name)
             except RegistrationFailed as failure:
-                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
-                _log.warning("%s; trying again in %.1f s", failure, backoff_s)
+                pause_s = self._pauses.next_s()
+                _log.warning("%s; trying again in %.1f s", failure, pause_s)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(backoff_s):
-                        await _end_of(directory, kubelet=kubelet, own_socket=own_socket, own=own)
-                continue
-            backoff_s = LOOK_EVERY_S
+                    async with self._time.timeout(pause_s):
+                        await self._end_of(kubelet, own_socket, own, unwatched_s=math.inf)
+                return
+            self._pauses.reset()
             metrics.REGISTRATIONS.inc()
-            _log.info("registered %s with kubelet as %s", resource_name, own_socket.name)
-            why = await _end_of(
-                directory, kubelet=kubelet, own_socket=own_socket, own=own, watched=device_plugin
-            )
+            _log.info("registered %s with kubelet as %s", v1alpha1.TICKET_RESOURCE, own_socket.name)
+            why = await self._end_of(kubelet, own_socket, own, unwatched_s=UNWATCHED_S)
             _log.warning("registering again with kubelet: %s", why)
 
-
-@contextlib.asynccontextmanager
-async def _serving(device_plugin: plugin.DevicePlugin, directory: Path) -> AsyncIterator[Path]:
-    """A server for `device_plugin` on a socket of a name that no process used before."""
-    path = directory / f"som-{secrets.token_hex(4)}.sock"
-    server = grpc.aio.server(options=plugin.RECEIVE_UNLIMITED)
-    deviceplugin_pb2_grpc.add_DevicePluginServicer_to_server(device_plugin, server)
-    server.add_insecure_port(f"unix://{path}")
-    await server.start()
-    try:
-        yield path
-    finally:
-        await server.stop(GRACE_S)
-        path.unlink(missing_ok=True)
-
-
-async def _register(directory: Path, *, endpoint: str, resource_name: str) -> None:
-    request = deviceplugin_pb2.RegisterRequest(
-        version=plugin.API_VERSION,
-        endpoint=endpoint,
-        resource_name=resource_name,
-        options=plugin.OPTIONS,
-    )
-    address = directory / "kubelet.sock"
-    async with grpc.aio.insecure_channel(f"unix://{address}") as channel:
+    @contextlib.asynccontextmanager
+    async def _serving(self) -> AsyncIterator[Path]:
+        """A server for the plugin on a socket of a name that no process used before."""
+        path = self._directory / f"som-{secrets.token_hex(4)}.sock"
+        server = grpc.aio.server(options=plugin.RECEIVE_UNLIMITED)
+        deviceplugin_pb2_grpc.add_DevicePluginServicer_to_server(self._plugin, server)
+        server.add_insecure_port(f"unix://{path}")
+        await server.start()
         try:
-            await deviceplugin_pb2_grpc.RegistrationStub(channel).Register(
-                request, timeout=REGISTER_TIMEOUT_S
-            )
-        except grpc.aio.AioRpcError as error:
-            raise RegistrationFailed(
-                f"could not register {resource_name} with kubelet at {address}: "
-                f"{error.details()} ({error.code().name})"
-            ) from error
+            yield path
+        finally:
+            await server.stop(GRACE_S)
+            path.unlink(missing_ok=True)
 
+    async def _register(self, endpoint: str) -> None:
+        request = deviceplugin_pb2.RegisterRequest(
+            version=plugin.API_VERSION,
+            endpoint=endpoint,
+            resource_name=v1alpha1.TICKET_RESOURCE,
+            options=plugin.OPTIONS,
+        )
+        async with grpc.aio.insecure_channel(f"unix://{self._kubelet}") as channel:
+            try:
+                await deviceplugin_pb2_grpc.RegistrationStub(channel).Register(
+                    request, timeout=REGISTER_TIMEOUT_S
+                )
+            except grpc.aio.AioRpcError as error:
+                raise RegistrationFailed(
+                    f"could not register {v1alpha1.TICKET_RESOURCE} with kubelet at "
+                    f"{self._kubelet}: {error.details()} ({error.code().name})"
+                ) from error
 
-async def _appearance_of(path: Path) -> _File:
-    while True:
-        if (file := _look_at(path)) is not None:
-            return file
-        loops.beat()
-        await asyncio.sleep(LOOK_EVERY_S)
-
-
-async def _end_of(
-    directory: Path,
-    *,
-    kubelet: _File,
-    own_socket: Path,
-    own: _File | None,
-    watched: plugin.DevicePlugin | None = None,
-) -> str:
-    """Returns, with the reason, once this registration cannot stand any longer."""
-    loop = asyncio.get_running_loop()
-    last_watched = loop.time()
-    while True:
-        if _look_at(directory / "kubelet.sock") not in (kubelet, None):
-            return "kubelet has started anew"
-        if _look_at(own_socket) != own:
-            return f"our socket {own_socket} is gone"
-        if watched is None or watched.watchers > 0:
-            last_watched = loop.time()
-        elif loop.time() - last_watched > UNWATCHED_S:
-            return f"kubelet has not watched our devices for {UNWATCHED_S:.0f} s"
-        loops.beat()
-        await asyncio.sleep(LOOK_EVERY_S)
+    async def _end_of(
+        self, kubelet: _File, own_socket: Path, own: _File | None, *, unwatched_s: float
+    ) -> str:
+        """Returns, with the reason, once this registration cannot stand any longer."""
+        last_watched_s = self._time.monotonic()
+        while True:
+            if _look_at(self._kubelet) not in (kubelet, None):
+                return "kubelet has started anew"
+            if _look_at(own_socket) != own:
+                return f"our socket {own_socket} is gone"
+            if self._plugin.watchers > 0:
+                last_watched_s = self._time.monotonic()
+            elif self._time.monotonic() - last_watched_s > unwatched_s:
+                return f"kubelet has not watched our devices for {unwatched_s:.0f} s"
+            loops.beat()
+            await self._time.sleep(LOOK_EVERY_S)
 
 
 def _look_at(path: Path) -> _File | None:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+from som_api.run import clock
 from som_device_plugin import seams
 
 SETTLE_S: Final = 0.01
@@ -23,7 +24,8 @@ ALLOCATE_PATIENCE_S: Final = 1.0
 class Turns:
     """Allocates come first and may overlap; Lists run one by one, and never beside an Allocate."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, time: clock.Clock) -> None:
+        self._time = time
         self._allocates = 0
         self._no_allocate = asyncio.Event()
         self._no_allocate.set()
@@ -38,11 +40,11 @@ class Turns:
         self._no_allocate.clear()
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ALLOCATE_PATIENCE_S), self._list:
+                async with self._time.timeout(ALLOCATE_PATIENCE_S), self._list:
                     pass
             yield
         finally:
-            self._settled_at = asyncio.get_running_loop().time() + SETTLE_S
+            self._settled_at = self._time.monotonic() + SETTLE_S
             self._settling = frozenset(tickets)
             self._allocates -= 1
             if self._allocates == 0:
@@ -56,11 +58,10 @@ class Turns:
     @contextlib.asynccontextmanager
     async def listing(self) -> AsyncIterator[None]:
         """Waits until no Allocate is in flight, and lets none begin until the List has ended."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._no_allocate.wait()
-            await asyncio.sleep(max(0.0, self._settled_at - loop.time()))
+            await self._time.sleep(max(0.0, self._settled_at - self._time.monotonic()))
             async with self._list:
-                if self._allocates == 0 and loop.time() >= self._settled_at:
+                if self._allocates == 0 and self._time.monotonic() >= self._settled_at:
                     yield
                     return

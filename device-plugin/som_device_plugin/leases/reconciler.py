@@ -3,11 +3,11 @@
 import asyncio
 import dataclasses
 import logging
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from som_api import v1alpha1
+from som_api.run import clock
 from som_device_plugin import changes, loops, pools, seams
 from som_device_plugin.leases import decide, starts, state, store, witnesses
 from som_device_plugin.linux import expendable
@@ -46,6 +46,7 @@ class Reconciler:
         own_witnesses: witnesses.Witnesses,
         reporter: seams.Reporter,
         changed: changes.Changes,
+        time: clock.Clock,
     ) -> None:
         self._store = leases
         self._starts = own_starts
@@ -54,9 +55,10 @@ class Reconciler:
         self._witnesses = own_witnesses
         self._reporter = reporter
         self._changed = changed
+        self._time = time
         self._one_at_a_time = asyncio.Lock()
         self._begun = self._completed = 0
-        self._looked_at_s = time.monotonic()
+        self._looked_at_s = self._time.monotonic()
         self.held: dict[starts.Key, Held] = {}
         self._held_reported: set[starts.Key] = set()
         self._diagnosis = expendable.Thread(limit_s=DIAGNOSIS_LIMIT_S)
@@ -65,16 +67,16 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile whenever a lease is in doubt, and now and then; runs until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(loops.repeat("reconcile", self._look))
-            group.create_task(loops.repeat("held memory", self._report_held))
+            group.create_task(loops.repeat("reconcile", self._look, time=self._time))
+            group.create_task(loops.repeat("held memory", self._report_held, time=self._time))
 
     async def _look(self) -> None:
         wake = self._starts.wake
-        await loops.wait(wake, at_most_s=LOOK_EVERY_S)
-        due = time.monotonic() - self._looked_at_s >= RECONCILE_EVERY_S
+        await loops.wait(wake, at_most_s=LOOK_EVERY_S, time=self._time)
+        due = self._time.monotonic() - self._looked_at_s >= RECONCILE_EVERY_S
         if wake.is_set() or due or self._in_doubt():
             wake.clear()
-            self._looked_at_s = time.monotonic()
+            self._looked_at_s = self._time.monotonic()
             await self.reconcile()
 
     def _in_doubt(self) -> bool:
@@ -162,7 +164,7 @@ class Reconciler:
     def _note_held(self, leases: Sequence[state.Lease], kernel: decide.KernelView) -> None:
         """Keep what is held after its release, with its last owner, and since when."""
         found = {(finding.lease_id, finding.number): finding.outcome for finding in self.findings}
-        now_s, known, self.held = time.monotonic(), self.held, {}
+        now_s, known, self.held = self._time.monotonic(), self.held, {}
         for lease in leases:
             for record in lease.starts:
                 key = starts.key_of(record.start)
@@ -180,9 +182,10 @@ class Reconciler:
 
         Beside the passes, because holders can make it slow to find out who they are.
         """
-        await asyncio.sleep(LOOK_EVERY_S)
+        await self._time.sleep(LOOK_EVERY_S)
         for key, held in self.held.items():
-            if key in self._held_reported or time.monotonic() - held.since_s < HELD_REPORT_AFTER_S:
+            held_s = self._time.monotonic() - held.since_s
+            if key in self._held_reported or held_s < HELD_REPORT_AFTER_S:
                 continue
             loops.beat()
             self._held_reported.add(key)

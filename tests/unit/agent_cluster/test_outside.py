@@ -9,7 +9,7 @@ from som_device_plugin import cluster
 from unit.agent_cluster.test_orders import somnode
 from unit.agent_cluster.test_pods import pod
 from unit.kube.test_client import write_kubeconfig
-from unit.kube.watching import until
+from waiting import until
 
 
 async def test_the_agent_hears_its_orders_and_pods(

@@ -9,7 +9,7 @@ from fakes.clock import FakeClock
 from som_api import kube
 from som_device_plugin import seams
 from som_device_plugin.cluster import pods
-from unit.kube.watching import until
+from waiting import until
 
 NODE = "node-1"
 

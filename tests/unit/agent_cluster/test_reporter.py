@@ -12,7 +12,7 @@ from fakes.object_store import Place
 from som_api import kube, v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.cluster import orders, reporter
-from unit.kube.watching import until
+from waiting import until
 
 NODE = "node-1"
 PLACE = Place("som.io/v1alpha1", "somnodes", "", NODE)

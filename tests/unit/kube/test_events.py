@@ -11,7 +11,7 @@ from fakes.clock import FakeClock
 from fakes.object_store import Place
 from som_api import kube
 from som_api.kube import events
-from unit.kube.watching import until
+from waiting import until
 
 POOL = kube.ObjectRef(kube.SOMPOOLS, "databases", uid="1-2-3")
 

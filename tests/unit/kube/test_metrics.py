@@ -7,7 +7,8 @@ from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from som_api import kube
 from som_api.run import workqueue
-from unit.kube.watching import Watching, node, until
+from unit.kube.watching import Watching, node
+from waiting import until
 
 
 async def test_a_component_tells_how_old_and_how_full_what_it_knows_is(

@@ -9,7 +9,8 @@ from fakes.clock import FakeClock
 from som_api import kube
 from som_api.kube import client as kube_client
 from som_api.kube import reflector
-from unit.kube.watching import Watching, node, until
+from unit.kube.watching import Watching, node
+from waiting import until
 
 
 async def test_objects_are_listed_and_then_followed(

@@ -9,7 +9,8 @@ from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from som_api import kube
 from som_api.kube import client as kube_client
-from unit.kube.watching import QUICK_IDLE_TIMEOUT_S, Watching, node, until
+from unit.kube.watching import QUICK_IDLE_TIMEOUT_S, Watching, node
+from waiting import until
 
 MOST_REQUESTS = 10
 WINDOW_S = 30.0

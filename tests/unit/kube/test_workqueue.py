@@ -9,7 +9,7 @@ import pytest
 from fakes.clock import FakeClock
 from som_api import kube
 from som_api.run import heartbeats, workqueue
-from unit.kube.watching import until
+from waiting import until
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from fakes.clock import FakeClock
 from som_api import kube
 from som_api.run import heartbeats
 
-DEADLINE_S = 60.0
 QUICK_IDLE_TIMEOUT_S = 0.05
 
 
@@ -67,13 +66,6 @@ class Watching:
 
 def node(name: str, value: str = "1", **labels: str) -> kube.Json:
     return {"metadata": {"name": name, "labels": {"v": value, **labels}}}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for `condition`, but not for ever."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def _decode(item: kube.Json) -> str | None:

@@ -8,7 +8,7 @@ from som_api import SomError
 from som_device_plugin import seams
 from som_device_plugin.kubelet import deviceplugin_pb2
 
-from .conftest import Served, until
+from .conftest import Served
 
 
 def allocate_request(*ids: str) -> deviceplugin_pb2.AllocateRequest:
@@ -36,14 +36,15 @@ async def test_a_burst_of_changes_reaches_kubelet_as_few_full_lists(served: Serv
     for count in range(1, 101):
         served.tickets.set_devices([tickets.device(f"n0-{n}") for n in range(count)])
         await asyncio.sleep(0)
-    await until(lambda: len(served.kubelet.devices) == 100)
+    await served.clock.until(lambda: len(served.kubelet.devices) == 100)
     assert served.kubelet.updates - before <= 2
 
 
 async def test_an_announcement_without_a_change_sends_nothing(served: Served) -> None:
     before = served.kubelet.updates
     served.tickets.set_devices(served.tickets.devices())
-    await asyncio.sleep(0.3)
+    await served.clock.advance(10)
+    await asyncio.sleep(0.05)
     assert served.kubelet.updates == before
 
 

@@ -1,24 +1,23 @@
-import asyncio
 import socket as sockets
 from pathlib import Path
 
 import prometheus_client
-import pytest
 
 from fakes import kubelet, tickets
+from fakes.clock import FakeClock
 from som_device_plugin.kubelet import plugin, registration, turns
+from waiting import until
 
-from .conftest import Served, running, until
+from .conftest import Served, running
 
 
 def own_sockets(directory: Path) -> list[str]:
     return [path.name for path in directory.glob("som-*.sock")]
 
 
-def make_plugin() -> plugin.DevicePlugin:
-    return plugin.DevicePlugin(
-        tickets.FakeTickets([tickets.device("n0-0")]), taking_turns=turns.Turns()
-    )
+def make_plugin(clock: FakeClock) -> plugin.DevicePlugin:
+    fake = tickets.FakeTickets([tickets.device("n0-0")])
+    return plugin.DevicePlugin(fake, taking_turns=turns.Turns(time=clock), time=clock)
 
 
 def stale_sockets_removed() -> float:
@@ -33,50 +32,51 @@ async def test_registers_the_resource_under_a_socket_of_its_own(served: Served) 
     assert own_sockets(served.kubelet.directory) == [request.endpoint]
 
 
-async def test_waits_for_a_kubelet_that_is_not_there_yet(tmp_path: Path) -> None:
-    async with running(make_plugin(), tmp_path):
-        await asyncio.sleep(0.1)
+async def test_waits_for_a_kubelet_that_is_not_there_yet(tmp_path: Path, clock: FakeClock) -> None:
+    async with running(make_plugin(clock), tmp_path, clock):
+        await clock.advance(60)
         async with kubelet.FakeKubelet(tmp_path) as late:
-            await until(lambda: late.devices == {"n0-0": "Healthy"})
+            await clock.until(lambda: late.devices == {"n0-0": "Healthy"})
 
 
-async def test_registers_again_with_a_new_name_when_kubelet_starts_anew(tmp_path: Path) -> None:
-    async with running(make_plugin(), tmp_path):
+async def test_registers_again_with_a_new_name_when_kubelet_starts_anew(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with running(make_plugin(clock), tmp_path, clock):
         async with kubelet.FakeKubelet(tmp_path) as first:
             await until(lambda: first.devices == {"n0-0": "Healthy"})
         async with kubelet.FakeKubelet(tmp_path) as second:
-            await until(lambda: second.devices == {"n0-0": "Healthy"})
+            await clock.until(lambda: second.devices == {"n0-0": "Healthy"})
             assert second.registrations[0].endpoint != first.registrations[0].endpoint
             assert own_sockets(tmp_path) == [second.registrations[0].endpoint]
 
 
 async def test_registers_again_when_its_socket_was_removed(served: Served) -> None:
     (served.kubelet.directory / served.kubelet.registrations[0].endpoint).unlink()
-    await until(lambda: len(served.kubelet.registrations) == 2)
+    await served.clock.until(lambda: len(served.kubelet.registrations) == 2)
     await until(lambda: served.kubelet.devices["n0-0"] == "Healthy")
 
 
-async def test_registers_again_when_kubelet_no_longer_watches(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registration, "UNWATCHED_S", 0.5)
+async def test_registers_again_when_kubelet_no_longer_watches(served: Served) -> None:
     served.kubelet.stop_watching()
-    await until(lambda: len(served.kubelet.registrations) == 2)
+    await until(lambda: served.plugin.watchers == 0)
+    await served.clock.advance(registration.UNWATCHED_S)
+    await served.clock.until(lambda: len(served.kubelet.registrations) == 2)
     await until(lambda: served.kubelet.devices["n0-0"] == "Healthy")
 
 
-async def test_a_refused_registration_is_tried_again(tmp_path: Path) -> None:
+async def test_a_refused_registration_is_tried_again(tmp_path: Path, clock: FakeClock) -> None:
     async with kubelet.FakeKubelet(tmp_path) as refusing:
         refusing.refuse_registration = "not now"
-        async with running(make_plugin(), tmp_path):
-            await asyncio.sleep(0.2)
+        async with running(make_plugin(clock), tmp_path, clock):
+            await clock.until(lambda: refusing.refusals > 2, step_s=0.1)
             assert refusing.registrations == []
             refusing.refuse_registration = ""
-            await until(lambda: refusing.devices == {"n0-0": "Healthy"})
+            await clock.until(lambda: refusing.devices == {"n0-0": "Healthy"})
 
 
 async def test_sockets_of_dead_agents_are_removed_and_those_of_others_stay(
-    tmp_path: Path,
+    tmp_path: Path, clock: FakeClock
 ) -> None:
     removed_before = stale_sockets_removed()
     async with kubelet.FakeKubelet(tmp_path) as fake_kubelet:
@@ -93,7 +93,7 @@ async def test_sockets_of_dead_agents_are_removed_and_those_of_others_stay(
             (tmp_path / "som-living.sock").unlink()
             living.bind(str(tmp_path / "som-living.sock"))
             living.listen()
-            async with running(make_plugin(), tmp_path):
+            async with running(make_plugin(clock), tmp_path, clock):
                 await until(lambda: fake_kubelet.devices == {"n0-0": "Healthy"})
                 assert set(own_sockets(tmp_path)) == {
                     "som-living.sock",
@@ -103,9 +103,9 @@ async def test_sockets_of_dead_agents_are_removed_and_those_of_others_stay(
     assert stale_sockets_removed() - removed_before == 1
 
 
-async def test_nothing_is_left_when_the_agent_ends(tmp_path: Path) -> None:
+async def test_nothing_is_left_when_the_agent_ends(tmp_path: Path, clock: FakeClock) -> None:
     async with kubelet.FakeKubelet(tmp_path) as fake_kubelet:
-        async with running(make_plugin(), tmp_path):
+        async with running(make_plugin(clock), tmp_path, clock):
             await until(lambda: fake_kubelet.devices == {"n0-0": "Healthy"})
         assert own_sockets(tmp_path) == []
         await until(lambda: fake_kubelet.devices == {"n0-0": "Unhealthy"})

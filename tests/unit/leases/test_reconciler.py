@@ -8,9 +8,8 @@ import time
 import pytest
 
 from fakes import node
-from som_device_plugin import loops, seams
-from som_device_plugin.leases import decide, reconciler, state
-from unit.kube.watching import until
+from som_device_plugin import seams
+from som_device_plugin.leases import decide, state
 
 
 async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
@@ -35,10 +34,7 @@ async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
     assert world.store.leases() == []
 
 
-async def test_a_pass_that_fails_is_tried_again(world, monkeypatch):
-    monkeypatch.setattr(reconciler, "LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(reconciler, "RECONCILE_EVERY_S", 0.0)
-    monkeypatch.setattr(loops, "BACKOFF_S", (0.0,))
+async def test_a_pass_that_fails_is_tried_again(world):
     await world.start_container(await world.admit("db", 4))
     world.cluster.running.clear()
     attached = world.driver.attached
@@ -51,13 +47,13 @@ async def test_a_pass_that_fails_is_tried_again(world, monkeypatch):
 
     world.driver.attached = refused
     running = asyncio.create_task(world.reconciler.run())
-    await until(lambda: not world.store.leases())
+    await world.clock.until(lambda: not world.store.leases(), step_s=1)
     running.cancel()
 
 
 async def test_passes_end_when_told_although_something_was_freed_in_that_moment(world):
     running = asyncio.create_task(world.reconciler.run())
-    await asyncio.sleep(0.05)
+    await world.clock.settle()
     world.starts.wake.set()
     running.cancel()
     async with asyncio.timeout(10):
@@ -158,12 +154,8 @@ async def test_one_lease_that_nobody_foresaw_keeps_no_other_from_being_released(
 
 
 @pytest.fixture
-async def held(world, monkeypatch):
+async def held(world):
     """A pod that has gone and whose memory is pinned; the reconciler runs."""
-    monkeypatch.setattr(reconciler, "LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(reconciler, "RECONCILE_EVERY_S", 0.01)
-    monkeypatch.setattr(reconciler, "HELD_REPORT_AFTER_S", 0.0)
-    monkeypatch.setattr(loops, "BACKOFF_S", (0.0,))
     pod = await world.admit("db", 4)
     await world.start_container(pod)
     pod.delivered.pinned_bytes = node.PAGE
@@ -176,9 +168,9 @@ async def held(world, monkeypatch):
 
 async def test_who_holds_memory_is_reported_once_with_its_last_owner(held):
     held.driver.culprits = lambda start: ["pid 7 (thief): mapping"]
-    await until(lambda: held.events)
+    await held.clock.until(lambda: held.events, step_s=1)
     await held.reconciler.reconcile()
-    await asyncio.sleep(0.05)
+    await held.clock.advance(60)
     [event] = held.events
     assert event.reason == "LeaseHeld"
     assert event.message.startswith("2Mi of default/db/main (lease ")
@@ -195,7 +187,7 @@ async def test_a_diagnosis_that_fails_ends_nothing(held, error):
         raise error
 
     held.driver.culprits = fail
-    await until(lambda: held.events)
+    await held.clock.until(lambda: held.events, step_s=1)
     assert "could not be found; the agent's log says why" in held.events[0].message
     assert await held.start_container(await held.admit("next", 4))
 
@@ -204,7 +196,7 @@ async def test_a_diagnosis_that_is_blocked_by_a_stranger_delays_no_start(held):
     blocked = threading.Event()
     held.driver.culprits = lambda start: blocked.wait()
     held.reconciler._diagnosis._limit_s = 0.05
-    await until(lambda: held.events)
+    await held.clock.until(lambda: held.events, step_s=1)
     assert "was not found within" in held.events[0].message
     assert await held.start_container(await held.admit("next", 4))
     blocked.set()
@@ -222,10 +214,9 @@ async def test_memory_whose_holder_keeps_it_from_being_truncated_is_tried_again(
 
     held.driver.revoke = resisted
     held.driver.resisting = lambda: frozenset({(block.start.lease_id, block.start.number)})
-    await until(lambda: tries > 2)
-    await until(
-        lambda: state.Event.RESISTS in {found.outcome for found in held.reconciler.findings}
-    )
+    await held.clock.until(lambda: tries > 2, step_s=1)
+    outcomes = {found.outcome for found in held.reconciler.findings}
+    assert state.Event.RESISTS in outcomes
     block.pinned_bytes = 0
-    await until(lambda: not held.store.leases())
-    await until(lambda: held.reconciler.held == {})
+    await held.clock.until(lambda: not held.store.leases(), step_s=1)
+    await held.clock.until(lambda: held.reconciler.held == {}, step_s=1)

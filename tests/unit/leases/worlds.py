@@ -3,6 +3,7 @@
 import asyncio
 
 from fakes import node
+from fakes.clock import FakeClock
 from fakes.reporter import FakeReporter
 from som_api import SomError
 from som_device_plugin import changes, database, seams
@@ -53,6 +54,7 @@ class World:
         self.events = self.reporter.events
         self.path = path
         self.uid = 0
+        self.clock = FakeClock()
         self.boot_id = "boot-1"
         self.start_agent()
 
@@ -93,6 +95,7 @@ class World:
             **shared,
             **seen,
             changed=changed,
+            time=self.clock,
         )
         self.service = service.TicketService(
             **shared, **seen, own_reconciler=self.reconciler, tickets=TICKETS, changed=changed

@@ -14,7 +14,7 @@ from som_api import kube
 from som_operator import metrics
 from som_operator.controllers import Controllers
 from som_operator.observed import AGENT_LABELS
-from unit.kube.watching import until
+from waiting import until
 
 NAMESPACE = "som-system"
 SOM = "som.io/v1alpha1"

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from fakes import api_server
 from som_operator import controllers, node_events, observed, plan
-from unit.kube.watching import until
 from unit.operator.cluster import SOM, SOMNODE_PATH, SOMPOOL_PATH, Cluster
+from waiting import until
 
 FINALIZER = "som.io/release"
 

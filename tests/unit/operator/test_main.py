@@ -9,8 +9,8 @@ import sys
 
 import aiohttp
 
-from unit.kube.watching import until
 from unit.operator.cluster import Cluster
+from waiting import until
 
 COMMAND = [sys.executable, "-c", "from som_operator import main; main.main()"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from som_api import kube
 from som_device_plugin.cluster import orders
-from unit.kube.watching import until
 from unit.operator.cluster import SOM, SOMNODE_PATH, Cluster
+from waiting import until
 
 LAST_RELEASE = pathlib.Path(__file__).parent / "last_release"
 LABELS = {"size": "big", "kubernetes.io/os": "linux"}

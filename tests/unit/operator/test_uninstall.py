@@ -14,8 +14,8 @@ from fakes import api_server
 from fakes.api_server import FakeApiServer
 from fakes.object_store import Place
 from som_operator import standing, uninstall
-from unit.kube.watching import until
 from unit.operator.test_main import COMMAND, kubeconfig
+from waiting import until
 
 SOM = "som.io/v1alpha1"
 DEPLOYMENT = Place("apps/v1", "deployments", "som-system", "som-operator")
