@@ -146,13 +146,13 @@ class Agent:
         )
         leases = store.LeaseStore(connection, self._changed)
         own_starts = starts.Starts(
-            leases=leases, driver=driver, boot_id=boot_id, reporter=outside.reporter
+            leases=leases, drivers=own_backends.drivers, boot_id=boot_id, reporter=outside.reporter
         )
         own_witnesses = witnesses.Witnesses(outside.pods, resources, settings.own_pod)
         own_reconciler = reconciler.Reconciler(
             leases=leases,
             own_starts=own_starts,
-            driver=driver,
+            drivers=own_backends.drivers,
             own_pools=own_pools,
             own_witnesses=own_witnesses,
             reporter=outside.reporter,

@@ -63,7 +63,11 @@ CREATE TABLE orders (
     leaving TEXT NOT NULL
 ) STRICT;
 """
-_STEPS: Final = (_SCHEMA, "ALTER TABLE starts ADD COLUMN told_at_s REAL;")
+_STEPS: Final = (
+    _SCHEMA,
+    "ALTER TABLE starts ADD COLUMN told_at_s REAL;",
+    "ALTER TABLE starts ADD COLUMN driver TEXT NOT NULL DEFAULT 'HugeTLBFS';",
+)
 """What makes each version of the schema of the one before."""
 
 

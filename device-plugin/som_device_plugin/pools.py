@@ -51,6 +51,7 @@ class ActivePool:
     """A pool as it stands; `why`, with its reason in CamelCase, is what keeps it from its order."""
 
     order: v1alpha1.NodePool
+    driver: str
     reserved: seams.PoolReserved
     state: State = State.RESERVING
     reason: str = ""
@@ -157,7 +158,8 @@ class Pools:
             known = self._pools.get(name)
             if known is None or known.order != order or known.is_leaving:
                 reserved = known.reserved if known else seams.PoolReserved(name)
-                self._pools[name] = ActivePool(order, reserved)
+                driver = self._backend_of(order).driver.name
+                self._pools[name] = ActivePool(order, driver, reserved)
 
     async def look(self) -> None:
         """Know what the pools have whose orders were stored, before anybody asks.

@@ -124,7 +124,8 @@ class Outside:
 class Start:
     """One start of a lease's container: memory of its own, zeroed, in a cgroup slot of its own.
 
-    `number` counts from 1 within the lease. `preferred_node` is the ticket's NUMA node.
+    `number` counts from 1 within the lease. `driver` is the name of the one that builds it.
+    `preferred_node` is the ticket's NUMA node.
     """
 
     lease_id: LeaseId
@@ -133,6 +134,7 @@ class Start:
     slot: int
     size_bytes: int
     page_bytes: int
+    driver: str
     preferred_node: int | None = None
 
     @property

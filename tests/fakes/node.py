@@ -8,9 +8,9 @@ objects and leaves this.
 import asyncio
 import dataclasses
 import itertools
-import types
 
-from som_device_plugin import seams
+from som_api import v1alpha1
+from som_device_plugin import pools, seams
 
 PAGE = 2 << 20
 OWN_POD = "som-system/som-agent"
@@ -52,10 +52,9 @@ class FakeKernel:
 class FakeDriver:
     """Implements seams.Driver on a FakeKernel; each await is a point where the agent may die."""
 
-    name = "Fake"
-
-    def __init__(self, kernel):
+    def __init__(self, kernel, *, name="Fake"):
         self.kernel = kernel
+        self.name = name
 
     def self_check(self):
         pass
@@ -117,19 +116,24 @@ class FakeDriver:
 
 
 class FakePools:
-    """The part of pools.Pools that leases use: one pool of everything the kernel has."""
+    """The part of pools.Pools that leases use: a pool of each unit, of all its kernel has."""
 
-    def __init__(self, kernel):
-        self.kernel = kernel
+    def __init__(self, drivers):
+        self.drivers = drivers
         self.ready = True
 
     def for_unit(self, unit):
-        return types.SimpleNamespace(
-            name="pool",
-            page_bytes=PAGE,
-            capacity_bytes=self.kernel.capacity_bytes,
-            free_bytes=self.kernel.free_bytes(),
+        driver = self.drivers[unit]
+        capacity_bytes, free_bytes = driver.kernel.capacity_bytes, driver.kernel.free_bytes()
+        order = v1alpha1.NodePool(
+            name=f"pool-{unit.lower()}",
+            generation=1,
+            unit=unit,
+            capacity=capacity_bytes,
+            source=v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi")),
         )
+        reserved = seams.PoolReserved(order.name, capacity_bytes, free_bytes, page_bytes=PAGE)
+        return pools.ActivePool(order, driver.name, reserved, pools.State.SETTLED)
 
     async def refill(self):
         await asyncio.sleep(0)

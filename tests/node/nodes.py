@@ -63,6 +63,7 @@ class Node:
             slot=self.driver.free_slot(pool=pool, named=others),
             size_bytes=size_bytes,
             page_bytes=page_bytes,
+            driver=self.driver.name,
             preferred_node=hugepages.nodes()[0],
         )
 
@@ -95,7 +96,7 @@ class Node:
         self.restart()
         self.driver.end_builders()
         for (lease_id, number), size_bytes in self.driver.attached().items():
-            self.driver.revoke(seams.Start(lease_id, number, "", 0, size_bytes, PAGE))
+            self.driver.revoke(seams.Start(lease_id, number, "", 0, size_bytes, PAGE, "HugeTLBFS"))
         for pool in (await self.source.check())[1]:
             await self.source.release(pool.pool)
 

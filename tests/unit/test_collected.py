@@ -9,7 +9,7 @@ PAGE = 2 << 20
 
 
 def held(pod: str, *, namespace: str = "shop", pages: int = 1) -> reconciler.Held:
-    start = seams.Start(seams.LeaseId("a"), 1, "pool", 0, 8 * PAGE, PAGE)
+    start = seams.Start(seams.LeaseId("a"), 1, "pool", 0, 8 * PAGE, PAGE, "Fake")
     owner = seams.Owner(namespace, pod, "main", seams.PodUid(pod))
     return reconciler.Held(start=start, owner=owner, size_bytes=pages * PAGE, since_s=0.0)
 

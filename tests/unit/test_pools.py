@@ -97,7 +97,7 @@ def test_the_report_has_names_and_huge_pages(node: Node) -> None:
     found = dataclasses.replace(setup.Setup(), unlimited=("1", "2", "3", "4"))
     report = reported(
         node.pools(),
-        active={"a": pools.ActivePool(order=order(GIB), reserved=had, state=pools.State.SETTLED)},
+        active={"a": pools.ActivePool(order(GIB), "Fake", had, pools.State.SETTLED)},
         found_setup=found,
         pod_names={"1": "shop/db"},
         huge_pages={2 << 20: 3 * GIB, GIB: GIB},
@@ -113,9 +113,10 @@ def test_the_report_sums_up_its_pools_for_a_list_of_nodes(node: Node) -> None:
     reason = "x" * 2000
     active = {
         name: pools.ActivePool(
-            order=order(16 * GIB, name=name),
-            reserved=seams.PoolReserved(name, 8 * GIB, 8 * GIB, numa, reason),
-            state=pools.State.SETTLED,
+            order(16 * GIB, name=name),
+            "Fake",
+            seams.PoolReserved(name, 8 * GIB, 8 * GIB, numa, reason),
+            pools.State.SETTLED,
         )
         for name in ("b" * 63, "a" * 63)
     }
@@ -340,12 +341,12 @@ async def test_orders_that_cannot_be_stored_are_carried_out_when_they_are(node: 
 
 def test_a_blocked_pool_that_becomes_whole_is_looked_at_again_and_not_blocked_for_ever() -> None:
     has = seams.PoolReserved("a", GIB, GIB, {0: GIB}, "")
-    assert pools.ActivePool(order(GIB), has, pools.State.SETTLED).is_full
-    assert not pools.ActivePool(order(GIB), has, pools.State.BLOCKED).is_full
+    assert pools.ActivePool(order(GIB), "Fake", has, pools.State.SETTLED).is_full
+    assert not pools.ActivePool(order(GIB), "Fake", has, pools.State.BLOCKED).is_full
 
 
 def test_a_pool_keeps_the_pages_it_has_and_is_not_full_while_its_order_is_refused() -> None:
     had = seams.PoolReserved("a", GIB, GIB, {0: GIB}, "", page_bytes=GIB)
-    pool = pools.ActivePool(order(GIB), had, pools.State.REFUSED, why="page size")
+    pool = pools.ActivePool(order(GIB), "Fake", had, pools.State.REFUSED, why="page size")
     assert pool.page_bytes == GIB
     assert not pool.is_full

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from som_api import v1alpha1
@@ -41,7 +41,7 @@ class Reconciler:
         *,
         leases: store.LeaseStore,
         own_starts: starts.Starts,
-        driver: seams.Driver,
+        drivers: Mapping[str, seams.Driver],
         own_pools: pools.Pools,
         own_witnesses: witnesses.Witnesses,
         reporter: seams.Reporter,
@@ -50,7 +50,7 @@ class Reconciler:
     ) -> None:
         self._store = leases
         self._starts = own_starts
-        self._driver = driver
+        self._drivers = drivers
         self._pools = own_pools
         self._witnesses = own_witnesses
         self._reporter = reporter
@@ -130,7 +130,8 @@ class Reconciler:
             listed = frozenset(holder.ticket for holder in pods.resources.holders)
         for lease_id in self._store.over(listed=listed):
             try:
-                await asyncio.to_thread(self._driver.remove_path, lease_id)
+                for driver in self._drivers.values():
+                    await asyncio.to_thread(driver.remove_path, lease_id)
                 self._store.forget_ended(lease_id)
             except Exception as error:
                 loops.failed("lease", error, lease=lease_id)

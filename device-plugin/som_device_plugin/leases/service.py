@@ -167,12 +167,7 @@ class TicketService:
             )
         if pool.free_bytes < size_bytes:
             raise seams.StartRefused(self._shortage(pool, size_bytes))
-        return self._starts.begin(
-            lease,
-            pool=pool.name,
-            page_bytes=pool.page_bytes,
-            preferred_node=_numa_node(lease.ticket),
-        )
+        return self._starts.begin(lease, pool, preferred_node=_numa_node(lease.ticket))
 
     def _shortage(self, pool: pools.ActivePool, size_bytes: int) -> str:
         holders = [

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from som_api import SomError, v1alpha1
-from som_device_plugin import loops, seams
+from som_device_plugin import loops, pools, seams
 from som_device_plugin.leases import decide, state, store
 
 log = logging.getLogger(__name__)
@@ -34,29 +34,32 @@ class Starts:
         self,
         *,
         leases: store.LeaseStore,
-        driver: seams.Driver,
+        drivers: Mapping[str, seams.Driver],
         boot_id: str,
         reporter: seams.Reporter,
     ) -> None:
         self._store = leases
-        self._driver = driver
+        self._drivers = drivers
         self._boot_id = boot_id
         self._reporter = reporter
         self._builds: dict[Key, _Build] = {}
         self.wake = asyncio.Event()
 
     def begin(
-        self, lease: state.Lease, *, pool: str, page_bytes: int, preferred_node: int
+        self, lease: state.Lease, pool: pools.ActivePool, *, preferred_node: int
     ) -> state.StartRecord:
         """Record the intention, then build the bound `lease`'s next start in the background."""
         assert lease.request is not None
         start = seams.Start(
             lease_id=lease.lease_id,
             number=lease.last_number + 1,
-            pool=pool,
-            slot=self._driver.free_slot(pool=pool, named=self._store.slots(pool)),
+            pool=pool.name,
+            slot=self._drivers[pool.driver].free_slot(
+                pool=pool.name, named=self._store.slots(pool.name)
+            ),
             size_bytes=lease.request.size_bytes,
-            page_bytes=page_bytes,
+            page_bytes=pool.page_bytes,
+            driver=pool.driver,
             preferred_node=preferred_node,
         )
         record = self._store.add_start(start, boot_id=self._boot_id)
@@ -73,7 +76,7 @@ class Starts:
         event = state.Event.BUILT
         try:
             try:
-                placed = await self._driver.build(start, on_progress=progress)
+                placed = await self._drivers[start.driver].build(start, on_progress=progress)
                 await self._report_placement(start, placed)
             except asyncio.CancelledError:
                 event, build.error = state.Event.BUILD_FAILED, "its pod is gone"
@@ -132,19 +135,29 @@ class Starts:
         records = [record for lease in leases for record in lease.starts]
         return decide.KernelView(
             boot_id=self._boot_id,
-            attached=self._driver.attached(),
+            attached=self._attached(),
             usage={
-                key_of(record.start): self._driver.usage(record.start)
+                key_of(record.start): self._usage(record.start)
                 for record in records
                 if record.boot_id == self._boot_id
             },
             building=building,
-            resisting=self._driver.resisting(),
+            resisting=frozenset().union(*(each.resisting() for each in self._drivers.values())),
         )
+
+    def _attached(self) -> dict[Key, int]:
+        return {
+            key: size_bytes
+            for driver in self._drivers.values()
+            for key, size_bytes in driver.attached().items()
+        }
+
+    def _usage(self, start: seams.Start) -> seams.Usage:
+        return self._drivers[start.driver].usage(start)
 
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """Who holds `start`, as far as can be found out; may take long."""
-        return self._driver.culprits(start)
+        return self._drivers[start.driver].culprits(start)
 
     async def intact(self, record: state.StartRecord) -> bool:
         """Whether a delivered start still stands, so that its content can be given back.
@@ -154,9 +167,9 @@ class Starts:
         start = record.start
         if record.boot_id != self._boot_id:
             return False
-        if key_of(start) not in await asyncio.to_thread(self._driver.attached):
+        if key_of(start) not in await asyncio.to_thread(self._attached):
             return False
-        usage = await asyncio.to_thread(self._driver.usage, start)
+        usage = await asyncio.to_thread(self._usage, start)
         return usage.current_bytes >= start.size_bytes
 
     async def apply(
@@ -175,14 +188,14 @@ class Starts:
                     if build := self._builds.get(key_of(start)):
                         build.task.cancel()
                 case state.Action.REVOKE:
-                    await asyncio.to_thread(self._driver.revoke, start)
+                    await asyncio.to_thread(self._drivers[start.driver].revoke, start)
                     await self._forget_if_free(start)
                 case state.Action.FORGET:
                     self._store.forget_start(start)
         return True
 
     async def _forget_if_free(self, start: seams.Start) -> None:
-        usage = await asyncio.to_thread(self._driver.usage, start)
+        usage = await asyncio.to_thread(self._usage, start)
         if usage.free and key_of(start) not in self._builds:
             self._store.forget_start(start)
             self.wake.set()

@@ -19,7 +19,7 @@ SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit, size
        ended, keep_on_restart, last_number FROM leases ORDER BY named_order
 """
 _LOAD_STARTS: Final = """
-SELECT lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,
+SELECT lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_node,
        state, boot_id, told_at_s FROM starts ORDER BY lease_id, number
 """
 _WRITE_LEASE: Final = """
@@ -33,9 +33,9 @@ ON CONFLICT (lease_id) DO UPDATE SET
     last_number = excluded.last_number
 """
 _WRITE_START: Final = """
-INSERT INTO starts (lease_id, number, pool, slot, size_bytes, page_bytes, preferred_node,
-                    state, boot_id, told_at_s)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO starts (lease_id, number, pool, slot, size_bytes, page_bytes, driver,
+                    preferred_node, state, boot_id, told_at_s)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (lease_id, number) DO UPDATE SET
     state = excluded.state, told_at_s = excluded.told_at_s
 """

@@ -22,7 +22,9 @@ def test_a_store_of_an_older_agent_is_brought_up_to_date(
     monkeypatch.setattr(database, "_STEPS", steps)
     for _ in range(2):
         new = database.open_database(tmp_path / "som.db")
-        assert new.execute("SELECT lease_id, told_at_s FROM starts").fetchall() == [("a", None)]
+        assert new.execute("SELECT lease_id, told_at_s, driver FROM starts").fetchall() == [
+            ("a", None, "HugeTLBFS")
+        ]
         new.close()
 
 
@@ -87,7 +89,7 @@ def test_a_start_is_recorded_wholly_or_not_at_all(tmp_path: pathlib.Path) -> Non
         " BEGIN SELECT raise(ABORT, 'disk full'); END"
     )
     with pytest.raises(database.DatabaseError, match="disk full"):
-        leases.add_start(seams.Start(lease_id, 1, "pool", 0, 8, 2), boot_id="boot")
+        leases.add_start(seams.Start(lease_id, 1, "pool", 0, 8, 2, "Fake"), boot_id="boot")
     [lease] = leases.leases()
     assert (lease.starts, lease.last_number) == ((), 0)
     connection.close()
@@ -98,5 +100,5 @@ def test_a_store_of_a_newer_agent_is_refused(
 ) -> None:
     database.open_database(tmp_path / "som.db").close()
     monkeypatch.setattr(database, "_STEPS", database._STEPS[:1])
-    with pytest.raises(database.DatabaseError, match=r"newer agent \(schema 2, this one knows 1\)"):
+    with pytest.raises(database.DatabaseError, match=r"newer agent \(schema 3, this one knows 1\)"):
         database.open_database(tmp_path / "som.db")

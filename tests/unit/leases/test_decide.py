@@ -102,6 +102,7 @@ START = seams.Start(
     slot=0,
     size_bytes=16 << 20,
     page_bytes=2 << 20,
+    driver="Fake",
 )
 KEY = (START.lease_id, 1)
 FULL = seams.Usage(current_bytes=16 << 20, reserved_bytes=16 << 20)

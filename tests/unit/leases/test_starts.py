@@ -29,6 +29,23 @@ async def test_a_warm_restart_gets_its_content_back(world):
     assert pod.delivered is first
 
 
+async def test_each_lease_is_served_by_the_driver_of_its_pool(world):
+    kernels = {"Fake": world.kernel, "Large": world.large_kernel}
+    small, large = await world.admit("small", 4), await world.admit("large", 2, unit="1Gi")
+    for pod in (small, large):
+        await world.service.pre_start([pod.ticket])
+    for name, kernel in kernels.items():
+        assert [block.start.driver for block in kernel.superblocks] == [name]
+        assert [block.mounted for block in kernel.superblocks] == [True]
+
+    await world.crash()
+    assert not any(block.truncated for kernel in kernels.values() for block in kernel.superblocks)
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    assert [kernel.used_bytes() for kernel in kernels.values()] == [0, 0]
+    assert world.store.leases() == []
+
+
 async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world):
     pod = await world.admit("db", 4)
     gate, building = asyncio.Event(), asyncio.Event()

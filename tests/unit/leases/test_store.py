@@ -55,7 +55,7 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
             leases.bind(lease.lease_id, binding.Bound(owner, request, keep_on_restart=number > 5))
         case "add_start":
             start = seams.Start(
-                *(lease.lease_id, lease.last_number + 1, "pool", number, 8 << 20, 2 << 20),
+                *(lease.lease_id, lease.last_number + 1, "pool", number, 8 << 20, 2 << 20, "Fake"),
                 preferred_node=number if number < 2 else None,
             )
             leases.add_start(start, boot_id="boot")

@@ -45,10 +45,14 @@ class Mortal:
 
 
 class World:
-    """A fake node and an agent on it that can be killed and started again."""
+    """A fake node and an agent on it that can be killed and started again.
+
+    Units of 1Gi come from a kernel and a driver of their own.
+    """
 
     def __init__(self, path):
         self.kernel = node.FakeKernel(CAPACITY)
+        self.large_kernel = node.FakeKernel(4 << 30)
         self.cluster = node.FakeCluster()
         self.reporter = FakeReporter()
         self.events = self.reporter.events
@@ -79,13 +83,11 @@ class World:
         changed = changes.Changes()
         self.store = Mortal(store.LeaseStore(self.connection, changed), self)
         self.driver = Mortal(node.FakeDriver(self.kernel), self)
-        pools = node.FakePools(self.kernel)
-        shared = {
-            "leases": self.store,
-            "driver": self.driver,
-            "reporter": self.reporter,
-        }
-        self.starts = starts.Starts(**shared, boot_id=self.boot_id)
+        large = node.FakeDriver(self.large_kernel, name="Large")
+        drivers = {"Fake": self.driver, "Large": large}
+        pools = node.FakePools({"2Mi": self.driver, "1Gi": large})
+        shared = {"leases": self.store, "reporter": self.reporter}
+        self.starts = starts.Starts(**shared, drivers=drivers, boot_id=self.boot_id)
         seen = {
             "own_starts": self.starts,
             "own_pools": pools,
@@ -94,11 +96,17 @@ class World:
         self.reconciler = reconciler.Reconciler(
             **shared,
             **seen,
+            drivers=drivers,
             changed=changed,
             time=self.clock,
         )
         self.service = service.TicketService(
-            **shared, **seen, own_reconciler=self.reconciler, tickets=TICKETS, changed=changed
+            **shared,
+            **seen,
+            driver=self.driver,
+            own_reconciler=self.reconciler,
+            tickets=TICKETS,
+            changed=changed,
         )
 
     async def crash(self):
@@ -113,7 +121,7 @@ class World:
         self.driver.end_builders()
         await self.reconciler.reconcile()
 
-    async def admit(self, name, count, *, keep=False, tickets=()):
+    async def admit(self, name, count, *, unit="2Mi", keep=False, tickets=()):
         """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
         used = {p.ticket for p in self.cluster.running}
         free = [t for t in TICKETS if t not in used]
@@ -126,7 +134,7 @@ class World:
             name=name,
             uid=seams.PodUid(f"uid-{self.uid}"),
             terminal=False,
-            containers=(seams.ContainerRequest(name="main", unit="2Mi", count=count),),
+            containers=(seams.ContainerRequest(name="main", unit=unit, count=count),),
             keep_on_restart=keep,
         )
         await self.service.allocate(chosen)
