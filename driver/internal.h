@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A pool owns chunks of 2 MiB, kept in extents: windows of 1 GiB of physical
  * address space, of which all or some chunks are present. A chunk is named by

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Leases: a device, a quota, and the memory behind it. Memory that a lease took
  * stays with it, because a device that was given bare memory by its user (VFIO)

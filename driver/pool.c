@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Pools: which chunks there are, who holds them, and that they are zeroed
  * before anybody sees them.

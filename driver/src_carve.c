@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Source Carved: memory blocks taken out of System RAM, struct pages and all,
  * and given back when the pool is destroyed.

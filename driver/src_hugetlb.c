@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Source HugeTLB: huge pages that the caller has mapped. They are pinned, and
  * unmapped from the caller; a pin on the head is all that keeps each of them.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Source External: physical ranges that the kernel was told to leave alone.
  * The spans of a pool are kept by their last chunk, so that the first at or

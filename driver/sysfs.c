@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* Statistics under /sys/class/som, read only */
 #include <linux/device.h>
 #include <linux/sysfs.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Mappings of class Bare: page frame numbers in page tables, and no struct page
  * in sight. A region is what one mmap() made. Its VMAs may be split, moved and

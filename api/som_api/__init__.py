@@ -1,6 +1,9 @@
 """The types of som's API, the runtime that speaks with the API server, logs and endpoint."""
 
 from collections.abc import Iterator
+from typing import Final
+
+VERSION: Final = "0.1.0"
 
 
 class SomError(Exception):

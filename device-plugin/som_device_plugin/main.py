@@ -4,8 +4,8 @@ import argparse
 import os
 import pathlib
 
-from som_api import SomError
-from som_device_plugin import __version__, agent, cluster, loops, process
+from som_api import VERSION, SomError
+from som_device_plugin import agent, cluster, loops, process
 from som_device_plugin.kubelet import setup
 from som_device_plugin.sources.hugetlb import plan
 
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
-    result.add_argument("--version", action="version", version=f"som-agent {__version__}")
+    result.add_argument("--version", action="version", version=f"som-agent {VERSION}")
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import prometheus_client
 
-import som_device_plugin
+from som_api import VERSION
 
 _LATENCIES_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1, 5, 15, 30)
 
@@ -31,4 +31,4 @@ REGISTRATIONS: Final = prometheus_client.Counter(
 _BUILD_INFO: Final = prometheus_client.Gauge(
     "som_agent_build_info", "The running version, always 1", ["version"]
 )
-_BUILD_INFO.labels(version=som_device_plugin.__version__).set(1)
+_BUILD_INFO.labels(version=VERSION).set(1)

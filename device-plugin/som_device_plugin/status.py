@@ -4,8 +4,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
-import som_device_plugin
-from som_api import v1alpha1
+from som_api import VERSION, v1alpha1
 from som_device_plugin import pools
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
@@ -64,7 +63,7 @@ def node_status(
         observed_generation=generation,
         boot_id=boot_id,
         kernel_version=platform.release(),
-        agent_version=som_device_plugin.__version__,
+        agent_version=VERSION,
         pool_names=",".join(status.name for status in statuses),
         capacity=sum(status.capacity for status in statuses),
         allocated=sum(status.allocated for status in statuses),

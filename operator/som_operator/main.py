@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import prometheus_client
 from prometheus_client import registry
 
-from som_api import SomError, endpoint, kube, logs, reasons
+from som_api import VERSION, SomError, endpoint, kube, logs, reasons
 from som_api.run import clock, heartbeats
-from som_operator import __version__, metrics, uninstall
+from som_operator import metrics, uninstall
 from som_operator.controllers import Controllers
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
-    result.add_argument("--version", action="version", version=f"som-operator {__version__}")
+    result.add_argument("--version", action="version", version=f"som-operator {VERSION}")
     commands = result.add_subparsers(dest="command", title="instead of running")
     leaving = commands.add_parser(
         "uninstall", help="give all som memory back, before the release is deleted"
@@ -88,7 +88,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(
             await kube.connect(
-                user_agent=f"som-operator/{__version__}", kubeconfig=arguments.kubeconfig
+                user_agent=f"som-operator/{VERSION}", kubeconfig=arguments.kubeconfig
             )
         )
         recorder = kube.Recorder(
@@ -123,7 +123,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         )
         _log.info(
             "som-operator works",
-            extra={"version": __version__, "agent_namespace": arguments.namespace},
+            extra={"version": VERSION, "agent_namespace": arguments.namespace},
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(recorder.run())

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import prometheus_client
 from prometheus_client import core, registry
 
-import som_operator
-from som_api import SomError
+from som_api import VERSION, SomError
 
 if TYPE_CHECKING:
     from som_operator.controllers import Controllers
@@ -88,5 +87,5 @@ class FleetCollector(registry.Collector):
             len(self._controllers.agents.lost & fleet.somnodes.keys()),
         )
         build = core.InfoMetricFamily("som_operator_build", "Version of the operator")
-        build.add_metric([], {"version": som_operator.__version__})
+        build.add_metric([], {"version": VERSION})
         yield build

@@ -22,8 +22,8 @@ from typing import Final
 
 import pydantic
 
-from som_api import SomError, kube, v1alpha1
-from som_operator import __version__, observed, reports, standing
+from som_api import VERSION, SomError, kube, v1alpha1
+from som_operator import observed, reports, standing
 
 DEPLOYMENT: Final = kube.Resource("apps/v1", "Deployment", "deployments")
 SECRETS: Final = kube.Resource("v1", "Secret", "secrets")
@@ -46,7 +46,7 @@ async def uninstall(
     *, kubeconfig: pathlib.Path | None, namespace: str, timeout_s: float, release: str
 ) -> None:
     """Connect, and release everything. Raises SomError."""
-    agent = f"som-uninstall/{__version__}"
+    agent = f"som-uninstall/{VERSION}"
     async with await kube.connect(user_agent=agent, kubeconfig=kubeconfig) as client:
         await Uninstall(client, namespace=namespace, timeout_s=timeout_s, release=release).run()
 

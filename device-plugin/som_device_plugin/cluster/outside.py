@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 from prometheus_client import registry
 
-from som_api import kube
+from som_api import VERSION, kube
 from som_api.run import heartbeats
-from som_device_plugin import __version__, seams
+from som_device_plugin import seams
 from som_device_plugin.cluster import orders, pods, reporter
 
 
@@ -27,7 +27,7 @@ async def outside(
     Raises:
         KubeError: there is no way to find the API server or to log in; names the file.
     """
-    client = await kube.connect(user_agent=f"som-agent/{__version__}", kubeconfig=kubeconfig)
+    client = await kube.connect(user_agent=f"som-agent/{VERSION}", kubeconfig=kubeconfig)
     async with client, asyncio.TaskGroup() as tasks:
         recorder = kube.Recorder(client, component="som-agent", instance=node_name)
         ordered = orders.Orders(

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from som_api import SomError
-from som_device_plugin import __version__
+from som_api import VERSION, SomError
 from som_device_plugin.local import Wrong, layout, units, users
 from som_device_plugin.local.command import output
 
@@ -25,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
 def parser() -> argparse.ArgumentParser:
     """The command line of `som`."""
     result = argparse.ArgumentParser(prog="som", description=__doc__)
-    result.add_argument("--version", action="version", version=f"som {__version__}")
+    result.add_argument("--version", action="version", version=f"som {VERSION}")
     local = result.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "local", help="pools and programs of this machine"
     )

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* Pools and leases by the module's own interface, from whichever source the plan names. */
 #include <inttypes.h>
 #include <sys/utsname.h>

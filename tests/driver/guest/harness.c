@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* Finds and runs one test; signals, patterns, files of the kernel. */
 #include <pthread.h>
 #include <setjmp.h>

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /* What every test in the guest uses. A test is TEST(name) { ... }; `somtest name` runs it. */
 #ifndef SOM_TEST_H
 #define SOM_TEST_H

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Every allocation that som.ko makes fails once: whatever was asked for fails or works, nothing
  * stays behind, and the same request works afterwards. failalloc.ko does the failing.

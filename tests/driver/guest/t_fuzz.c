@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Random ioctls on the control device and on leases, with the header's structures and without.
  * Whatever they create is torn down at the end, and the module must still work. $SOM_CALLS says

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* The interface itself: sizes and versions of structures, what is observable. */
 #include <stddef.h>
 #include <sys/stat.h>

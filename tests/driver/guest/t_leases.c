@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* Pools and leases: many of them, revoked under their users, and what the ioctls refuse. */
 #include <pthread.h>
 #include <sys/resource.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* Loading and unloading: refused in use, clean when idle, by every kind of holder. */
 #include <sys/stat.h>
 #include <sys/syscall.h>

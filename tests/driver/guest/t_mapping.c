@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* What a mapping is, from mmap to the last unmap; run on every source. */
 #include "som_test.h"
 

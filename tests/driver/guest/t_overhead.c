@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Kernel memory per GiB: a Bare pool with all chunks mapped by one process, beside huge pages with
  * and without HVO and ordinary pages. Each figure is a line of JSON. Slab objects are counted

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* One owner: quota, exhaustion, zeroes between owners, fork. Run on every source. */
 #include <sys/socket.h>
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* A program that knows nothing of som, on an allocator that knows nothing of som. */
 
 #include "som_test.h"

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* What each memory call does on a Bare mapping: the rows of the docs' table. */
 #include <linux/futex.h>
 #include <linux/userfaultfd.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /* What each source takes from the machine, and that the machine has it back afterwards. */
 #include <sys/klog.h>
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * What crashes a node without the module's guards: one test per trap that concerns the Bare class
  * (see docs). Most only show on the console, which the harness searches. External memory.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Makes one call of som.ko into the kernel fail: what failslab does, for kernels built without
  * it, and more. A kprobe on each function below counts the calls that come from som.ko's text;

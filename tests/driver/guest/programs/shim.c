@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The least that lets an unmodified allocator live on /dev/som: with LD_PRELOAD, large anonymous
  * private writable maps come from the device named by $SOM_DEVICE; all else is as ever.

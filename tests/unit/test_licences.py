@@ -1,0 +1,29 @@
+"""Two licences: whatever is linked with the kernel names GPL-2.0-only, and the rest Apache-2.0."""
+
+import pathlib
+import re
+import tomllib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+WITH_THE_KERNEL = [
+    path.relative_to(ROOT)
+    for folder in ("driver", "tests/driver/guest")
+    for path in sorted((ROOT / folder).rglob("*.[ch]"))
+    if not path.name.endswith(".mod.c")
+]
+
+
+@pytest.mark.parametrize("path", WITH_THE_KERNEL, ids=str)
+def test_a_file_of_the_module_names_its_licence(path: pathlib.Path) -> None:
+    begin = r"(//|/\*) SPDX-License-Identifier: GPL-2\.0-only\b"
+    assert re.match(begin, (ROOT / path).read_text())
+
+
+def test_the_text_of_each_licence_is_there_and_of_no_other() -> None:
+    annotations = tomllib.loads((ROOT / "REUSE.toml").read_text())["annotations"]
+    used = {each["SPDX-License-Identifier"] for each in annotations} | {"Linux-syscall-note"}
+    assert {path.stem for path in (ROOT / "LICENSES").iterdir()} == used
+    for copy, name in (("LICENSE", "Apache-2.0"), ("driver/LICENSE", "GPL-2.0-only")):
+        assert (ROOT / copy).read_text() == (ROOT / "LICENSES" / f"{name}.txt").read_text()
