@@ -143,6 +143,7 @@ class Agent:
             ),
             reporter=outside.reporter,
             changed=self._changed,
+            time=self._time,
         )
         leases = store.LeaseStore(connection, self._changed)
         own_starts = starts.Starts(

@@ -19,6 +19,7 @@ from typing import Final
 import pydantic
 
 from som_api import SomError, v1alpha1
+from som_api.run import clock
 from som_device_plugin import changes, database, loops, seams
 from som_device_plugin.kubelet import setup
 
@@ -97,6 +98,7 @@ class Pools:
         read_setup: Callable[[], setup.Setup],
         reporter: seams.Reporter,
         changed: changes.Changes,
+        time: clock.Clock,
     ) -> None:
         self._backend_of = backend_of
         self._db = connection
@@ -104,6 +106,7 @@ class Pools:
         self._read_setup = read_setup
         self._reporter = reporter
         self._changed = changed
+        self._time = time
         self._wake = asyncio.Event()
         self._round: asyncio.Timeout | None = None
         self._failures = 0
@@ -176,9 +179,9 @@ class Pools:
     async def run(self, specs: seams.SpecSource) -> None:
         """Follow the orders and keep the counters right; runs until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(loops.repeat("orders", lambda: self._follow(specs)))
-            group.create_task(loops.repeat("pools", self._converge_once))
-            group.create_task(loops.repeat("pools' check", self._check_once))
+            group.create_task(loops.repeat("orders", lambda: self._follow(specs), time=self._time))
+            group.create_task(loops.repeat("pools", self._converge_once, time=self._time))
+            group.create_task(loops.repeat("pools' check", self._check_once, time=self._time))
 
     async def _follow(self, specs: seams.SpecSource) -> None:
         loops.rest()
@@ -210,7 +213,7 @@ class Pools:
             except database.DatabaseError as error:
                 loops.failed("orders", error)
                 loops.beat()
-                await asyncio.sleep(RETRY_S[0])
+                await self._time.sleep(RETRY_S[0])
             else:
                 return
 
@@ -240,7 +243,7 @@ class Pools:
         else:
             wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
             self._failures += 1
-        await loops.wait(self._wake, at_most_s=wait_s)
+        await loops.wait(self._wake, at_most_s=wait_s, time=self._time)
 
     async def _converge(self, pool: ActivePool) -> None:
         refused = State.HELD if pool.is_leaving else State.REFUSED
@@ -288,7 +291,7 @@ class Pools:
         self._changed.ring()
 
     async def _check_once(self) -> None:
-        await asyncio.sleep(CHECK_EVERY_S)
+        await self._time.sleep(CHECK_EVERY_S)
         if await self._blocked():
             return
         for source in dict.fromkeys(map(self._source, self._pools.values())):

@@ -6,12 +6,13 @@ import pathlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import waiting
 from fakes import node as fake_node
+from fakes.clock import FakeClock
 from fakes.reporter import FakeReporter
 from som_api import SomError, v1alpha1
 from som_device_plugin import changes, database, pools, seams, status
 from som_device_plugin.kubelet import setup
-from waiting import until
 
 GIB = 1 << 30
 SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
@@ -67,6 +68,7 @@ class Node:
     """Pools under orders; `setup` is what is found of kubelet's set-up, or why it is not."""
 
     def __init__(self, state_dir: pathlib.Path) -> None:
+        self.clock = FakeClock()
         self.source = FakeSource()
         self.driver = fake_node.FakeDriver(fake_node.FakeKernel(0))
         self.reporter = FakeReporter()
@@ -78,6 +80,10 @@ class Node:
     def order(self, *ordered: v1alpha1.NodePool) -> None:
         self._generation += 1
         self._orders.put_nowait((self._generation, v1alpha1.SomNodeSpec(pools=ordered)))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let time pass until `condition` holds."""
+        await self.clock.until(condition, step_s=5.0)
 
     @property
     def is_heard(self) -> bool:
@@ -102,6 +108,7 @@ class Node:
             read_setup=self._read_setup,
             reporter=self.reporter,
             changed=changes.Changes(),
+            time=self.clock,
         )
 
     @contextlib.asynccontextmanager
@@ -118,7 +125,7 @@ class Node:
         await own.look()
         running = asyncio.create_task(own.run(self))
         try:
-            await until(lambda: self._orders.empty())
+            await waiting.until(self._orders.empty)
             yield condition
         finally:
             running.cancel()

@@ -7,19 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
+import waiting
 from som_api import SomError, v1alpha1
 from som_api.run import heartbeats
 from som_device_plugin import database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
 from unit.pool_nodes import GIB, Node, order, reported
-from waiting import until
 
 
 @pytest.fixture
-def node(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr(pools, "CHECK_EVERY_S", 0.01)
-    monkeypatch.setattr(pools, "RETRY_S", (0.01, 0.01, 0.02))
+def node(tmp_path: pathlib.Path) -> Node:
     return Node(tmp_path)
 
 
@@ -32,12 +30,12 @@ async def test_with_a_static_memory_manager_nothing_is_reserved_until_it_is_none
     node.setup = STATIC
     node.order(order(GIB))
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[:2] == ("False", "MemoryManagerStatic"))
+        await node.until(lambda: condition("Ready")[:2] == ("False", "MemoryManagerStatic"))
         assert condition("Blocked")[:2] == ("True", "MemoryManagerStatic")
         assert "set memoryManagerPolicy: None" in condition("Blocked")[2]
         assert node.source.calls == []
         node.setup = setup.Setup()
-        await until(lambda: condition("Ready")[:2] == ("True", "Reserved"))
+        await node.until(lambda: condition("Ready")[:2] == ("True", "Reserved"))
         assert condition("Blocked") == ("False", "AsExpected", "")
         assert node.source.has == {"a": GIB}
 
@@ -45,38 +43,38 @@ async def test_with_a_static_memory_manager_nothing_is_reserved_until_it_is_none
 async def test_memory_that_a_static_memory_manager_knows_stays_as_it_is(node: Node) -> None:
     node.order(order(GIB))
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
     node.setup = STATIC
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
-        await until(lambda: condition("Blocked")[0] == "True")
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: condition("Blocked")[0] == "True")
         node.source.calls.clear()
         node.order(order(2 * GIB))
-        await until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
+        await node.until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
         node.order(order(GIB))
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
         node.order()
-        await until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
+        await node.until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
         assert node.source.calls == []
         assert node.source.has == {"a": GIB}
         node.setup = setup.Setup()
-        await until(lambda: node.source.has == {})
+        await node.until(lambda: node.source.has == {})
 
 
 async def test_a_pool_without_memory_leaves_also_a_blocked_node(node: Node) -> None:
     node.setup = STATIC
     node.order(order(GIB))
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
+        await node.until(lambda: condition("Ready")[1] == "MemoryManagerStatic")
         node.order()
-        await until(lambda: node.source.calls == ["release"])
+        await node.until(lambda: node.source.calls == ["release"])
 
 
 async def test_a_policy_that_cannot_be_read_refuses_the_pool(node: Node) -> None:
     node.setup = SomError("reading kubelet's memoryManagerPolicy: no")
     node.order(order(GIB))
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Refused")
+        await node.until(lambda: condition("Ready")[1] == "Refused")
         assert condition("Ready")[2] == "reading kubelet's memoryManagerPolicy: no"
         assert node.source.calls == []
 
@@ -85,11 +83,11 @@ async def test_pods_without_a_limit_are_named_and_refuse_nothing(node: Node) -> 
     node.setup = setup.Setup(unlimited=("u1", "u2"))
     node.order(order(GIB))
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
         assert condition("PodsUnlimited")[:2] == ("True", "HugetlbLimitMissing")
         assert "UID u1, UID u2; mount the hugetlb controller" in condition("PodsUnlimited")[2]
         node.setup = setup.Setup()
-        await until(lambda: condition("PodsUnlimited") == ("False", "AsExpected", ""))
+        await node.until(lambda: condition("PodsUnlimited") == ("False", "AsExpected", ""))
 
 
 def test_the_report_has_names_and_huge_pages(node: Node) -> None:
@@ -145,9 +143,9 @@ async def order_away_while_held(
 ) -> None:
     """The pool is reserved and ordered away, and containers hold it."""
     node.source.held = True
-    await until(lambda: condition("Ready")[1] == "Reserved")
+    await waiting.until(lambda: condition("Ready")[1] == "Reserved")
     node.order()
-    await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+    await waiting.until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
 
 
 async def test_a_pool_ordered_away_leaves_also_when_the_agent_restarts_without_an_api_server(
@@ -158,9 +156,9 @@ async def test_a_pool_ordered_away_leaves_also_when_the_agent_restarts_without_a
         await order_away_while_held(node, condition)
     node.source.calls.clear()
     async with node.agent() as condition:
-        await until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
+        await node.until(lambda: condition("Ready") == ("False", "Releasing", "held by containers"))
         node.source.held = False
-        await until(lambda: node.source.has == {})
+        await node.until(lambda: node.source.has == {})
     assert "apply" not in node.source.calls
 
 
@@ -174,36 +172,31 @@ def test_orders_of_a_newer_agent_are_refused_in_words(node: Node) -> None:
 
 
 async def test_a_pool_that_leaves_is_tried_again_when_something_of_it_was_freed_and_not_before(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node,
 ) -> None:
-    monkeypatch.setattr(pools, "RETRY_S", (60.0,))
     node.order(order(GIB))
     async with node.agent() as condition:
         await order_away_while_held(node, condition)
         await node.own.refill()
-        seen = len(node.source.calls)
-        await until(lambda: node.source.calls[seen:].count("check") > 2)
+        await node.clock.settle()
         assert node.source.calls.count("release") == 1
         node.source.held = False
         node.source.has["a"] = GIB // 2
         await node.own.refill()
-        await until(lambda: node.source.has == {})
+        await waiting.until(lambda: node.source.has == {})
 
 
-async def test_a_pool_that_shrinks_goes_on_when_a_pod_has_left(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "RETRY_S", (60.0,))
+async def test_a_pool_that_shrinks_goes_on_when_a_pod_has_left(node: Node) -> None:
     node.order(order(2 * GIB))
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await waiting.until(lambda: condition("Ready")[1] == "Reserved")
         node.source.least_bytes = 2 * GIB
         node.order(order(GIB))
-        await until(lambda: condition("Ready")[1] == "Shrinking")
+        await waiting.until(lambda: condition("Ready")[1] == "Shrinking")
         node.source.least_bytes = 0
         node.source.free_bytes["a"] = GIB
         await node.own.refill()
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await waiting.until(lambda: condition("Ready")[1] == "Reserved")
 
 
 async def test_a_pool_that_is_ordered_again_as_its_memory_goes_back_is_reserved_again(
@@ -220,20 +213,19 @@ async def test_a_pool_that_is_ordered_again_as_its_memory_goes_back_is_reserved_
 
     node.source.release = ordered_again_meanwhile  # type: ignore[method-assign]
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
         node.order()
-        await until(lambda: node.source.has == {"a": 2 * GIB})
+        await node.until(lambda: node.source.has == {"a": 2 * GIB})
 
 
 async def test_pools_end_when_told_although_something_was_freed_in_that_moment(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node,
 ) -> None:
-    monkeypatch.setattr(pools, "RETRY_S", (60.0,))
     node.order(order(2 * GIB))
     node.source.most_bytes = GIB
     async with asyncio.timeout(10):
         async with node.agent() as condition:
-            await until(lambda: condition("Ready")[1] == "PartlyReserved")
+            await waiting.until(lambda: condition("Ready")[1] == "PartlyReserved")
             node.own.touch()
 
 
@@ -250,11 +242,11 @@ async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from
     node.source.apply = poisoned  # type: ignore[method-assign]
     node.order(order(GIB), order(GIB, name="b", unit="1Gi"))
     async with node.agent() as condition:
-        await until(lambda: node.source.has == {"b": GIB})
-        await until(lambda: condition("Ready")[1] == "Refused")
+        await node.until(lambda: node.source.has == {"b": GIB})
+        await node.until(lambda: condition("Ready")[1] == "Refused")
         assert condition("Ready")[2].startswith("unexpected: RecursionError()")
         node.source.apply = apply  # type: ignore[method-assign]
-        await until(lambda: node.source.has == {"a": GIB, "b": GIB})
+        await node.until(lambda: node.source.has == {"a": GIB, "b": GIB})
 
 
 async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the_agent_again(
@@ -280,7 +272,7 @@ async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the
 async def test_a_pool_whose_hold_cannot_be_filled_keeps_no_other_from_it(node: Node) -> None:
     node.order(order(GIB), order(GIB, name="b", unit="1Gi"))
     async with node.agent():
-        await until(lambda: node.source.has == {"a": GIB, "b": GIB})
+        await node.until(lambda: node.source.has == {"a": GIB, "b": GIB})
         filled = []
 
         async def refill(pool: str) -> seams.PoolReserved:
@@ -299,19 +291,19 @@ async def test_while_kubelet_is_not_found_nothing_is_reserved_and_nothing_advert
 ) -> None:
     node.order(order(GIB))
     async with node.agent() as condition:
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
         assert node.own.ready
     node.setup = setup.Setup(blocked=setup.Blocked("KubeletNotFound", "give it --kubelet-root-dir"))
     async with node.agent() as condition:
-        await until(lambda: condition("Blocked")[:2] == ("True", "KubeletNotFound"))
+        await node.until(lambda: condition("Blocked")[:2] == ("True", "KubeletNotFound"))
         assert not node.own.ready
         node.order(order(2 * GIB))
-        await until(
+        await node.until(
             lambda: condition("Ready")[1:] == ("KubeletNotFound", "give it --kubelet-root-dir")
         )
         assert node.source.has == {"a": GIB}
         node.setup = setup.Setup()
-        await until(lambda: node.source.has == {"a": 2 * GIB})
+        await node.until(lambda: node.source.has == {"a": 2 * GIB})
         assert node.own.ready
 
 
@@ -321,11 +313,11 @@ async def test_pages_that_are_lost_are_sought_again_however_long_the_first_ones_
     node.order(order(2 * GIB))
     node.source.most_bytes = GIB
     async with node.agent() as condition:
-        await until(lambda: node.source.calls.count("apply") > 3)
+        await node.until(lambda: node.source.calls.count("apply") > 3)
         node.source.most_bytes = 2 * GIB
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
         node.source.has["a"] = GIB
-        await until(lambda: node.source.has["a"] == 2 * GIB)
+        await node.until(lambda: node.source.has["a"] == 2 * GIB)
 
 
 async def test_orders_that_cannot_be_stored_are_carried_out_when_they_are(node: Node) -> None:
@@ -335,8 +327,8 @@ async def test_orders_that_cannot_be_stored_are_carried_out_when_they_are(node: 
         await asyncio.sleep(0)
         assert node.source.has == {}
         node.connection.execute("PRAGMA query_only = 0")
-        await until(lambda: node.source.has == {"a": GIB})
-        await until(lambda: condition("Ready")[1] == "Reserved")
+        await node.until(lambda: node.source.has == {"a": GIB})
+        await node.until(lambda: condition("Ready")[1] == "Reserved")
 
 
 def test_a_blocked_pool_that_becomes_whole_is_looked_at_again_and_not_blocked_for_ever() -> None:

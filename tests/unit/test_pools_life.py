@@ -10,10 +10,9 @@ import pytest
 from hypothesis import strategies
 
 from som_api import SomError, v1alpha1
-from som_device_plugin import pools, seams
+from som_device_plugin import seams
 from som_device_plugin.kubelet import setup
 from unit.pool_nodes import GIB, FakeSource, Node, order
-from waiting import until
 
 UNITS: dict[str, v1alpha1.Unit] = {"a": "2Mi", "b": "2Mi", "c": "1Gi"}
 STEPS = [
@@ -67,15 +66,18 @@ async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> N
                 case "refill":
                     await node.own.refill()
                 case "agent restarts":
-                    await until(lambda: node.is_heard)
+                    await node.until(lambda: node.is_heard)
                     await agents.aclose()
                     await agents.enter_async_context(node.agent())
             for _ in range(choose.randint(0, 30)):
                 await asyncio.sleep(0)
+            await node.clock.advance(choose.choice((0, 0, 10)))
         source.held = source.refuses = False
         node.setup = setup.Setup()
-        await until(lambda: source.has == wanted)
-        await until(lambda: {p.name for p in node.own.pools().values() if p.is_full} == set(wanted))
+        await node.until(lambda: source.has == wanted)
+        await node.until(
+            lambda: {p.name for p in node.own.pools().values() if p.is_full} == set(wanted)
+        )
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
@@ -86,7 +88,4 @@ async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> N
 def test_whatever_happens_the_pools_become_what_was_ordered_last(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str], seed: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pools, "CHECK_EVERY_S", 0.005)
-        patch.setattr(pools, "RETRY_S", (0.005, 0.01, 0.02))
-        asyncio.run(live(tmp_path_factory.mktemp("pools"), steps, random.Random(seed)))
+    asyncio.run(live(tmp_path_factory.mktemp("pools"), steps, random.Random(seed)))
