@@ -147,7 +147,11 @@ class Agent:
         )
         leases = store.LeaseStore(connection, self._changed)
         own_starts = starts.Starts(
-            leases=leases, drivers=own_backends.drivers, boot_id=boot_id, reporter=outside.reporter
+            leases=leases,
+            drivers=own_backends.drivers,
+            boot_id=boot_id,
+            reporter=outside.reporter,
+            time=self._time,
         )
         own_witnesses = witnesses.Witnesses(outside.pods, resources, settings.own_pod)
         own_reconciler = reconciler.Reconciler(
@@ -170,6 +174,7 @@ class Agent:
             tickets=_tickets(hugepages.nodes()),
             reporter=outside.reporter,
             changed=self._changed,
+            time=self._time,
         )
         return _Parts(
             own_pools,

@@ -54,7 +54,9 @@ class FakeClock:
 
         try:
             async with asyncio.timeout(None) as block:
-                if delay_s is not None:
+                if delay_s is not None and delay_s <= 0:
+                    end(block)
+                elif delay_s is not None:
                     self._at(self._now_s + delay_s, functools.partial(end, block))
                 yield
         finally:

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import secrets
-import time
 import weakref
 from collections.abc import Sequence
 from typing import Final
 
 from som_api import v1alpha1
+from som_api.run import clock
 from som_device_plugin import changes, metrics, pools, seams
 from som_device_plugin.leases import binding, reconciler, starts, state, store, witnesses
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 PRE_START_LIMIT_S: Final = 25.0
 """Kubelet gives PreStartContainer 30 s (deviceplugin/v1beta1/constants.go)."""
 
-_GRACE_S: Final = 2.0
+GRACE_S: Final = 2.0
 """For the steps before and after a build; beyond it kubelet would tell of its own time-out only."""
 
 
@@ -36,6 +36,7 @@ class TicketService:
         tickets: Sequence[seams.Ticket],
         reporter: seams.Reporter,
         changed: changes.Changes,
+        time: clock.Clock,
     ) -> None:
         self._store = leases
         self._starts = own_starts
@@ -45,6 +46,7 @@ class TicketService:
         self._witnesses = own_witnesses
         self._tickets = tuple(tickets)
         self._reporter = reporter
+        self._time = time
         self._locks: weakref.WeakValueDictionary[seams.LeaseId, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
@@ -107,18 +109,18 @@ class TicketService:
                     "delete the pod to have it allocated anew"
                 )
             lease_id = leases[-1].lease_id
-            deadline = time.monotonic() + PRE_START_LIMIT_S
+            deadline_s = self._time.monotonic() + PRE_START_LIMIT_S
             # Kubelet's retry waits for its predecessor, else it would look like a restart.
             lock = self._locks.setdefault(lease_id, asyncio.Lock())
             try:
-                async with asyncio.timeout(PRE_START_LIMIT_S + _GRACE_S), lock:
-                    await self._pre_start(lease_id, deadline)
+                async with self._time.timeout(PRE_START_LIMIT_S + GRACE_S), lock:
+                    await self._pre_start(lease_id, deadline_s)
             except TimeoutError:
                 raise seams.StartRefused(
                     "som: this node's agent is busy with its pools, retrying, no action needed"
                 ) from None
 
-    async def _pre_start(self, lease_id: seams.LeaseId, deadline: float) -> None:
+    async def _pre_start(self, lease_id: seams.LeaseId, deadline_s: float) -> None:
         lease = self._lease(lease_id)
         lease = await self._bind(lease)
         record = lease.live
@@ -129,7 +131,7 @@ class TicketService:
             record = None
         if record is None:
             record = await self._begin(self._lease(lease_id))
-        await self._starts.built(record.start, deadline=deadline)
+        await self._starts.built(record.start, deadline_s=deadline_s)
         if not await self._starts.apply(record.start, state.Event.TOLD, seen=state.State.READY):
             raise seams.StartRefused("som: the lease was taken away while it was built, retrying")
         log.info("lease delivered", extra={"lease": lease_id, "owner": str(lease.owner)})

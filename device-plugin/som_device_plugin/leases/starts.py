@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Mapping, Sequence
 
 from som_api import SomError, v1alpha1
+from som_api.run import clock
 from som_device_plugin import loops, pools, seams
 from som_device_plugin.leases import decide, state, store
 
@@ -37,11 +37,13 @@ class Starts:
         drivers: Mapping[str, seams.Driver],
         boot_id: str,
         reporter: seams.Reporter,
+        time: clock.Clock,
     ) -> None:
         self._store = leases
         self._drivers = drivers
         self._boot_id = boot_id
         self._reporter = reporter
+        self._time = time
         self._builds: dict[Key, _Build] = {}
         self.wake = asyncio.Event()
 
@@ -109,17 +111,19 @@ class Starts:
         )
         await self._reporter.event(seams.Event("OtherNumaNode", message))
 
-    async def built(self, start: seams.Start, *, deadline: float) -> None:
+    async def built(self, start: seams.Start, *, deadline_s: float) -> None:
         """Returns when `start` is built.
 
         Raises:
-            seams.StartRefused: it could not be built, or not before `deadline` (monotonic); then
+            seams.StartRefused: it could not be built, or not before `deadline_s` (monotonic); then
                 the build goes on.
         """
         build = self._builds.get(key_of(start))
         if build is None:
             return
-        await asyncio.wait([build.task], timeout=max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(TimeoutError):
+            async with self._time.timeout(deadline_s - self._time.monotonic()):
+                await asyncio.wait([build.task])
         if not build.task.done():
             ready = v1alpha1.format_bytes(build.ready_bytes)
             size = v1alpha1.format_bytes(start.size_bytes)
@@ -181,7 +185,7 @@ class Starts:
             return False
         step = state.step(record.state, event)
         if step.state is not record.state:
-            self._store.set_state(start, step.state)
+            self._store.set_state(start, step.state, now_s=self._time.now().timestamp())
         for action in step.actions:
             match action:
                 case state.Action.END_BUILD:

@@ -6,7 +6,6 @@ durable transaction first; one that fails changes nothing, neither there nor her
 
 import dataclasses
 import sqlite3
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -97,10 +96,10 @@ class LeaseStore:
         )
         return record
 
-    def set_state(self, start: seams.Start, new: state.State) -> None:
-        """Record where `start` is."""
+    def set_state(self, start: seams.Start, new: state.State, *, now_s: float) -> None:
+        """Record where `start` is, from `now_s` (UNIX time) on."""
         lease = self._leases[start.lease_id]
-        told_at_s = time.time() if new is state.State.DELIVERED else None
+        told_at_s = now_s if new is state.State.DELIVERED else None
         starts = (
             dataclasses.replace(each, state=new, told_at_s=told_at_s or each.told_at_s)
             if each.start == start

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import threading
-import time
 
 import pytest
 
@@ -111,7 +110,8 @@ async def test_a_restart_during_a_pass_is_no_lost_mount(world):
 async def test_a_restart_while_no_agent_served_is_reported_once(world, keep, reports):
     pod = await world.admit("db", 4, keep=keep)
     await world.start_container(pod)
-    before, after = time.time() - 2, time.time() + 2
+    now_s = world.clock.now().timestamp()
+    before, after = now_s - 2, now_s + 2
     for restarts in ({}, {"main": before}, {"main": after}, {"main": after}):
         pod.pod = dataclasses.replace(pod.pod, restarts=restarts)
         await world.reconciler.reconcile()

@@ -9,8 +9,10 @@ import pytest
 from fakes import node
 from som_api import SomError
 from som_device_plugin import seams
-from som_device_plugin.leases import service, state
+from som_device_plugin.leases import state
 from unit.leases.worlds import TICKETS
+
+KUBELETS_PATIENCE_S = 30
 
 
 async def test_a_restarted_container_gets_new_memory(world):
@@ -218,15 +220,34 @@ async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world):
     assert await world.start_container(pod)
 
 
-async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_patience(
-    world, monkeypatch
-):
-    monkeypatch.setattr(service, "PRE_START_LIMIT_S", 0.0)
-    monkeypatch.setattr(service, "_GRACE_S", 0.0)
+async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_patience(world):
     pod = await world.admit("db", 40)
     world.reconciler.reconcile = asyncio.Event().wait
+    starting = asyncio.create_task(world.service.pre_start([pod.ticket]))
+    await world.clock.until(starting.done, step_s=1)
+    assert world.clock.monotonic() < KUBELETS_PATIENCE_S
     with pytest.raises(seams.StartRefused, match="busy with its pools"):
-        await world.service.pre_start([pod.ticket])
+        await starting
+
+
+async def test_a_start_that_takes_long_says_how_far_it_is_within_kubelets_patience(world):
+    pod = await world.admit("db", 4)
+    gate = asyncio.Event()
+    build = world.driver.build
+
+    async def slow(start, *, on_progress):
+        on_progress(3 * node.PAGE)
+        await gate.wait()
+        return await build(start, on_progress=on_progress)
+
+    world.driver.build = slow
+    starting = asyncio.create_task(world.service.pre_start([pod.ticket]))
+    await world.clock.until(starting.done, step_s=1)
+    assert world.clock.monotonic() < KUBELETS_PATIENCE_S
+    with pytest.raises(seams.StartRefused, match=r"^som: warming 6Mi of 8Mi, retrying, no action"):
+        await starting
+    gate.set()
+    assert await world.start_container(pod)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
             leases.add_start(start, boot_id="boot")
         case "set_state" if records:
             start = records[number % len(records)].start
-            leases.set_state(start, list(state.State)[number % len(state.State)])
+            leases.set_state(start, list(state.State)[number % len(state.State)], now_s=number)
         case "end":
             leases.end(lease.lease_id)
         case "forget_start" if records:

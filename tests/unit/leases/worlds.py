@@ -86,7 +86,7 @@ class World:
         large = node.FakeDriver(self.large_kernel, name="Large")
         drivers = {"Fake": self.driver, "Large": large}
         pools = node.FakePools({"2Mi": self.driver, "1Gi": large})
-        shared = {"leases": self.store, "reporter": self.reporter}
+        shared = {"leases": self.store, "reporter": self.reporter, "time": self.clock}
         self.starts = starts.Starts(**shared, drivers=drivers, boot_id=self.boot_id)
         seen = {
             "own_starts": self.starts,
@@ -98,7 +98,6 @@ class World:
             **seen,
             drivers=drivers,
             changed=changed,
-            time=self.clock,
         )
         self.service = service.TicketService(
             **shared,
