@@ -1,11 +1,13 @@
-"""Who owns a lease, and which disagreement of store, kernel and pods it is."""
+"""Whether a lease has its owner still, and how store, kernel and pods disagree."""
 
 import dataclasses
+import itertools
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from som_device_plugin import seams
-from som_device_plugin.leases import binding, decide, state
+from som_device_plugin.leases import decide, state
 
 OWN = "som-system/som-agent"
 TICKET = seams.Ticket("n0-1")
@@ -23,17 +25,29 @@ NEWER = dataclasses.replace(
 LISTED = seams.TicketHolder("default", "db-0", "postgres", TICKET)
 
 
-def pod_view(*, live=(), synced=True, answer=True, own=True, listed=()):
+def pod_view(
+    *,
+    live: Collection[str] = (),
+    synced: bool = True,
+    answer: bool = True,
+    own: bool = True,
+    listed: Sequence[seams.TicketHolder] = (),
+) -> decide.PodView:
     resources = None
     if answer:
         pods = {f"{holder.namespace}/{holder.pod}" for holder in listed} | ({OWN} if own else set())
         resources = seams.PodResources(pods=frozenset(pods), holders=tuple(listed))
     return decide.PodView(
-        synced=synced, live_uids=frozenset(live), resources=resources, own_pod=OWN
+        synced=synced,
+        live_uids=frozenset(map(seams.PodUid, live)),
+        resources=resources,
+        own_pod=OWN,
     )
 
 
-OWNERS = {
+Found = decide.Outcome | state.Event
+
+OWNERS: dict[str, tuple[state.Lease, list[state.Lease], decide.PodView, Found]] = {
     "pod lives": (BOUND, [BOUND], pod_view(live=["uid-1"]), decide.Outcome.IN_USE),
     "pod gone, kubelet agrees": (BOUND, [BOUND], pod_view(), state.Event.OWNER_GONE),
     "pod deleted by force, container runs": (
@@ -90,7 +104,7 @@ OWNERS = {
 
 
 @pytest.mark.parametrize("case", OWNERS)
-def test_owner(case):
+def test_owner(case: str) -> None:
     lease, leases, pods, expected = OWNERS[case]
     assert decide.about_owner(lease, leases, pods) is expected
 
@@ -110,7 +124,13 @@ EMPTY = seams.Usage(0, 0)
 PINNED = seams.Usage(2 << 20, 0)
 
 
-def kernel_view(*, attached=True, usage=FULL, building=False, boot="boot-1"):
+def kernel_view(
+    *,
+    attached: bool = True,
+    usage: seams.Usage = FULL,
+    building: bool = False,
+    boot: str = "boot-1",
+) -> decide.KernelView:
     return decide.KernelView(
         boot_id=boot,
         attached={KEY: 16 << 20} if attached else {},
@@ -120,7 +140,7 @@ def kernel_view(*, attached=True, usage=FULL, building=False, boot="boot-1"):
 
 
 S, EVENT, OUT = state.State, state.Event, decide.Outcome
-STARTS = {
+STARTS: dict[str, tuple[state.State, decide.KernelView, Found | None]] = {
     "being built": (S.BUILDING, kernel_view(attached=False, building=True), None),
     "agent killed while building": (S.BUILDING, kernel_view(attached=False), EVENT.BUILDER_LOST),
     "agent killed after attaching": (S.BUILDING, kernel_view(), EVENT.BUILT),
@@ -142,115 +162,25 @@ STARTS = {
 
 
 @pytest.mark.parametrize("case", STARTS)
-def test_start(case):
+def test_start(case: str) -> None:
     current, kernel, expected = STARTS[case]
     record = state.StartRecord(start=START, state=current, boot_id="boot-1")
     assert decide.about_start(BOUND, record, kernel, is_owner_gone=False) is expected
 
 
-@pytest.mark.parametrize("current", state.State)
-@pytest.mark.parametrize("is_owner_gone", [False, True])
-@pytest.mark.parametrize("boot", ["boot-1", "boot-2"])
-@pytest.mark.parametrize("is_attached", [False, True])
-@pytest.mark.parametrize("usage", [FULL, PINNED, EMPTY])
-def test_whatever_is_found_to_have_happened_has_a_step_in_the_table(
-    current, is_owner_gone, boot, is_attached, usage
-):
-    record = state.StartRecord(start=START, state=current, boot_id="boot-1")
-    kernel = kernel_view(attached=is_attached, usage=usage, boot=boot)
-    found = decide.about_start(BOUND, record, kernel, is_owner_gone=is_owner_gone)
-    if isinstance(found, state.Event):
-        state.step(current, found)
-    if is_owner_gone:
-        assert found in set(state.Event) | set(decide.KEPT_BY_HOLDERS)
+def test_whatever_is_found_to_have_happened_has_a_step_in_the_table() -> None:
+    views = itertools.product([FULL, PINNED, EMPTY], [False, True], ["boot-1", "boot-2"])
+    for usage, attached, boot in views:
+        kernel = kernel_view(attached=attached, usage=usage, boot=boot)
+        for current, is_owner_gone in itertools.product(state.State, [False, True]):
+            record = state.StartRecord(start=START, state=current, boot_id="boot-1")
+            found = decide.about_start(BOUND, record, kernel, is_owner_gone=is_owner_gone)
+            if isinstance(found, state.Event):
+                state.step(current, found)
+            else:
+                assert not is_owner_gone or found is OUT.HELD
 
 
-def test_a_mount_that_no_record_names_is_kept_and_reported():
+def test_a_mount_that_no_record_names_is_kept_and_reported() -> None:
     (finding,) = decide.strays([BOUND], kernel_view())
     assert finding == decide.Finding(OUT.STRAY, START.lease_id, 1)
-
-
-class Pods:
-    def __init__(self, *pods, synced=True):
-        self._pods, self.synced = pods, synced
-
-    def pods(self):
-        return self._pods
-
-    def get(self, *, namespace, name):
-        found = [p for p in self._pods if (p.namespace, p.name) == (namespace, name)]
-        return found[0] if found else None
-
-
-POD = seams.Pod("default", "db-0", seams.PodUid("uid-1"), False, (REQUEST,))
-UNBOUND = dataclasses.replace(BOUND, owner=None, request=None)
-
-
-def resources(*holders):
-    return seams.PodResources(pods=frozenset([OWN]), holders=holders)
-
-
-def test_a_ticket_is_bound_to_the_container_that_kubelet_lists():
-    bound = binding.bind(UNBOUND, [UNBOUND], resources(LISTED), Pods(POD))
-    assert (bound.owner, bound.request) == (OWNER, REQUEST)
-
-
-REFUSED = {
-    "kubelet lists nobody": (resources(), Pods(POD), "does not list ticket"),
-    "pods not synced": (resources(LISTED), Pods(POD, synced=False), "not arrived"),
-    "pod unknown": (resources(LISTED), Pods(), "not known"),
-    "container without units": (
-        resources(LISTED),
-        Pods(dataclasses.replace(POD, containers=())),
-        "requests neither",
-    ),
-    "two live pods": (
-        resources(LISTED, dataclasses.replace(LISTED, pod="web-0")),
-        Pods(POD),
-        "two live pods",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_start_is_refused_when(case):
-    answer, pods, text = REFUSED[case]
-    with pytest.raises(seams.StartRefused, match=text):
-        binding.bind(UNBOUND, [UNBOUND], answer, pods)
-
-
-def test_one_ticket_in_two_live_pods_serves_nobody_until_one_of_them_has_gone():
-    second = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-2"))
-    listing = resources(LISTED, dataclasses.replace(LISTED, pod="web-0"))
-    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
-    bound = binding.bind(newer, [BOUND, newer], listing, Pods(POD, second))
-    assert bound.owner.pod == "web-0"
-    newer = dataclasses.replace(newer, owner=bound.owner)
-    for pods in (Pods(POD, second), Pods(POD)):
-        with pytest.raises(binding.TwoOwners):
-            binding.refuse_two_owners(newer, [BOUND, newer], pods)
-    binding.refuse_two_owners(newer, [BOUND, newer], Pods(second))
-
-
-def test_a_ticket_still_listed_for_an_ending_pod_is_bound_to_the_new_one():
-    ending = dataclasses.replace(POD, terminal=True)
-    second = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-2"))
-    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
-    listing = resources(LISTED, dataclasses.replace(LISTED, pod="web-0"))
-    bound = binding.bind(newer, [BOUND, newer], listing, Pods(ending, second))
-    assert bound.owner.pod == "web-0"
-
-
-def test_a_listing_that_may_be_a_successors_is_not_taken_for_the_ending_pods():
-    successor = dataclasses.replace(POD, uid=seams.PodUid("uid-2"))
-    third = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-3"))
-    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
-    listing = resources(LISTED, dataclasses.replace(LISTED, pod="web-0"))
-    with pytest.raises(binding.TwoOwners):
-        binding.bind(newer, [BOUND, newer], listing, Pods(successor, third))
-
-
-def test_a_pod_recreated_under_its_name_waits_until_the_pod_list_shows_it():
-    newer = dataclasses.replace(UNBOUND, lease_id=seams.LeaseId("bbbb"), named_order=2)
-    with pytest.raises(seams.StartRefused, match="successor"):
-        binding.bind(newer, [BOUND, newer], resources(LISTED), Pods(POD))

@@ -19,18 +19,20 @@ LEADS_TO_RELEASE = [
 
 
 @pytest.mark.parametrize(("before", "event"), LEADS_TO_RELEASE)
-def test_whatever_ends_a_start_takes_its_memory_away(before, event):
+def test_whatever_ends_a_start_takes_its_memory_away(
+    before: state.State, event: state.Event
+) -> None:
     step = state.step(before, event)
     assert step.state is state.State.RELEASING
     assert state.Action.REVOKE in step.actions
 
 
-def test_a_start_is_told_to_its_container_only_when_it_is_ready():
+def test_a_start_is_told_to_its_container_only_when_it_is_ready() -> None:
     tellable = [s for s in STATES if (s, state.Event.TOLD) in state.TRANSITIONS]
     assert tellable == [state.State.READY]
 
 
-def test_memory_of_this_boot_is_forgotten_only_after_the_kernel_freed_it():
+def test_memory_of_this_boot_is_forgotten_only_after_the_kernel_freed_it() -> None:
     forgetting = {
         (before, event)
         for (before, event), step in state.TRANSITIONS.items()
@@ -39,18 +41,18 @@ def test_memory_of_this_boot_is_forgotten_only_after_the_kernel_freed_it():
     assert forgetting == {(state.State.RELEASING, state.Event.FREED)}
 
 
-def test_every_state_survives_a_reboot_by_being_forgotten():
+def test_every_state_survives_a_reboot_by_being_forgotten() -> None:
     for before in STATES:
         assert state.Action.FORGET in state.step(before, state.Event.OTHER_BOOT).actions
 
 
-def test_a_pair_that_cannot_happen_raises():
+def test_a_pair_that_cannot_happen_raises() -> None:
     with pytest.raises(KeyError):
         state.step(state.State.READY, state.Event.FREED)
 
 
 @hypothesis.given(strategies.lists(strategies.sampled_from(list(state.Event)), max_size=12))
-def test_no_sequence_leaves_releasing_again(events):
+def test_no_sequence_leaves_releasing_again(events: list[state.Event]) -> None:
     current, released = state.State.BUILDING, False
     for event in events:
         if (current, event) not in state.TRANSITIONS:
