@@ -18,11 +18,11 @@ LABEL = "som.io/contract"
 
 @contextlib.asynccontextmanager
 async def _nodes(client: kube.Client, *names: str) -> AsyncIterator[list[Json]]:
-    created = []
+    created: list[Json] = []
     try:
         for name in names:
             metadata = {"name": f"contract-{name}", "labels": {LABEL: name.rstrip("0123456789")}}
-            node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+            node: Json = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
             created.append(await client.create(kube.NODES.path(), node))
         yield created
     finally:

@@ -85,7 +85,7 @@ async def silence_before_headers(request: web.Request) -> web.StreamResponse | N
 async def garbage(request: web.Request) -> web.StreamResponse | None:
     """Bytes that are no HTTP."""
     assert request.transport is not None
-    request.transport.write(b"\x16\x03\x01\x00\xff\xfe" * 20)  # type: ignore[attr-defined]
+    request.transport.write(b"\x16\x03\x01\x00\xff\xfe" * 20)
     await asyncio.sleep(0.01)
     _break(request)
     return web.Response()

@@ -8,6 +8,7 @@ objects and leaves this.
 import asyncio
 import dataclasses
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 from som_api import v1alpha1
 from som_device_plugin import pools, seams
@@ -28,45 +29,48 @@ class Superblock:
 
 
 class FakeKernel:
-    def __init__(self, capacity_bytes):
+    def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
-        self.superblocks = []
-        self.paths = set()
+        self.superblocks: list[Superblock] = []
+        self.paths: set[seams.LeaseId] = set()
 
-    def of(self, start):
+    def of(self, start: seams.Start) -> list[Superblock]:
         return [b for b in self.superblocks if b.start == start]
 
-    def in_slot(self, pool, slot):
+    def in_slot(self, pool: str, slot: int) -> list[Superblock]:
         return [b for b in self.superblocks if (b.start.pool, b.start.slot) == (pool, slot)]
 
-    def held_bytes(self, block):
+    def held_bytes(self, block: Superblock) -> int:
         return block.pinned_bytes if block.truncated else block.start.size_bytes
 
-    def used_bytes(self):
+    def used_bytes(self) -> int:
         return sum(self.held_bytes(block) for block in self.superblocks)
 
-    def free_bytes(self):
+    def free_bytes(self) -> int:
         return self.capacity_bytes - self.used_bytes()
 
 
 class FakeDriver:
     """Implements seams.Driver on a FakeKernel; each await is a point where the agent may die."""
 
-    def __init__(self, kernel, *, name="Fake"):
+    def __init__(self, kernel: FakeKernel, *, name: str = "Fake") -> None:
         self.kernel = kernel
         self.name = name
 
-    def self_check(self):
+    def self_check(self) -> None:
         pass
 
-    def prepare_path(self, lease_id):
+    def hold(self, pool: str, page_bytes: int) -> seams.Hold:
+        raise NotImplementedError
+
+    def prepare_path(self, lease_id: seams.LeaseId) -> str:
         self.kernel.paths.add(lease_id)
         return f"/leases/{lease_id}/som"
 
-    def remove_path(self, lease_id):
+    def remove_path(self, lease_id: seams.LeaseId) -> None:
         self.kernel.paths.discard(lease_id)
 
-    def free_slot(self, *, pool, named):
+    def free_slot(self, *, pool: str, named: frozenset[int]) -> int:
         return next(
             slot
             for slot in itertools.count()
@@ -74,7 +78,9 @@ class FakeDriver:
             and not any(self.kernel.held_bytes(b) for b in self.kernel.in_slot(pool, slot))
         )
 
-    async def build(self, start, *, on_progress):
+    async def build(
+        self, start: seams.Start, *, on_progress: Callable[[int], None]
+    ) -> Mapping[int, int]:
         await asyncio.sleep(0)
         if self.kernel.free_bytes() < start.size_bytes:
             raise seams.NotEnoughMemory("no pages")
@@ -89,28 +95,28 @@ class FakeDriver:
         block.mounted = True
         return {0: start.size_bytes}
 
-    def revoke(self, start):
+    def revoke(self, start: seams.Start) -> None:
         for block in self.kernel.of(start):
             block.mounted, block.truncated = False, True
 
-    def resisting(self):
+    def resisting(self) -> frozenset[tuple[seams.LeaseId, int]]:
         return frozenset()
 
-    def usage(self, start):
+    def usage(self, start: seams.Start) -> seams.Usage:
         held = sum(map(self.kernel.held_bytes, self.kernel.in_slot(start.pool, start.slot)))
         return seams.Usage(current_bytes=held, reserved_bytes=held)
 
-    def attached(self):
+    def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
         return {
             (b.start.lease_id, b.start.number): b.start.size_bytes
             for b in self.kernel.superblocks
             if b.mounted
         }
 
-    def culprits(self, start):
+    def culprits(self, start: seams.Start) -> Sequence[str]:
         return []
 
-    def end_builders(self):
+    def end_builders(self) -> None:
         """A worker that dies before attaching frees its superblock."""
         self.kernel.superblocks = [b for b in self.kernel.superblocks if b.mounted or b.truncated]
 
@@ -118,11 +124,11 @@ class FakeDriver:
 class FakePools:
     """The part of pools.Pools that leases use: a pool of each unit, of all its kernel has."""
 
-    def __init__(self, drivers):
+    def __init__(self, drivers: Mapping[v1alpha1.Unit, FakeDriver]) -> None:
         self.drivers = drivers
         self.ready = True
 
-    def for_unit(self, unit):
+    def for_unit(self, unit: v1alpha1.Unit) -> pools.ActivePool:
         driver = self.drivers[unit]
         capacity_bytes, free_bytes = driver.kernel.capacity_bytes, driver.kernel.free_bytes()
         order = v1alpha1.NodePool(
@@ -135,7 +141,7 @@ class FakePools:
         reserved = seams.PoolReserved(order.name, capacity_bytes, free_bytes, page_bytes=PAGE)
         return pools.ActivePool(order, driver.name, reserved, pools.State.SETTLED)
 
-    async def refill(self):
+    async def refill(self) -> None:
         await asyncio.sleep(0)
 
 
@@ -151,19 +157,19 @@ class FakePod:
 class FakeCluster:
     """The node's pods, as the API server (PodSource) and kubelet (PodResourcesClient) see them."""
 
-    def __init__(self):
-        self.running = []
+    def __init__(self) -> None:
+        self.running: list[FakePod] = []
         self.synced = True
         self.kubelet_answers = True
 
-    def pods(self):
+    def pods(self) -> list[seams.Pod]:
         return [p.pod for p in self.running if p.known_to_api]
 
-    def get(self, *, namespace, name):
+    def get(self, *, namespace: str, name: str) -> seams.Pod | None:
         found = [p for p in self.pods() if (p.namespace, p.name) == (namespace, name)]
         return found[-1] if found else None
 
-    async def list(self):
+    async def list(self) -> seams.PodResources:
         await asyncio.sleep(0)
         if not self.kubelet_answers:
             return seams.PodResources(pods=frozenset(), holders=())

@@ -5,8 +5,9 @@ import bisect
 import dataclasses
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
+T = TypeVar("T")
 Json = dict[str, Any]
 
 
@@ -121,11 +122,14 @@ def _version(change: Change) -> int:
     return change.version
 
 
-def _copy(item: Any) -> Any:
+def _copy(item: T) -> T:
     """As copy.deepcopy of JSON, in a third of its time."""
+    copied: Any = item
     if isinstance(item, dict):
-        return {field: _copy(value) for field, value in item.items()}
-    return [_copy(value) for value in item] if isinstance(item, list) else item
+        copied = {field: _copy(value) for field, value in item.items()}
+    elif isinstance(item, list):
+        copied = [_copy(value) for value in item]
+    return cast(T, copied)
 
 
 def is_in(place: Place, collection: Place) -> bool:

@@ -75,8 +75,8 @@ class Poison:
 
     def pod_status(self) -> Json:
         """A Pod's status, as kubelets of all ages write it."""
-        ended = {"terminated": {"exitCode": 1, "finishedAt": self.random.choice(_TIMES)}}
-        state = self.random.choice(({"running": {}}, {"waiting": {}}, ended))
+        ended: Json = {"terminated": {"exitCode": 1, "finishedAt": self.random.choice(_TIMES)}}
+        state: Json = self.random.choice(({"running": {}}, {"waiting": {}}, ended))
         return {
             "phase": self.random.choice(("Pending", "Running", "Succeeded", "Failed", "Unknown")),
             "containerStatuses": [

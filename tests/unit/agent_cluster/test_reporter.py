@@ -144,12 +144,15 @@ async def test_transition_times_stay_while_only_figures_change(
 async def test_only_the_newest_status_is_written_when_the_server_is_back(
     failure: str, reports: Reports, server: FakeApiServer, clock: FakeClock
 ) -> None:
+    async def passed(until_s: float) -> None:
+        await until(lambda: clock.monotonic() > until_s)
+
     async with reports.running():
         await until(lambda: reports.orders.observed is not None)
         server.failure = failures.ALL[failure]
         for number, units in enumerate((30, 20, 10), start=1):
             await reports.reporter.report(status(free_units=units))
-            await until(lambda until_s=300 * number: clock.monotonic() > until_s)
+            await passed(300 * number)
         tries = [r.at_s for r in server.requests if r.path.endswith("/status")]
         assert max(sum(t <= u < t + 30 for u in tries) for t in tries) <= 10
         server.failure = None
