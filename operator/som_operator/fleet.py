@@ -2,7 +2,7 @@
 
 Every change makes the keys due that it can concern: nodes for what they shall do, pools for how
 they stand. What one object did is urgent: its node does not wait behind all those that an edit of
-a pool concerns.
+a pool concerns. What the first lists bring did not happen just now, and is not urgent.
 """
 
 import asyncio
@@ -150,7 +150,7 @@ class Fleet:
 
     def _due(self, node: str) -> None:
         self._surveys_due.add(node)
-        self._nodes_due.add(node, urgent=True)
+        self._nodes_due.add(node, urgent=self.synced)
 
     def _all_due(self) -> None:
         self._pools = None

@@ -33,6 +33,7 @@ from som_api.run import backoff, clock, heartbeats
 PAGE_SIZE = 500
 SPACING_S: Final = 3.0
 STEADY_S: Final = 10.0
+EVENTS_A_TURN: Final = 20
 LASTS_S: Final = (300, 600)
 """How long a watch is asked for, jittered: each renewal is a request of every agent."""
 
@@ -258,6 +259,7 @@ class Reflector(Generic[T]):
         ) as events:
             self._opened_s = self._time.monotonic()
             self._hear()
+            taken = 0
             async for event in events:
                 with self._refusing_malformed("watch"):
                     kind, item = event["type"], event["object"]
@@ -271,8 +273,11 @@ class Reflector(Generic[T]):
                 if key is not None:
                     self._update(key, *(self._read(item) if kind != "DELETED" else (None, "")))
                 self._hear()
-                # Events that have come already do not suspend: others' turn between two of them.
-                await asyncio.sleep(0)
+                taken += 1
+                # Events that have come already do not suspend, so others get a turn now and then.
+                # Turns of a busy process are long, and a server ends a watch that is read slowly.
+                if taken % EVENTS_A_TURN == 0:
+                    await asyncio.sleep(0)
             self._hear()
 
     def _read(self, item: Json) -> tuple[T | None, str]:

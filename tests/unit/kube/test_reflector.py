@@ -171,6 +171,23 @@ async def test_a_watch_that_ends_is_taken_up_where_it_was(
     assert [new for _, _, new in watching.changes] == ["1", "2", "3", "4", "5"]
 
 
+async def test_a_busy_process_reads_its_watch_faster_than_one_event_a_turn(
+    server: FakeApiServer, clock: FakeClock
+) -> None:
+    async with server.client() as client, Watching(client, clock).running() as nodes:
+        await until(lambda: nodes.reflector.synced)
+        for number in range(400):
+            server.put("v1", "nodes", node(f"n{number}"))
+        turns_with_news, seen = [], 0
+        while len(nodes.seen) < 400:
+            await asyncio.sleep(0)
+            if len(nodes.seen) > seen:
+                turns_with_news.append(len(nodes.seen) - seen)
+                seen = len(nodes.seen)
+    assert len(turns_with_news) < 100
+    assert max(turns_with_news) <= reflector.EVENTS_A_TURN, "everybody else waits as long"
+
+
 async def test_a_quiet_watch_that_stood_for_a_while_is_taken_up_at_once(
     server: FakeApiServer, client: kube.Client
 ) -> None:

@@ -69,10 +69,12 @@ class Cluster:
         *,
         capacity: str = "1Gi",
         labels: dict[str, str] | None = BIG,
+        finalizers: Sequence[str] = (),
         **spec: Any,
     ) -> None:
         """Apply a SomPool, as an admin does; metadata and status stay."""
-        old = self.get(SOM, "sompools", name) or {"metadata": {"name": name}}
+        metadata = {"name": name, "finalizers": [*finalizers]}
+        old = self.get(SOM, "sompools", name) or {"metadata": metadata}
         selector = {} if labels is None else {"nodeSelector": {"matchLabels": labels}}
         source = {"hugeTLB": {"pageSize": "2Mi"}}
         new = {"unit": "2Mi", "capacity": capacity, "source": source, **selector, **spec}

@@ -474,11 +474,14 @@ async def test_reports_of_many_nodes_are_one_status_of_their_pool(cluster: Clust
     assert written <= len(names)
 
 
-async def test_a_node_that_reports_does_not_wait_behind_a_fleet(cluster: Cluster) -> None:
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_node_that_reports_does_not_wait_behind_a_fleet(
+    cluster: Cluster, held: bool
+) -> None:
     names = [f"n{number:03}" for number in range(150)]
     for name in names:
         cluster.node(name)
-    cluster.pool()
+    cluster.pool(finalizers=[FINALIZER] if held else [])
 
     async def slowly(request: web.Request) -> None:
         if request.method == "POST" and request.path == SOMNODE_PATH:
@@ -489,7 +492,7 @@ async def test_a_node_that_reports_does_not_wait_behind_a_fleet(cluster: Cluster
         first = await cluster.first_ordered(names)
         cluster.report(first)
         await until(lambda: cluster.capacity(first) == "512")
-        assert not all(cluster.ordered(name) for name in names)
+        assert sum(cluster.ordered(name) != [] for name in names) < 100
 
 
 async def test_how_a_pool_stands_does_not_wait_for_what_nodes_are_to_be_told(
