@@ -5,27 +5,25 @@ election can start and end them.
 """
 
 import asyncio
-import logging
 from typing import Final, NoReturn
+
+from prometheus_client import registry
 
 from som_api import kube
 from som_api.run import clock, heartbeats, workqueue
-from som_operator import metrics
+from som_operator import metrics, node_events
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
 from som_operator.node_controller import NodeController
 from som_operator.overview import Overview
-from som_operator.pool_controller import STATUS_EVERY_S, PoolController
-
-_log = logging.getLogger(__name__)
+from som_operator.pool_controller import PoolController
+from som_operator.survey import Survey
 
 NODE_WORKERS: Final = 8
-NODES_AT_ONCE: Final = 100
-"""Plans between two turns of the event loop: a fleet of them takes longer than a probe waits."""
 
 
 class Controllers:
-    """Everything that the operator does in a cluster."""
+    """Everything that the operator does in a cluster; what it counts goes to `collected`."""
 
     def __init__(
         self,
@@ -33,87 +31,51 @@ class Controllers:
         recorder: kube.Recorder,
         *,
         agent_namespace: str,
-        measure: metrics.Reconciles,
+        collected: registry.CollectorRegistry,
         beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock,
     ) -> None:
-        self.overview = Overview()
-        self.agents = Agents(time=time)
-        self._node_queue = workqueue.WorkQueue[str](
-            measure("node", self._reconcile_node),
-            name="node",
-            workers=NODE_WORKERS,
-            beats=beats,
-            time=time,
-        )
-        self._pool_queue = workqueue.WorkQueue[str](
-            measure("pool", self._reconcile_pool), name="pool", beats=beats, time=time
-        )
-        # Plans without writes: how pools stand does not wait for what nodes are still to be told.
-        self._survey_queue = workqueue.WorkQueue[str](
-            self._survey_node, name="survey", beats=beats, time=time
-        )
-        self.queues = (self._node_queue, self._pool_queue, self._survey_queue)
+        self._measure = metrics.Reconciles(collected)
+        nodes_due, pools_due, surveys_due = self._queues = [
+            workqueue.WorkQueue[str](name=name, beats=beats, time=time)
+            for name in ("node", "pool", "survey")
+        ]
         self.fleet = Fleet(
             client,
             agent_namespace=agent_namespace,
-            nodes_due=self._node_queue,
-            pools_due=self._pool_queue,
-            surveys_due=self._survey_queue,
+            nodes_due=nodes_due,
+            pools_due=pools_due,
+            surveys_due=surveys_due,
             beats=beats,
             time=time,
         )
-        self._nodes = NodeController(
-            client,
-            self.fleet,
-            self.overview,
-            recorder,
-            self.agents,
-            pool_changed=self._pool_changed,
-            time=time,
-        )
+        overview, agents = Overview(), Agents(time=time)
+        events = node_events.NodeEvents(recorder, time=time)
+        self._survey = Survey(self.fleet, overview, agents, events, pools_due=pools_due)
+        self._nodes = NodeController(client, self.fleet, self._survey, agents, events, time=time)
         self._pools = PoolController(
-            client,
-            self.fleet,
-            self.overview,
-            recorder,
-            survey=self._survey,
-            lost_agents=lambda: self.agents.lost,
-            time=time,
+            client, self.fleet, self._survey, overview, agents, recorder, time=time
+        )
+        collected.register(metrics.FleetCollector(self.fleet, overview, agents))
+        collected.register(
+            kube.Collector(
+                "operator", watches=self.fleet.watches, queues=self._queues, recorder=recorder
+            )
         )
 
     async def run(self) -> NoReturn:
         """Reconcile until cancelled, once all caches are complete."""
         await self.fleet.wait_synced()
-        await self._survey()
+        await self._survey.complete()
+        nodes_due, pools_due, surveys_due = self._queues
+        nodes = self._measure("node", self._nodes.reconcile)
+        pools = self._measure("pool", self._pools.reconcile)
         async with asyncio.TaskGroup() as tasks:
-            for queue in self.queues:
-                tasks.create_task(queue.run())
+            tasks.create_task(nodes_due.run(nodes, workers=NODE_WORKERS))
+            tasks.create_task(pools_due.run(pools))
+            # How pools stand does not wait for what nodes are still to be told.
+            tasks.create_task(surveys_due.run(self._look))
         raise AssertionError("queues run for ever")
 
-    async def _survey(self) -> None:
-        """Plan all nodes: a pool's status is about all of them or about none."""
-        for count, node in enumerate(list(self.fleet.nodes.values())):
-            if count % NODES_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            # It may have changed, or gone, meanwhile.
-            if (node_now := self.fleet.node(node.name)) is not None:
-                try:
-                    self._nodes.survey(node_now)
-                except Exception:
-                    # That node's own reconcile fails by it, is counted, and is tried again.
-                    _log.exception("a node cannot be planned", extra={"node": node.name})
-                    self._node_queue.add(node.name)
-
-    async def _survey_node(self, name: str) -> None:
-        if (node := self.fleet.node(name)) is not None:
-            self._nodes.survey(node)
-
-    def _pool_changed(self, name: str) -> None:
-        self._pool_queue.add_after(name, STATUS_EVERY_S)
-
-    async def _reconcile_node(self, name: str) -> float | None:
-        return await self._nodes.reconcile(name)
-
-    async def _reconcile_pool(self, name: str) -> float | None:
-        return await self._pools.reconcile(name)
+    async def _look(self, name: str) -> None:
+        self._survey.node(name)

@@ -16,7 +16,7 @@ from prometheus_client import registry
 
 from som_api import VERSION, SomError, endpoint, kube, logs, reasons
 from som_api.run import clock, heartbeats
-from som_operator import metrics, uninstall
+from som_operator import uninstall
 from som_operator.controllers import Controllers
 
 _log = logging.getLogger(__name__)
@@ -98,18 +98,9 @@ async def _run(arguments: argparse.Namespace) -> None:
             client,
             recorder,
             agent_namespace=arguments.namespace,
-            measure=metrics.Reconciles(collected),
+            collected=collected,
             beats=beats,
             time=time,
-        )
-        collected.register(metrics.FleetCollector(controllers))
-        collected.register(
-            kube.Collector(
-                "operator",
-                watches=controllers.fleet.watches,
-                queues=controllers.queues,
-                recorder=recorder,
-            )
         )
         await stack.enter_async_context(
             endpoint.serve(

@@ -1,18 +1,18 @@
 """What the operator counts, for Prometheus."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import prometheus_client
 from prometheus_client import core, registry
 
 from som_api import VERSION, SomError
+from som_api.run import workqueue
+from som_operator.agents import Agents
+from som_operator.fleet import Fleet
+from som_operator.overview import Overview
 
-if TYPE_CHECKING:
-    from som_operator.controllers import Controllers
-
-Reconcile = Callable[[str], Awaitable[float | None]]
+Reconcile = workqueue.Reconcile[str]
 
 
 class Reconciles:
@@ -55,11 +55,13 @@ class Reconciles:
 class FleetCollector(registry.Collector):
     """Pools and nodes by state, counted when asked."""
 
-    def __init__(self, controllers: "Controllers") -> None:
-        self._controllers = controllers
+    def __init__(self, fleet: Fleet, overview: Overview, agents: Agents) -> None:
+        self._fleet = fleet
+        self._overview = overview
+        self._agents = agents
 
     def collect(self) -> Iterator[core.Metric]:
-        fleet = self._controllers.fleet
+        fleet = self._fleet
         pools = core.GaugeMetricFamily(
             "som_operator_pools",
             "SomPools by the reason of their condition Ready",
@@ -77,14 +79,14 @@ class FleetCollector(registry.Collector):
         nodes = core.GaugeMetricFamily(
             "som_operator_pool_nodes", "Nodes by pool and state", labels=["pool", "state"]
         )
-        for pool_name, state, count in self._controllers.overview.counts():
+        for pool_name, state, count in self._overview.counts():
             nodes.add_metric([pool_name, state.value], count)
         yield nodes
         yield core.GaugeMetricFamily("som_operator_nodes", "Nodes known", len(fleet.nodes))
         yield core.GaugeMetricFamily(
             "som_operator_nodes_without_agent",
             "Nodes whose kubelet is ready and whose agent is not, for longer than a restart takes",
-            len(self._controllers.agents.lost & fleet.somnodes.keys()),
+            len(self._agents.lost & fleet.somnodes.keys()),
         )
         build = core.InfoMetricFamily("som_operator_build", "Version of the operator")
         build.add_metric([], {"version": VERSION})

@@ -1,44 +1,42 @@
 """Keeps one SomPool's status, its finalizer and its Events."""
 
 import logging
-from collections.abc import Awaitable, Callable, Set
 from typing import Final
 
 from som_api import kube, v1alpha1
 from som_api.run import clock
 from som_operator import pool_status, standing, statuses
+from som_operator.agents import Agents
 from som_operator.fleet import Fleet
 from som_operator.overview import Overview
+from som_operator.survey import STATUS_EVERY_S, Survey
 
 _log = logging.getLogger(__name__)
 
 RELEASE_CHECK_S: Final = 5.0
-STATUS_EVERY_S: Final = 1.0
-"""A status tells of many nodes: what changes within this time makes one write."""
 
 
 class PoolController:
-    """Reconciles pools by name. `survey` plans all nodes again; see `reconcile`."""
+    """Reconciles pools by name."""
 
     def __init__(
         self,
         client: kube.Client,
         fleet: Fleet,
+        survey: Survey,
         overview: Overview,
+        agents: Agents,
         recorder: kube.Recorder,
         *,
-        survey: Callable[[], Awaitable[None]],
-        lost_agents: Callable[[], Set[str]],
         time: clock.Clock,
     ) -> None:
         self._client = client
         self._fleet = fleet
-        self._overview = overview
-        self._recorder = recorder
         self._survey = survey
-        self._lost_agents = lost_agents
+        self._overview = overview
+        self._agents = agents
+        self._recorder = recorder
         self._statuses = statuses.Statuses[v1alpha1.SomPoolStatus](client, time=time)
-        self._surveyed: standing.Pools | None = None
         self._time = time
         self._next_write_s: dict[str, float] = {}
 
@@ -48,10 +46,8 @@ class PoolController:
         Returns the seconds after which to look again: the end of a release can depend on nodes
         where the pool is no longer.
         """
-        while self._surveyed is not (pools := self._fleet.pools):
-            # A status about this generation must not rest on plans for the last one.
-            await self._survey()
-            self._surveyed = pools
+        # A status about this generation must not rest on plans for the last one.
+        await self._survey.complete()
         sompool, pool = self._fleet.sompool(name), self._fleet.pools.by_name.get(name)
         if sompool is None or pool is None:
             self._statuses.forget(name)
@@ -92,7 +88,7 @@ class PoolController:
             name,
             nodes=self._fleet.nodes,
             somnodes=self._fleet.somnodes,
-            lost_agents=self._lost_agents(),
+            lost_agents=self._agents.lost,
         )
 
     async def _ask_whether_gone(self, name: str) -> None:

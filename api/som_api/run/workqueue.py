@@ -25,32 +25,25 @@ LONGEST_RETRY_S = 300.0
 RETRIES_PER_S = 10.0
 
 K = TypeVar("K", bound=Hashable)
+Reconcile = Callable[[K], Awaitable[float | None]]
 _log = logging.getLogger(__name__)
 
 
 class WorkQueue(Generic[K]):
-    """Runs `reconcile(key)` for each key added, at most `workers` of them at once.
-
-    `reconcile` returns the seconds after which the key is due again, or None. Every Exception
-    that it raises is counted and logged, and the key comes back after its back-off; a race
-    (`SomError.is_race`) is ordinary, and no error.
+    """The keys that are due, each once; `run` works on them.
 
     With `beats`, the process is unhealthy once a reconcile hangs. `name` says what the keys are.
     """
 
     def __init__(
         self,
-        reconcile: Callable[[K], Awaitable[float | None]],
         *,
         name: str = "",
-        workers: int = 1,
         beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock | None = None,
         jitter: backoff.Jitter | None = None,
     ) -> None:
-        self._reconcile = reconcile
         self._name = name
-        self._workers = workers
         self._beats = beats or heartbeats.Heartbeats()
         self._time = time or clock.SystemClock()
         self._jitter = jitter or random.Random()
@@ -112,13 +105,18 @@ class WorkQueue(Generic[K]):
             if self._tasks is not None:
                 self._tasks.create_task(self._add_at(key, due_s))
 
-    async def run(self) -> NoReturn:
-        """Work until cancelled; then the keys being worked on are cancelled, too."""
+    async def run(self, reconcile: Reconcile[K], *, workers: int = 1) -> NoReturn:
+        """Work on at most `workers` keys at once until cancelled; then they are cancelled, too.
+
+        `reconcile` returns the seconds after which the key is due again, or None. Every Exception
+        that it raises is counted and logged, and the key comes back after its back-off; a race
+        (`SomError.is_race`) is ordinary, and no error.
+        """
         async with asyncio.TaskGroup() as self._tasks:
             for key, due_s in self._due_s.items():
                 self._tasks.create_task(self._add_at(key, due_s))
-            for _ in range(self._workers):
-                self._tasks.create_task(self._work())
+            for _ in range(workers):
+                self._tasks.create_task(self._work(reconcile))
         raise AssertionError("workers run for ever")
 
     async def _add_at(self, key: K, due_s: float) -> None:
@@ -127,7 +125,7 @@ class WorkQueue(Generic[K]):
             del self._due_s[key]
             self.add(key)
 
-    async def _work(self) -> NoReturn:
+    async def _work(self, reconcile: Reconcile[K]) -> NoReturn:
         while True:
             await self._filled.acquire()
             key = self._next()
@@ -135,7 +133,7 @@ class WorkQueue(Generic[K]):
             beat = f"reconcile of {self._name} {key}"
             self._beats.beat(beat)
             try:
-                delay_s = await self._reconcile(key)
+                delay_s = await reconcile(key)
             except Exception as error:
                 self._retry(key, error)
             else:

@@ -16,10 +16,7 @@ async def test_a_component_tells_how_old_and_how_full_what_it_knows_is(
 ) -> None:
     clock = FakeClock()
 
-    async def reconcile(key: str) -> None:
-        del key
-
-    queue = workqueue.WorkQueue[str](reconcile, name="node", time=clock)
+    queue = workqueue.WorkQueue[str](name="node", time=clock)
     queue.add("n1")
     recorder = kube.Recorder(client, component="som-operator", instance="operator", time=clock)
     server.put("v1", "nodes", node("poison", "unreadable"))

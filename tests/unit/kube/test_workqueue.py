@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -20,10 +20,10 @@ def clock() -> FakeClock:
 
 @contextlib.asynccontextmanager
 async def running(
-    reconcile: Callable[[str], Awaitable[float | None]], clock: FakeClock, *, workers: int = 1
+    reconcile: workqueue.Reconcile[str], clock: FakeClock, *, workers: int = 1
 ) -> AsyncIterator[workqueue.WorkQueue[str]]:
-    queue = workqueue.WorkQueue(reconcile, workers=workers, time=clock, jitter=random.Random(0))
-    task = asyncio.create_task(queue.run())
+    queue = workqueue.WorkQueue[str](time=clock, jitter=random.Random(0))
+    task = asyncio.create_task(queue.run(reconcile, workers=workers))
     await clock.settle()
     try:
         yield queue
@@ -65,10 +65,10 @@ class Reconciler:
 
 async def test_a_key_that_waits_is_worked_on_once(clock: FakeClock) -> None:
     reconcile = Reconciler(clock)
-    queue = workqueue.WorkQueue(reconcile, time=clock)
+    queue = workqueue.WorkQueue[str](time=clock)
     for key in ("a", "b", "a", "a"):
         queue.add(key)
-    task = asyncio.create_task(queue.run())
+    task = asyncio.create_task(queue.run(reconcile))
     await clock.settle()
     task.cancel()
     assert reconcile.keys == ["a", "b"]
@@ -181,9 +181,9 @@ async def test_the_earliest_of_several_delays_counts(clock: FakeClock) -> None:
 
 async def test_delays_asked_for_before_the_start_are_kept(clock: FakeClock) -> None:
     reconcile = Reconciler(clock)
-    queue = workqueue.WorkQueue(reconcile, time=clock)
+    queue = workqueue.WorkQueue[str](time=clock)
     queue.add_after("a", 10)
-    task = asyncio.create_task(queue.run())
+    task = asyncio.create_task(queue.run(reconcile))
     await clock.advance(10)
     task.cancel()
     assert reconcile.keys == ["a"]
@@ -212,10 +212,10 @@ async def test_the_event_loop_has_its_turn_between_keys_that_await_nothing() -> 
             turns.append(len(done))
             await asyncio.sleep(0)
 
-    queue = workqueue.WorkQueue(reconcile, workers=8)
+    queue = workqueue.WorkQueue[int]()
     for key in range(1000):
         queue.add(key)
-    task = asyncio.create_task(queue.run())
+    task = asyncio.create_task(queue.run(reconcile, workers=8))
     await look()
     task.cancel()
     assert max(after - before for before, after in itertools.pairwise(turns)) <= 8
@@ -225,12 +225,12 @@ async def test_an_urgent_key_does_not_wait_behind_everybody_nor_make_them_wait(
     clock: FakeClock,
 ) -> None:
     reconcile = Reconciler(clock)
-    queue = workqueue.WorkQueue(reconcile, time=clock)
+    queue = workqueue.WorkQueue[str](time=clock)
     for key in "abcdef":
         queue.add(key)
     for key in "xfyz":
         queue.add(key, urgent=True)
-    task = asyncio.create_task(queue.run())
+    task = asyncio.create_task(queue.run(reconcile))
     await until(lambda: len(reconcile.keys) == 9)
     task.cancel()
     assert reconcile.keys == ["x", "a", "f", "b", "y", "c", "z", "d", "e"]
@@ -292,8 +292,8 @@ async def test_a_conflict_is_tried_again_without_an_error_line(
 async def test_a_reconcile_that_hangs_makes_the_process_unhealthy(clock: FakeClock) -> None:
     beats = heartbeats.Heartbeats(monotonic=clock.monotonic)
     reconcile = Reconciler(clock)
-    queue = workqueue.WorkQueue(reconcile, name="node", beats=beats, time=clock)
-    task = asyncio.create_task(queue.run())
+    queue = workqueue.WorkQueue[str](name="node", beats=beats, time=clock)
+    task = asyncio.create_task(queue.run(reconcile))
     queue.add("done")
     await clock.settle()
     reconcile.gate.clear()

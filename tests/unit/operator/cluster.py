@@ -11,7 +11,6 @@ from fakes.api_server import FakeApiServer, Request
 from fakes.clock import FakeClock
 from fakes.object_store import Place
 from som_api import kube
-from som_operator import metrics
 from som_operator.controllers import Controllers
 from som_operator.observed import AGENT_LABELS
 from waiting import until
@@ -43,17 +42,9 @@ class Cluster:
                 client,
                 recorder,
                 agent_namespace=NAMESPACE,
-                measure=metrics.Reconciles(self.registry),
+                collected=self.registry,
                 time=self.clock,
             )
-            self.registry.register(metrics.FleetCollector(controllers))
-            collector = kube.Collector(
-                "operator",
-                watches=controllers.fleet.watches,
-                queues=controllers.queues,
-                recorder=recorder,
-            )
-            self.registry.register(collector)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(work)

@@ -597,3 +597,27 @@ async def test_metrics_count_pools_and_nodes_by_state(cluster: Cluster) -> None:
         assert value("som_operator_pool_nodes", pool="a", state="reserving") == 0
         assert (value("som_operator_reconciles_total", controller="pool") or 0) > 0
         assert value("som_operator_nodes") == 1
+
+
+async def test_a_node_is_planned_once_for_an_edit_and_once_for_its_somnode_that_follows(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"n{number:02}" for number in range(40)]
+    for name in names:
+        cluster.node(name)
+    cluster.pool()
+    planned: list[str] = []
+    right = plan.plan_node
+
+    def counted(pools: Any, node: observed.Node, *facts: Any, **more: Any) -> plan.NodePlan:
+        planned.append(node.name)
+        return right(pools, node, *facts, **more)
+
+    async with cluster.operator():
+        await cluster.ready(nodes=names)
+        await cluster.quiet()
+        monkeypatch.setattr(plan, "plan_node", counted)
+        cluster.pool(capacity="2Gi")
+        await until(lambda: cluster.condition() == ("False", "Reserving"))
+        await cluster.quiet()
+    assert sorted(planned) == sorted(2 * names)
