@@ -47,7 +47,7 @@ async def agent(server: FakeApiServer, clock: FakeClock) -> AsyncIterator[pods.N
     """What the agent of node `n` follows."""
     async with server.client() as client, asyncio.TaskGroup() as tasks:
         known = pods.NodePods(client, node_name="n", time=clock)
-        ordered = orders.Orders(client, node_name="n", on_change=lambda: None, time=clock)
+        ordered = orders.NodeOrders(client, node_name="n", time=clock)
         running = [tasks.create_task(known.run()), tasks.create_task(ordered.run())]
         yield known
         for task in running:

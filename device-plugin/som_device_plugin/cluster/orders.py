@@ -5,10 +5,9 @@ spec without the pool, never by an object that has gone. Nor does one order anyt
 read, as a newer operator may write it; the node's report says so.
 """
 
-import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import NoReturn
 
 import pydantic
@@ -16,6 +15,7 @@ import pydantic
 from som_api import kube, v1alpha1
 from som_api.run import clock, heartbeats
 from som_api.v1alpha1 import faults
+from som_device_plugin import changes
 
 _log = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ class Observed:
     problem: str = ""
 
 
-class Orders:
+class NodeOrders:
     """`seams.SpecSource` of the SomNode named `node_name`; `run` keeps it current.
 
-    `on_change` is called when anything of the SomNode has changed.
+    `changed` rings when anything of the SomNode has changed.
     """
 
     def __init__(
@@ -42,13 +42,11 @@ class Orders:
         client: kube.Client,
         *,
         node_name: str,
-        on_change: Callable[[], None],
         beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock | None = None,
     ) -> None:
         self._key = kube.Key("", node_name)
-        self._on_change = on_change
-        self._changed = asyncio.Event()
+        self.changed = changes.Changes()
         self.watch = kube.Reflector(
             client,
             kube.SOMNODES,
@@ -66,9 +64,9 @@ class Orders:
 
     async def specs(self) -> AsyncIterator[tuple[int, v1alpha1.SomNodeSpec]]:
         """(generation, spec) now and at every change, only the newest; waits in between."""
-        delivered = None
+        delivered, changed = None, self.changed.listen()
         while True:
-            self._changed.clear()
+            changed.clear()
             observed = self.observed
             if observed is not None and observed.spec is not None:
                 order = (observed.uid, observed.generation, observed.spec)
@@ -76,7 +74,7 @@ class Orders:
                     delivered = order
                     yield observed.generation, observed.spec
                     continue
-            await self._changed.wait()
+            await changed.wait()
 
     async def run(self) -> NoReturn:
         """Follow the SomNode until cancelled."""
@@ -85,8 +83,7 @@ class Orders:
     def _take(self, key: kube.Key, old: Observed | None, new: Observed | None) -> None:
         if new is None:
             _log.warning("SomNode %s has gone; its last orders stand", key.name)
-        self._changed.set()
-        self._on_change()
+        self.changed.ring()
 
 
 def decode_somnode(item: kube.Json) -> Observed:

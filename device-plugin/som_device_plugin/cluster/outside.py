@@ -30,12 +30,8 @@ async def outside(
     client = await kube.connect(user_agent=f"som-agent/{VERSION}", kubeconfig=kubeconfig)
     async with client, asyncio.TaskGroup() as tasks:
         recorder = kube.Recorder(client, component="som-agent", instance=node_name)
-        ordered = orders.Orders(
-            client, node_name=node_name, on_change=lambda: reports.wake(), beats=beats
-        )
-        reports = reporter.StatusReporter(
-            client, recorder, node_name=node_name, observed=lambda: ordered.observed
-        )
+        ordered = orders.NodeOrders(client, node_name=node_name, beats=beats)
+        reports = reporter.StatusReporter(client, recorder, node_name=node_name, ordered=ordered)
         node_pods = pods.NodePods(client, node_name=node_name, beats=beats)
         collector = kube.Collector(
             "agent", watches=(ordered.watch, node_pods.watch), recorder=recorder

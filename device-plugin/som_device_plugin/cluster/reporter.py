@@ -4,11 +4,9 @@ Only the newest status counts. It is written when it differs from what the API s
 once in `COALESCE_S` (jittered), and again after the server was away or somebody changed it.
 """
 
-import asyncio
 import datetime
 import logging
 import random
-from collections.abc import Callable
 from typing import Final, NoReturn
 
 from som_api import kube, v1alpha1
@@ -25,7 +23,7 @@ _log = logging.getLogger(__name__)
 class StatusReporter:
     """`seams.Reporter` by the API server; `run` writes what `report` was given last.
 
-    `observed` tells the SomNode as last seen; `wake` is to be called when that has changed.
+    Compares with the SomNode as `ordered` has it, again whenever that has changed.
     """
 
     def __init__(
@@ -34,7 +32,7 @@ class StatusReporter:
         recorder: kube.Recorder,
         *,
         node_name: str,
-        observed: Callable[[], orders.Observed | None],
+        ordered: orders.NodeOrders,
         time: clock.Clock | None = None,
         jitter: random.Random | None = None,
     ) -> None:
@@ -42,11 +40,11 @@ class StatusReporter:
         self._recorder = recorder
         self._target = kube.ObjectRef(kube.SOMNODES, node_name)
         self._node = kube.node_ref(node_name)
-        self._observed = observed
+        self._ordered = ordered
         self._time = time or clock.SystemClock()
         self._jitter = jitter or random.Random()
         self._wanted: v1alpha1.SomNodeStatus | None = None
-        self._due = asyncio.Event()
+        self._due = ordered.changed.listen()
 
     async def report(self, status: v1alpha1.SomNodeStatus) -> None:
         """Have `status` published; transition times are added here."""
@@ -59,10 +57,6 @@ class StatusReporter:
         self._recorder.emit(
             self._node, reason=event.reason, message=event.message, warning=event.warning
         )
-
-    def wake(self) -> None:
-        """Compare again: the SomNode has changed."""
-        self._due.set()
 
     async def run(self) -> NoReturn:
         """Write until cancelled; a server that is away is outlived."""
@@ -85,7 +79,7 @@ class StatusReporter:
                 self._due.set()
 
     async def _write(self) -> None:
-        observed = self._observed()
+        observed = self._ordered.observed
         if self._wanted is None or observed is None:
             return
         now = self._time.now()

@@ -30,7 +30,7 @@ def somnode(*capacities: str, name: str = NODE, **status: object) -> kube.Json:
 class Follower:
     """Takes the orders in as the agent's pools do."""
 
-    def __init__(self, source: orders.Orders) -> None:
+    def __init__(self, source: orders.NodeOrders) -> None:
         self.source = source
         self._orders = source.specs()
         self._waiting: asyncio.Future[Order] | None = None
@@ -57,7 +57,7 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def following(client: kube.Client, clock: FakeClock) -> AsyncIterator[Follower]:
-    source = orders.Orders(client, node_name=NODE, on_change=lambda: None, time=clock)
+    source = orders.NodeOrders(client, node_name=NODE, time=clock)
     task = asyncio.create_task(source.run())
     try:
         yield Follower(source)

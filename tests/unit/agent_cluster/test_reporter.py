@@ -42,14 +42,12 @@ class Reports:
     def __init__(self, server: FakeApiServer, client: kube.Client, clock: FakeClock) -> None:
         self._server = server
         self.recorder = kube.Recorder(client, component="som-agent", instance=NODE, time=clock)
-        self.orders = orders.Orders(
-            client, node_name=NODE, on_change=lambda: self.reporter.wake(), time=clock
-        )
+        self.orders = orders.NodeOrders(client, node_name=NODE, time=clock)
         self.reporter = reporter.StatusReporter(
             client,
             self.recorder,
             node_name=NODE,
-            observed=lambda: self.orders.observed,
+            ordered=self.orders,
             time=clock,
             jitter=random.Random(0),
         )
@@ -112,7 +110,7 @@ async def test_the_same_status_is_not_written_again(reports: Reports) -> None:
         await until(lambda: reports.echoed and reports.free == "64Mi")
         for _ in range(3):
             await reports.reporter.report(status())
-            reports.reporter.wake()
+            reports.orders.changed.ring()
             await asyncio.sleep(0.02)
     assert len(reports.writes) == 1
 
@@ -216,15 +214,18 @@ async def test_an_agent_that_cannot_read_its_orders_says_so_until_it_can(
 async def test_a_mistake_in_one_report_does_not_end_the_reports(
     reports: Reports, client: kube.Client, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mistakes = [ZeroDivisionError(), ZeroDivisionError()]
+    class Mistaken(orders.NodeOrders):
+        mistakes = [ZeroDivisionError(), ZeroDivisionError()]
 
-    def observed() -> orders.Observed | None:
-        if mistakes:
-            raise mistakes.pop()
-        return reports.orders.observed
+        @property
+        def observed(self) -> orders.Observed | None:
+            if self.mistakes:
+                raise self.mistakes.pop()
+            return super().observed
 
+    reports.orders = Mistaken(client, node_name=NODE, time=clock)
     reports.reporter = reporter.StatusReporter(
-        client, reports.recorder, node_name=NODE, observed=observed, time=clock
+        client, reports.recorder, node_name=NODE, ordered=reports.orders, time=clock
     )
     async with reports.running():
         await reports.reporter.report(status())
