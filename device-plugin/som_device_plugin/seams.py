@@ -179,38 +179,24 @@ class Holding:
 class Hold(Protocol):
     """What keeps a pool's free memory from everybody else on the node: the driver's half of it.
 
-    It outlives the agent. Every call is safe to repeat after a crash at any point.
+    It outlives the agent, and every call is safe to repeat after a crash at any point. Each raises
+    SomError or OSError when the kernel refuses, with what it answered.
     """
 
     def locked(self) -> contextlib.AbstractContextManager[Holding]:
-        """What the pool has; no start takes any of it inside the block.
-
-        Raises:
-            SomError: a start does not let go of it; says which.
-        """
+        """What the pool has; no start takes any of it inside the block."""
 
     def shrink(self, free_bytes: int) -> None:
-        """Let go of everything beyond `free_bytes`, which are fewer than now; inside `locked`.
+        """Let go of everything beyond `free_bytes`, which are fewer than now; inside `locked`."""
 
-        Raises:
-            OSError: the kernel refused.
-        """
+    def fill(self, pool_bytes: int) -> None:
+        """Keep what of `pool_bytes`, all that is the pool's, no start holds and no other has taken.
 
-    def fill(self, pages_bytes: int) -> None:
-        """Keep what of `pages_bytes`, all that is the pool's, no start holds; makes the hold.
-
-        What others took out of reach is left out. Not inside `locked`.
-
-        Raises:
-            SomError: the kernel refused, with what it answered.
+        Makes the hold. Not inside `locked`.
         """
 
     def remove(self) -> None:
-        """Remove the empty hold and what is left of the pool's starts. Idempotent.
-
-        Raises:
-            SomError: the kernel refused, with what it answered.
-        """
+        """Remove the empty hold and what is left of the pool's starts. Idempotent."""
 
 
 class Driver(Protocol):
@@ -302,9 +288,9 @@ class PoolReserved:
 
 
 class Source(Protocol):
-    """Where the memory of pools comes from. Calls may overlap.
+    """Where the memory of pools comes from. Calls may overlap; between steps they take turns.
 
-    Every call raises SomError when the kernel refuses, with what it answered.
+    Each raises SomError when the node or the kernel refuses, with what it answered.
     """
 
     async def reserved(self, pool: str) -> PoolReserved:
@@ -321,23 +307,13 @@ class Source(Protocol):
 
         Never shrinks below `held_bytes` (what is promised to pods) or what starts hold. Falls
         short with a message, not an error. Cancelling keeps what was had until then.
-
-        Raises:
-            SomError: the order may not be carried out on this node; nothing was taken.
         """
 
     async def release(self, pool: str) -> None:
-        """Give all memory of `pool` back and forget it. Idempotent.
-
-        Raises:
-            SomError: starts still hold memory of the pool.
-        """
+        """Give all memory of `pool` back and forget it, unless starts hold some. Idempotent."""
 
     async def refill(self, pool: str) -> PoolReserved:
-        """Put what starts no longer hold back into the pool's hold: after every release.
-
-        A pool that was given back meanwhile has nothing.
-        """
+        """Put what starts no longer hold back into the hold of `pool`, if that is still known."""
 
     async def check(self) -> tuple[list[Event], list[PoolReserved]]:
         """The cycle: repair what others did; the news for an admin, and what each pool has."""

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from som_api import VERSION, v1alpha1
 from som_device_plugin import pools
@@ -103,12 +103,12 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
             if size_bytes
         ),
         conditions=(
-            v1alpha1.Condition(
+            _condition(
                 type="Ready",
-                status="True" if reason == "Reserved" else "False",
+                holds=reason == "Reserved",
                 reason=reason,
                 message=message,
-                observed_generation=pool.order.generation,
+                generation=pool.order.generation,
             ),
         ),
     )
@@ -119,20 +119,16 @@ def _pool_reason(pool: pools.ActivePool) -> tuple[str, str]:
     reason, message = _POOL_REASONS[pool.state, (excess > 0) - (excess < 0)]
     capacity = v1alpha1.format_bytes(pool.capacity_bytes)
     shown = message.format(capacity=capacity, shortfall=pool.reserved.shortfall, why=pool.why)
-    return reason or pool.reason, shown[:_MESSAGE_LIMIT]
+    return reason or pool.reason, shown
 
 
 def _ready(active: Mapping[str, pools.ActivePool], generation: int | None) -> v1alpha1.Condition:
     waiting = {name: _pool_reason(p)[0] for name, p in sorted(active.items()) if not p.is_full}
-    status: Literal["True", "False"] = "False" if waiting or not active else "True"
     reason = next(iter(waiting.values()), "Reserved" if active else "NoPools")
     message = ", ".join(f"{name}: {why}" for name, why in waiting.items())
-    return v1alpha1.Condition(
-        type="Ready",
-        status=status,
-        reason=reason,
-        message=message[:_MESSAGE_LIMIT],
-        observed_generation=generation,
+    is_ready = bool(active) and not waiting
+    return _condition(
+        type="Ready", holds=is_ready, reason=reason, message=message, generation=generation
     )
 
 
@@ -145,23 +141,21 @@ def _degraded(
         f"lease {found.lease_id}{owners.get(found.lease_id, '')}: {found.outcome.value}"
         for found in troubles
     )
-    return v1alpha1.Condition(
-        type="Degraded",
-        status="True" if troubles else "False",
-        reason=_TROUBLE[troubles[0].outcome] if troubles else "AsExpected",
-        message=message[:_MESSAGE_LIMIT],
-        observed_generation=generation,
+    reason = _TROUBLE[troubles[0].outcome] if troubles else "AsExpected"
+    return _condition(
+        type="Degraded", holds=bool(troubles), reason=reason, message=message, generation=generation
     )
 
 
 def _blocked(found: setup.Setup, generation: int | None) -> v1alpha1.Condition:
+    is_blocked = found.blocked is not None
     blocked = found.blocked or setup.Blocked("AsExpected", "")
-    return v1alpha1.Condition(
+    return _condition(
         type="Blocked",
-        status="True" if found.blocked else "False",
+        holds=is_blocked,
         reason=blocked.reason,
-        message=blocked.message[:_MESSAGE_LIMIT],
-        observed_generation=generation,
+        message=blocked.message,
+        generation=generation,
     )
 
 
@@ -170,18 +164,37 @@ def _pods_unlimited(
 ) -> v1alpha1.Condition:
     """No reason to refuse: what is reserved for a pool is out of these pods' reach already."""
     uids = found.unlimited
+    if not uids:
+        return _condition(
+            type="PodsUnlimited",
+            holds=False,
+            reason="AsExpected",
+            message="",
+            generation=generation,
+        )
     named = ", ".join(pod_names.get(uid, f"UID {uid}") for uid in uids[:_NAMED_PODS])
     more = f" and {len(uids) - _NAMED_PODS} more" if len(uids) > _NAMED_PODS else ""
-    return v1alpha1.Condition(
+    message = (
+        f"pods without a hugetlb limit, which can take huge pages that they did not request "
+        f"before a pool has reserved them: {named}{more}; {_UNLIMITED_CURE}"
+    )
+    return _condition(
         type="PodsUnlimited",
-        status="True" if uids else "False",
-        reason="HugetlbLimitMissing" if uids else "AsExpected",
-        message=(
-            f"pods without a hugetlb limit, which can take huge pages that they did not request "
-            f"before a pool has reserved them: {named}{more}; {_UNLIMITED_CURE}"
-        )[:_MESSAGE_LIMIT]
-        if uids
-        else "",
+        holds=True,
+        reason="HugetlbLimitMissing",
+        message=message,
+        generation=generation,
+    )
+
+
+def _condition(
+    *, type: str, holds: bool, reason: str, message: str, generation: int | None
+) -> v1alpha1.Condition:
+    return v1alpha1.Condition(
+        type=type,
+        status="True" if holds else "False",
+        reason=reason,
+        message=message[:_MESSAGE_LIMIT],
         observed_generation=generation,
     )
 

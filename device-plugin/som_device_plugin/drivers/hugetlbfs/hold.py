@@ -98,18 +98,18 @@ class Hold:
         """See `seams.Hold`."""
         os.ftruncate(self._locked, free_bytes)
 
-    def fill(self, pages_bytes: int) -> None:
+    def fill(self, pool_bytes: int) -> None:
         """See `seams.Hold`."""
         self._prepare()
         with self.locked() as now:
-            missing_bytes = pages_bytes - now.held_bytes - now.free_bytes
+            missing_bytes = pool_bytes - now.held_bytes - now.free_bytes
             if missing_bytes < 0:
-                self.shrink(max(pages_bytes - now.held_bytes, 0))
+                self.shrink(max(pool_bytes - now.held_bytes, 0))
         if missing_bytes <= 0 or hugepages.machine_counts(self._page_bytes).available <= 0:
             return
         # Leases take pages while the worker starts, so it is reckoned anew.
         with self._worker() as process, self.locked() as now:
-            self._extend(process, pages_bytes - now.held_bytes)
+            self._extend(process, pool_bytes - now.held_bytes)
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[subprocess.Popen[bytes]]:
