@@ -120,6 +120,9 @@ class FakeDriver:
         """A worker that dies before attaching frees its superblock."""
         self.kernel.superblocks = [b for b in self.kernel.superblocks if b.mounted or b.truncated]
 
+    async def close(self) -> None:
+        pass
+
 
 class FakePools:
     """The part of pools.Pools that leases use: a pool of each unit, of all its kernel has."""

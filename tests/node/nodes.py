@@ -3,6 +3,7 @@
 import mmap
 import pathlib
 import secrets
+from typing import TypedDict, Unpack
 
 from som_api import v1alpha1
 from som_device_plugin import backends, seams
@@ -12,6 +13,16 @@ from som_device_plugin.sources.hugetlb import plan
 MIB = 2**20
 GIB = 2**30
 PAGE = 2 * MIB
+
+
+class Options(TypedDict, total=False):
+    """Of a start, with the defaults of `Node.start`."""
+
+    lease_id: str
+    number: int
+    pool: str
+    page_bytes: int
+    others: frozenset[int]
 
 
 class Node:
@@ -67,9 +78,9 @@ class Node:
             preferred_node=hugepages.nodes()[0],
         )
 
-    async def built(self, size_bytes: int, **options: object) -> seams.Start:
+    async def built(self, size_bytes: int, **options: Unpack[Options]) -> seams.Start:
         """A start with its memory attached."""
-        start = self.start(size_bytes, **options)  # type: ignore[arg-type]
+        start = self.start(size_bytes, **options)
         await self.driver.build(start, on_progress=lambda _bytes: None)
         return start
 

@@ -11,6 +11,7 @@ from node import containers, machine, nodes
 from node.conftest import Programs
 from node.nodes import PAGE
 from som_device_plugin import seams
+from som_device_plugin.drivers.hugetlbfs import driver
 
 PINS = ("vmsplice", "io_uring")
 OTHERS = ("fd", "map", "romap", "bind", "scm")
@@ -220,6 +221,10 @@ async def test_a_program_that_runs_from_a_lease_of_before_is_detached_and_freed_
         await its_successor_is_built_and_it_is_freed_when_its_holder_ends(node, start, holder)
 
 
+async def until_free(node: nodes.Node, start: seams.Start) -> None:
+    machine.wait_until(lambda: node.driver.usage(start).free, what="free")
+
+
 async def test_what_was_known_of_a_revoked_start_is_forgotten_when_it_is_free(
     node: nodes.Node,
 ) -> None:
@@ -227,6 +232,7 @@ async def test_what_was_known_of_a_revoked_start_is_forgotten_when_it_is_free(
     for number in range(1, 4):
         start = await node.built(4 * PAGE, lease_id="a", number=number)
         node.driver.revoke(start)
-        machine.wait_until(lambda start=start: node.driver.usage(start).free, what="free")
+        await until_free(node, start)
         await node.source.refill("databases")
+    assert isinstance(node.driver, driver.HugeTLBFS)
     assert node.driver._revoked_devices == {}

@@ -200,7 +200,7 @@ async def test_a_pool_that_shrinks_goes_on_when_a_pod_has_left(node: Node) -> No
 
 
 async def test_a_pool_that_is_ordered_again_as_its_memory_goes_back_is_reserved_again(
-    node: Node,
+    node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.order(order(GIB))
     release = node.source.release
@@ -211,7 +211,7 @@ async def test_a_pool_that_is_ordered_again_as_its_memory_goes_back_is_reserved_
         while node.own.generation != 3:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
-    node.source.release = ordered_again_meanwhile  # type: ignore[method-assign]
+    monkeypatch.setattr(node.source, "release", ordered_again_meanwhile)
     async with node.agent() as condition:
         await node.until(lambda: condition("Ready")[1] == "Reserved")
         node.order()
@@ -230,7 +230,7 @@ async def test_pools_end_when_told_although_something_was_freed_in_that_moment(
 
 
 async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from_its_memory(
-    node: Node,
+    node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply = node.source.apply
 
@@ -239,13 +239,13 @@ async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from
             raise RecursionError
         return await apply(pool, **named)
 
-    node.source.apply = poisoned  # type: ignore[method-assign]
+    monkeypatch.setattr(node.source, "apply", poisoned)
     node.order(order(GIB), order(GIB, name="b", unit="1Gi"))
     async with node.agent() as condition:
         await node.until(lambda: node.source.has == {"b": GIB})
         await node.until(lambda: condition("Ready")[1] == "Refused")
         assert condition("Ready")[2].startswith("unexpected: RecursionError()")
-        node.source.apply = apply  # type: ignore[method-assign]
+        monkeypatch.setattr(node.source, "apply", apply)
         await node.until(lambda: node.source.has == {"a": GIB, "b": GIB})
 
 
@@ -261,7 +261,7 @@ async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the
         await asyncio.Event().wait()
         raise AssertionError(pool)
 
-    node.source.apply = apply  # type: ignore[method-assign]
+    monkeypatch.setattr(node.source, "apply", apply)
     node.order(order(GIB))
     async with node.agent():
         await looking.wait()
@@ -269,7 +269,9 @@ async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the
         assert "pools has not come round" not in loops.BEATS.late()
 
 
-async def test_a_pool_whose_hold_cannot_be_filled_keeps_no_other_from_it(node: Node) -> None:
+async def test_a_pool_whose_hold_cannot_be_filled_keeps_no_other_from_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node.order(order(GIB), order(GIB, name="b", unit="1Gi"))
     async with node.agent():
         await node.until(lambda: node.source.has == {"a": GIB, "b": GIB})
@@ -281,7 +283,7 @@ async def test_a_pool_whose_hold_cannot_be_filled_keeps_no_other_from_it(node: N
             filled.append(pool)
             return node.source.now(pool)
 
-        node.source.refill = refill  # type: ignore[method-assign]
+        monkeypatch.setattr(node.source, "refill", refill)
         await node.own.refill()
         assert filled == ["b"]
 

@@ -6,6 +6,7 @@ and an end of the agent before or after any write.
 
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import hypothesis
 from hypothesis import stateful
@@ -18,7 +19,7 @@ NODES = st.integers(min_value=0, max_value=2)
 AGENTS = st.integers(min_value=0, max_value=1)
 POOLS = st.sampled_from(["a", "b"])
 PAGES = st.integers(min_value=1, max_value=60)
-DEATHS = st.one_of(
+DEATHS: st.SearchStrategy[list[str]] = st.one_of(
     st.just([]),
     st.tuples(st.integers(min_value=0, max_value=4), st.sampled_from(["before", "after"])).map(
         lambda death: [""] * death[0] + [death[1]]
@@ -113,7 +114,7 @@ class Life(stateful.RuleBasedStateMachine):
     def an_agent_starts_again(self, agent: int) -> None:
         self.agents[agent].restart()
 
-    def carry_out(self, step, agent: int, death: list[str]) -> None:
+    def carry_out(self, step: Callable[[], object], agent: int, death: list[str]) -> None:
         self.machine.kernel.die = death
         try:
             step()
