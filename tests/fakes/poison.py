@@ -40,7 +40,7 @@ class Poison:
     def __init__(self, seed: int, *, large: int = 10) -> None:
         self.random = random.Random(seed)
         self._large = large
-        self._keeps_rules = True
+        self.keeps_rules = True
 
     def text(self, most: int = 40) -> str:
         """Any text of at most `most` characters."""
@@ -49,7 +49,7 @@ class Poison:
 
     def pod(self, name: str, *, node: str = "") -> Json:
         """A Pod with anything in it that a server takes; half of them keep our policies."""
-        self._keeps_rules = self.often(2)
+        self.keeps_rules = self.often(2)
         metadata: Json = {"name": name, "labels": {"a": "b"}, "annotations": {}}
         if self.often(3):
             metadata["annotations"]["som.io/keep-on-restart"] = self.text()
@@ -109,7 +109,7 @@ class Poison:
     def sompool(self, name: str) -> Json:
         """A SomPool; most keep the CRD's rules, and a server takes those."""
         pool = self._custom(v1alpha1.SomPool, name)
-        if self._keeps_rules:
+        if self.keeps_rules:
             spec = pool["spec"]
             spec["capacity"] = self.random.choice(_CAPACITIES)
             if spec["unit"] == "2Mi":
@@ -136,17 +136,17 @@ class Poison:
         is_sidecar = init and self.often(2)
         if is_sidecar:
             container["restartPolicy"] = "Always"
-        if self.often(2) and (is_sidecar or not init or not self._keeps_rules):
+        if self.often(2) and (is_sidecar or not init or not self.keeps_rules):
             units = ("som.io/2Mi", "som.io/1Gi", "som.io/ticket", "cpu")
-            unit = self.random.choice(units[:2] if self._keeps_rules else units)
-            amounts = {unit: self.random.choice(_COUNTS) if self._keeps_rules else self.amount()}
+            unit = self.random.choice(units[:2] if self.keeps_rules else units)
+            amounts = {unit: self.random.choice(_COUNTS) if self.keeps_rules else self.amount()}
             container["resources"] = {"limits": amounts, "requests": amounts}
         if self.often(3):
             container["env"] = [{"name": "X", "value": self.text(5_000)}]
         return container
 
     def _custom(self, model: type[v1alpha1.SomPool | v1alpha1.SomNode], name: str) -> Json:
-        self._keeps_rules = not self.often(4)
+        self.keeps_rules = not self.often(4)
         made = self._by_schema(_schema(model))
         fixed = {"apiVersion": "som.io/v1alpha1", "kind": model.__name__}
         metadata: Json = {"name": name}
@@ -175,7 +175,7 @@ class Poison:
         return [
             text
             for text in texts
-            if not self._keeps_rules or (len(text) <= most and re.search(schema["pattern"], text))
+            if not self.keeps_rules or (len(text) <= most and re.search(schema["pattern"], text))
         ]
 
     def _string(self, schema: Json) -> str:

@@ -12,6 +12,8 @@ from pydantic import alias_generators
 GROUP: Final = "som.io"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
+NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""Of a DNS subdomain, as objects are named; it is safe in a path, too."""
 
 
 class ApiModel(pydantic.BaseModel):
@@ -56,7 +58,7 @@ class ObjectMeta(pydantic.BaseModel):
         str,
         pydantic.Field(
             max_length=253,
-            pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+            pattern=NAME_PATTERN,
         ),
     ]
     uid: str = ""

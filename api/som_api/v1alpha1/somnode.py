@@ -18,7 +18,10 @@ _SHORT: Final = {"maxLength": 64}
 class NodePool(meta.ApiModel):
     """What one pool shall reserve on this node."""
 
-    name: Annotated[str, pydantic.Field(description="Name of the SomPool", max_length=63)]
+    name: Annotated[
+        str,
+        pydantic.Field(description="Name of the SomPool", max_length=63, pattern=meta.NAME_PATTERN),
+    ]
     generation: Annotated[int, pydantic.Field(description="Generation of the SomPool's spec")]
     unit: Annotated[sompool.Unit, pydantic.Field(description="What one som.io/<unit> is")]
     capacity: Annotated[quantities.Bytes, pydantic.Field(description="Memory to reserve")]

@@ -1,0 +1,21 @@
+"""What the agent takes for an order."""
+
+import pydantic
+import pytest
+
+from som_api import v1alpha1
+
+
+@pytest.mark.parametrize("name", ["", "%", "..", "../../etc", "a/b", "(strangers)", "A", "a" * 64])
+def test_a_pool_that_no_sompool_can_be_is_no_order(name: str) -> None:
+    """Its name becomes that of cgroups and directories."""
+    order = {
+        "name": name,
+        "generation": 1,
+        "unit": "2Mi",
+        "capacity": "1Gi",
+        "source": {"hugeTLB": {"pageSize": "2Mi"}},
+    }
+    v1alpha1.NodePool.model_validate(order | {"name": "databases.of-1"})
+    with pytest.raises(pydantic.ValidationError, match="name"):
+        v1alpha1.NodePool.model_validate(order)
