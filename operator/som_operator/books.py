@@ -40,9 +40,10 @@ def condition(node: observed.Node, somnode: v1alpha1.SomNode | None) -> v1alpha1
 def _uncounted(by_size: dict[str, int]) -> str:
     amount = v1alpha1.format_bytes(sum(by_size.values()))
     return (
-        f"kubelet does not count {amount} of the pools' huge pages, for they were reserved after "
-        f"it had started: {amount} of ordinary memory can be promised to pods and not be there. "
-        f"Restart kubelet once the pods of the node request {amount} less than it can allocate."
+        f"kubelet does not count {amount} of the pools' huge pages, because they were reserved "
+        f"after it had started: pods may be promised {amount} of ordinary memory that is not "
+        f"there. Restart kubelet once the pods of the node request {amount} less than it can "
+        "allocate."
     )
 
 

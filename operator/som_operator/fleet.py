@@ -1,7 +1,7 @@
 """What the operator knows of the cluster: caches of SomPools, SomNodes, Nodes and Pods.
 
-Every change makes the keys due that it can concern: nodes for what they shall do, pools for how
-they stand. What one object did is urgent: its node does not wait behind all those that an edit of
+Every change makes the keys due that it can concern: nodes for their orders, pools for how they
+stand. What one object did is urgent: its node does not wait behind all those that an edit of
 a pool concerns. What the first lists bring did not happen just now, and is not urgent.
 """
 

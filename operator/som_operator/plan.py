@@ -1,4 +1,4 @@
-"""What one node shall reserve and advertise, and how every pool stands there: pure decisions.
+"""What one node must reserve and advertise, and how every pool stands there: pure decisions.
 
 Theory of operation. `plan_node` maps (SomPools, a Node, its SomNode, its Pods) to the SomNode's
 spec, the som capacity of node status, and how each pool stands there. It knows no history:
@@ -117,7 +117,7 @@ def _capacity(
     entries: Iterable[v1alpha1.NodePool],
     bound: observed.BoundPods,
 ) -> observed.Units:
-    """The som capacity that node status shall have, every unit named.
+    """The som capacity that belongs into node status, every unit named.
 
     Bound Pods keep capacity from falling, but never raise it: whoever may name a node in a Pod
     could otherwise raise it at will.

@@ -98,7 +98,7 @@ class Report:
         return pool.capacity // v1alpha1.UNIT_BYTES[entry.unit]
 
     def serving(self, entry: v1alpha1.NodePool) -> PoolOnNode:
-        """How the pool stands that shall have `entry`."""
+        """How the pool of `entry` stands."""
         pool = self.pools.get(entry.name)
         if not self.exists:
             return self._pool(entry.name, State.RESERVING, "the agent has not reported yet")
@@ -128,7 +128,7 @@ class Report:
         return self._pool(entry.name, State.RESERVING, progress)
 
     def waiting(self, name: str, predecessor: str) -> PoolOnNode:
-        """How the pool `name` stands that shall have memory once `predecessor` has none."""
+        """How the pool `name` stands while it waits until `predecessor` has no memory."""
         return self._pool(
             name, State.RESERVING, f"waits for pool {predecessor} to give its memory back"
         )
@@ -139,7 +139,7 @@ class Report:
         return dataclasses.replace(here, rivals=(holder,))
 
     def leaving(self, name: str) -> PoolOnNode:
-        """How the pool `name` stands that shall have nothing here any more."""
+        """How the pool `name` stands while it gives up its memory here."""
         pool = self.pools.get(name)
         silent = "" if self._node.ready else "kubelet is not ready"
         silent = silent or self._agent_lost

@@ -1,4 +1,4 @@
-"""SomPools as the plan reads them: who may change a node, and what a node shall then reserve."""
+"""SomPools as the plan reads them: who may change a node, and what a node must then reserve."""
 
 import dataclasses
 import enum

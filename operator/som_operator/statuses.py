@@ -1,4 +1,4 @@
-"""Writes the operator's part of statuses, and knows what it wrote before a cache does."""
+"""Writes the operator's part of a status, and remembers it until the cache has caught up."""
 
 from typing import Final, Generic, TypeVar
 

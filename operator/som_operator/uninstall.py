@@ -1,16 +1,16 @@
 """`som-operator uninstall`: gives every node's memory back before the release is deleted.
 
-Run by the chart's pre-delete hook, after which helm deletes the agents, or by a person. SomPools
+The chart's pre-delete hook runs it, and then helm deletes the agents; or a person runs it. SomPools
 stay, without our finalizer and status, and a later installation finds them.
 
-Theory of operation. The operator is stopped first, for it would order again what is released here.
-Capacity is withdrawn before memory is, so that no pod comes in between. Whatever ends the run
-before everything is given back, SIGTERM included, the operator is started again, and it restores
-capacity and orders: a refused uninstall changes nothing. A run that was killed leaves the operator
+Theory of operation. The run stops the operator first: it would order again what is released.
+It withdraws capacity before memory, so that no pod comes in between. Whatever ends the run before
+everything is given back, SIGTERM included, it starts the operator again, which restores capacity
+and orders: a refused uninstall changes nothing. A run that was killed leaves the operator
 stopped; the hook's Job then runs again, and a run that finds the operator stopped starts it, too.
 
-A rendered chart that is applied as text brings the hook's Job along. So the Job names helm's
-release, and nothing is done unless helm's own record says that it is being uninstalled.
+A rendered chart that is applied as text contains the hook's Job. So the Job names helm's release,
+and does nothing unless helm's own record says that the release is being uninstalled.
 """
 
 import asyncio

@@ -15,8 +15,8 @@ async def connect(*, user_agent: str, kubeconfig: pathlib.Path | None = None) ->
     """A client for the cluster that `kubeconfig`, else the surroundings, name.
 
     The order is kubectl's: `kubeconfig`, then $KUBECONFIG, then the service account of the pod
-    we run in, then ~/.kube/config. Service account tokens are read anew every minute; exec
-    credentials with an expiry are renewed before it, client certificates only at a new start.
+    we run in, then ~/.kube/config. The client reads service account tokens every minute;
+    it renews exec credentials before they expire, client certificates only at a new start.
     Raises KubeError (reason "Config") that names the file.
     """
     configuration = official.Configuration()

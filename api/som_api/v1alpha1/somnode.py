@@ -16,7 +16,7 @@ _SHORT: Final = {"maxLength": 64}
 
 
 class NodePool(meta.ApiModel):
-    """What one pool shall reserve on this node."""
+    """What one pool must reserve on this node."""
 
     name: Annotated[
         str,

@@ -29,9 +29,9 @@ def test_pages_reserved_after_kubelet_started_are_not_counted() -> None:
     status, reason, message = told(0, pages(pools=2))
     assert (status, reason) == ("True", "NotCounted")
     assert message == (
-        "kubelet does not count 2Gi of the pools' huge pages, for they were reserved after it had "
-        "started: 2Gi of ordinary memory can be promised to pods and not be there. Restart kubelet "
-        "once the pods of the node request 2Gi less than it can allocate."
+        "kubelet does not count 2Gi of the pools' huge pages, because they were reserved after it "
+        "had started: pods may be promised 2Gi of ordinary memory that is not there. Restart "
+        "kubelet once the pods of the node request 2Gi less than it can allocate."
     )
 
 
