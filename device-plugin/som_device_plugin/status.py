@@ -9,8 +9,6 @@ from som_device_plugin import pools
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
 
-_MESSAGE_LIMIT: Final = 1024
-
 _TROUBLE: Final[Mapping[decide.Outcome | state.Event, str]] = {
     decide.Outcome.DAMAGED: "LeaseDamaged",
     decide.Outcome.STRAY: "StrayMount",
@@ -194,7 +192,7 @@ def _condition(
         type=type,
         status="True" if holds else "False",
         reason=reason,
-        message=message[:_MESSAGE_LIMIT],
+        message=message,
         observed_generation=generation,
     )
 

@@ -4,7 +4,8 @@ Ready is True when at least one match has its full capacity and every match whos
 has it. It is Unknown while no kubelet of a match is ready: silence is no information.
 """
 
-import dataclasses
+import collections
+import enum
 from collections.abc import Mapping, Set
 from typing import Final, Literal
 
@@ -14,10 +15,38 @@ from som_operator.reports import PoolOnNode, State
 from som_operator.standing import Pool, Standing
 
 _NAMED_NODES: Final = 3
-_LONGEST_MESSAGE: Final = 1024
 
 _Verdict = tuple[Literal["True", "False", "Unknown"], str, str]
 """Status, reason and message of one condition."""
+
+
+class _Silent(enum.Enum):
+    """Nodes from which nothing is to be expected, whatever the state of the pool there."""
+
+    UNREACHABLE = enum.auto()
+    UNSERVED = enum.auto()
+    """They have lost their agent."""
+
+
+_Groups = Mapping[State | _Silent, Mapping[str, PoolOnNode]]
+"""A pool's nodes by name: every match is in one group, and RELEASING are no matches."""
+
+# The first group that has nodes gives the reason.
+_NOT_READY: Final[Mapping[State | _Silent, str]] = {
+    State.CONFLICTED: "Conflicted",
+    State.DEGRADED: "PartlyReserved",
+    _Silent.UNSERVED: "AgentNotReady",
+    State.RESERVING: "Reserving",
+}
+_DEGRADED: Final[Mapping[State | _Silent, tuple[str, str]]] = {
+    State.DEGRADED: ("PartlyReserved", ""),
+    _Silent.UNSERVED: ("AgentNotReady", ""),
+    _Silent.UNREACHABLE: ("Unreachable", "kubelet is not ready: "),
+}
+_PROGRESSING: Final[Mapping[State | _Silent, str]] = {
+    State.RESERVING: "Reserving",
+    State.SHRINKING: "Shrinking",
+}
 
 
 def pool_status(pool: Pool, on_nodes: Mapping[str, PoolOnNode]) -> v1alpha1.SomPoolStatus:
@@ -27,7 +56,7 @@ def pool_status(pool: Pool, on_nodes: Mapping[str, PoolOnNode]) -> v1alpha1.SomP
         "Ready": _ready(pool, groups),
         "Progressing": _progressing(pool, groups),
         "Degraded": _degraded(groups),
-        "Conflicted": _conflicted(groups),
+        "Conflicted": _conflicted(on_nodes),
     }
     generation = pool.sompool.metadata.generation
     return v1alpha1.SomPoolStatus(
@@ -37,16 +66,16 @@ def pool_status(pool: Pool, on_nodes: Mapping[str, PoolOnNode]) -> v1alpha1.SomP
                 type=kind,
                 status=status,
                 reason=reason,
-                message=message[:_LONGEST_MESSAGE],
+                message=message,
                 observed_generation=generation,
             )
             for kind, (status, reason, message) in verdicts.items()
         ),
         nodes=v1alpha1.NodeCounts(
-            matched=groups.matched,
-            ready=groups.ready,
-            degraded=len(groups.degraded) + len(groups.conflicted) + len(groups.unserved),
-            unreachable=len(groups.unreachable),
+            matched=_matched(groups),
+            ready=_full(groups),
+            degraded=_count(groups, State.DEGRADED, State.CONFLICTED, _Silent.UNSERVED),
+            unreachable=_count(groups, _Silent.UNREACHABLE),
         ),
         capacity=min(v1alpha1.MOST_BYTES, sum(there.capacity_bytes for there in on_nodes.values())),
         allocated=min(
@@ -55,77 +84,36 @@ def pool_status(pool: Pool, on_nodes: Mapping[str, PoolOnNode]) -> v1alpha1.SomP
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Groups:
-    """A pool's nodes: every match is in one of the first seven groups. `rivals` are pools.
-
-    Those of `unserved` have lost their agent.
-    """
-
-    reserved: Mapping[str, PoolOnNode]
-    shrinking: Mapping[str, PoolOnNode]
-    unserved: Mapping[str, PoolOnNode]
-    reserving: Mapping[str, PoolOnNode]
-    degraded: Mapping[str, PoolOnNode]
-    conflicted: Mapping[str, PoolOnNode]
-    unreachable: Mapping[str, PoolOnNode]
-    releasing: Mapping[str, PoolOnNode]
-    rivals: Mapping[str, int]
-
-    @property
-    def matched(self) -> int:
-        return sum(
-            len(group)
-            for group in (
-                self.reserved,
-                self.shrinking,
-                self.unserved,
-                self.reserving,
-                self.degraded,
-                self.conflicted,
-                self.unreachable,
-            )
-        )
-
-    @property
-    def ready(self) -> int:
-        """Matches that have their full capacity: more than it is no trouble."""
-        return len(self.reserved) + len(self.shrinking)
-
-
 def _group(on_nodes: Mapping[str, PoolOnNode]) -> _Groups:
-    by_state: dict[State, dict[str, PoolOnNode]] = {state: {} for state in State}
-    unreachable: dict[str, PoolOnNode] = {}
-    unserved: dict[str, PoolOnNode] = {}
-    rivals: dict[str, int] = {}
+    groups: dict[State | _Silent, dict[str, PoolOnNode]] = {g: {} for g in (*State, *_Silent)}
     for node, there in sorted(on_nodes.items()):
-        if there.state in (State.RELEASING, State.CONFLICTED):
-            by_state[there.state][node] = there
-        elif not there.kubelet_ready:
-            unreachable[node] = there
-        elif there.agent_lost:
-            unserved[node] = there
-        else:
-            by_state[there.state][node] = there
-        for rival in there.rivals:
-            rivals[rival] = rivals.get(rival, 0) + 1
-    return _Groups(
-        reserved=by_state[State.RESERVED],
-        shrinking=by_state[State.SHRINKING],
-        unserved=unserved,
-        reserving=by_state[State.RESERVING],
-        degraded=by_state[State.DEGRADED],
-        conflicted=by_state[State.CONFLICTED],
-        unreachable=unreachable,
-        releasing=by_state[State.RELEASING],
-        rivals=rivals,
-    )
+        group: State | _Silent = there.state
+        if group not in (State.RELEASING, State.CONFLICTED):
+            if not there.kubelet_ready:
+                group = _Silent.UNREACHABLE
+            elif there.agent_lost:
+                group = _Silent.UNSERVED
+        groups[group][node] = there
+    return groups
+
+
+def _count(groups: _Groups, *which: State | _Silent) -> int:
+    return sum(len(groups[group]) for group in which)
+
+
+def _matched(groups: _Groups) -> int:
+    return _count(groups, *groups) - _count(groups, State.RELEASING)
+
+
+def _full(groups: _Groups) -> int:
+    """Matches that have their full capacity: more than it is no trouble."""
+    return _count(groups, State.RESERVED, State.SHRINKING)
 
 
 def _ready(pool: Pool, groups: _Groups) -> _Verdict:
-    matched = groups.matched
+    matched = _matched(groups)
     wanted = v1alpha1.format_bytes(pool.entry.capacity)
-    so_far = f"full capacity ({wanted}) on {groups.ready} of {_nodes(matched)}"
+    so_far = f"full capacity ({wanted}) on {_full(groups)} of {_nodes(matched)}"
     if pool.standing is Standing.RELEASED:
         return "False", "Releasing", f"the pool is being deleted; {_releasing(groups)}"
     if pool.sompool.spec.paused and pool.sompool.metadata.deletion_timestamp:
@@ -134,45 +122,39 @@ def _ready(pool: Pool, groups: _Groups) -> _Verdict:
         return "False", "Paused", "no node has memory of this pool; set paused: false to begin"
     if not matched:
         return "False", "NoNodes", _no_nodes(pool)
-    if groups.conflicted:
-        return "False", "Conflicted", f"{so_far}; {_name_nodes(groups.conflicted)}"
-    if groups.degraded:
-        return "False", "PartlyReserved", f"{so_far}; {_name_nodes(groups.degraded)}"
-    if groups.unserved:
-        return "False", "AgentNotReady", f"{so_far}; {_name_nodes(groups.unserved)}"
-    if groups.reserving:
-        return "False", "Reserving", f"{so_far}; {_name_nodes(groups.reserving)}"
-    if not groups.ready:
-        return "Unknown", "Unreachable", f"no kubelet is ready: {_name_nodes(groups.unreachable)}"
+    for group, reason in _NOT_READY.items():
+        if groups[group]:
+            return "False", reason, f"{so_far}; {_name_nodes(groups[group])}"
+    if not _full(groups):
+        unreachable = _name_nodes(groups[_Silent.UNREACHABLE])
+        return "Unknown", "Unreachable", f"no kubelet is ready: {unreachable}"
     return "True", "Reserved", so_far
 
 
 def _progressing(pool: Pool, groups: _Groups) -> _Verdict:
     if pool.sompool.spec.paused:
         return "False", "Paused", "the pool is paused: nothing of it is changed anywhere"
-    if pool.standing is Standing.RELEASED or (groups.releasing and not groups.reserving):
+    is_leaving = groups[State.RELEASING] and not groups[State.RESERVING]
+    if pool.standing is Standing.RELEASED or is_leaving:
         return "True", "Releasing", _releasing(groups)
-    if groups.reserving:
-        return "True", "Reserving", _name_nodes(groups.reserving)
-    if groups.shrinking:
-        return "True", "Shrinking", _name_nodes(groups.shrinking)
+    for group, reason in _PROGRESSING.items():
+        if groups[group]:
+            return "True", reason, _name_nodes(groups[group])
     return "False", "Settled", "there is nothing to be done"
 
 
 def _degraded(groups: _Groups) -> _Verdict:
-    if groups.degraded:
-        return "True", "PartlyReserved", _name_nodes(groups.degraded)
-    if groups.unserved:
-        return "True", "AgentNotReady", _name_nodes(groups.unserved)
-    if groups.unreachable:
-        return "True", "Unreachable", f"kubelet is not ready: {_name_nodes(groups.unreachable)}"
+    for group, (reason, what) in _DEGRADED.items():
+        if groups[group]:
+            return "True", reason, f"{what}{_name_nodes(groups[group])}"
     return "False", "AsOrdered", "no node lacks memory"
 
 
-def _conflicted(groups: _Groups) -> _Verdict:
-    if not groups.rivals:
+def _conflicted(on_nodes: Mapping[str, PoolOnNode]) -> _Verdict:
+    rivals = collections.Counter(rival for there in on_nodes.values() for rival in there.rivals)
+    if not rivals:
         return "False", "NoRival", "no other pool wants the same unit on a node of this pool"
-    named = ", ".join(f"{pool} on {_nodes(count)}" for pool, count in sorted(groups.rivals.items()))
+    named = ", ".join(f"{pool} on {_nodes(count)}" for pool, count in sorted(rivals.items()))
     cure = "change a node selector so that each node has one pool per unit"
     return "True", "Conflicted", f"same unit as pool {named}; {cure}"
 
@@ -184,10 +166,11 @@ def _no_nodes(pool: Pool) -> str:
 
 
 def _releasing(groups: _Groups) -> str:
-    if not groups.releasing:
+    releasing = groups[State.RELEASING]
+    if not releasing:
         return "no node holds its memory"
-    held = len(groups.releasing)
-    return f"{_nodes(held)} still {_have(held)} its memory: {_name_nodes(groups.releasing)}"
+    has = "has" if len(releasing) == 1 else "have"
+    return f"{_nodes(len(releasing))} still {has} its memory: {_name_nodes(releasing)}"
 
 
 def _name_nodes(group: Mapping[str, PoolOnNode]) -> str:
@@ -203,10 +186,6 @@ def _name_node(node: str, there: PoolOnNode) -> str:
 
 def _nodes(count: int) -> str:
     return f"{count} node" if count == 1 else f"{count} nodes"
-
-
-def _have(count: int) -> str:
-    return "has" if count == 1 else "have"
 
 
 def holders(

@@ -30,7 +30,6 @@ SECRETS: Final = kube.Resource("v1", "Secret", "secrets")
 OPERATOR: Final = "som-operator"
 _OPERATOR_PODS: Final = "app.kubernetes.io/name=som,app.kubernetes.io/component=operator"
 _HELM_RELEASE: Final = "meta.helm.sh/release-name"
-_PAGE: Final = 500
 _POLL_S: Final = 0.5
 _RESTORE_S: Final = 20.0
 """Below the 30 s between SIGTERM and SIGKILL."""
@@ -257,22 +256,14 @@ class Uninstall:
         self, resource: kube.Resource, *, namespace: str = "", labels: str = ""
     ) -> AsyncIterator[kube.Json]:
         """The items of a collection; of a CRD that is deleted there are none."""
-        params: dict[str, str | int | bool] = {"limit": _PAGE}
-        if labels:
-            params["labelSelector"] = labels
-        while True:
-            try:
-                page = await self.client.get(resource.path(namespace=namespace), params=params)
-            except kube.KubeError as error:
-                if error.status == 404:
-                    return
+        params = {"labelSelector": labels} if labels else {}
+        try:
+            async for page in self.client.pages(resource.path(namespace=namespace), params=params):
+                for item in page["items"]:
+                    yield item
+        except kube.KubeError as error:
+            if error.status != 404:
                 raise
-            for item in page["items"]:
-                yield item
-            token = page["metadata"].get("continue")
-            if not token:
-                return
-            params["continue"] = token
 
 
 def _decoded(item: kube.Json) -> v1alpha1.SomNode | None:

@@ -29,6 +29,7 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 20.0
 REQUEST_TIMEOUT_S = 30.0
 MOST_BYTES = 32 * 2**20
+PAGE_SIZE = 500
 DEEPEST = 100
 
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]')
@@ -118,6 +119,22 @@ class Client:
                     message="the object is not as expected; somebody changed it meanwhile",
                 ) from error
             raise
+
+    async def pages(self, path: str, *, params: Params | None = None) -> AsyncIterator[Json]:
+        """The pages of a list: of `PAGE_SIZE` items, or of fewer where these are too large."""
+        size, token = PAGE_SIZE, dict[str, str]()
+        while True:
+            try:
+                page = await self.get(path, params={**(params or {}), "limit": size, **token})
+            except errors.KubeError as error:
+                if error.reason != "TooLarge" or size == 1:
+                    raise
+                size //= 2
+                continue
+            yield page
+            if not page["metadata"].get("continue"):
+                return
+            size, token = min(PAGE_SIZE, size * 2), {"continue": page["metadata"]["continue"]}
 
     async def delete(self, path: str) -> Json:
         """Delete an object."""

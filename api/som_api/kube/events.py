@@ -19,6 +19,7 @@ import random
 import uuid
 from typing import NoReturn
 
+from som_api import v1alpha1
 from som_api.kube import client, errors
 from som_api.kube.resource import EVENTS, NODES, Json, ObjectRef, rfc3339
 from som_api.run import backoff, clock
@@ -29,7 +30,6 @@ SIMILAR_WINDOW_S = 600.0
 MOST_TOPICS = 4096
 OUTBOX = 1000
 
-_LONGEST_MESSAGE = 1024
 # Where Events about objects without a namespace belong.
 _NAMESPACE = "default"
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Recorder:
         """
         now_s, now = self._time.monotonic(), self._time.now()
         topic = _Topic(target, reason, warning)
-        series = self._one_of(topic, message[:_LONGEST_MESSAGE], now=now)
+        series = self._one_of(topic, message[: v1alpha1.LONGEST_MESSAGE], now=now)
         series.count += 1
         series.last = now
         if series.queued_s is not None and now_s - series.queued_s < REPEAT_S:

@@ -9,10 +9,10 @@ A watch that was of use (it brought news, or stood for `STEADY_S`) is taken up a
 it ends, but not oftener than every `SPACING_S`: servers end watches at their end of time, when a
 client reads slowly, and when they stop themselves. Everything else is followed by a jittered
 pause that doubles. Both together: at most 10 requests in 30 s whatever the server does, and a
-server that is well again is noticed within 60 s. (A collection of more than `PAGE_SIZE` objects
-takes one request per page of a list.) A peer that is gone without a word is found by TCP (see
-`client`); one that is silent for `idle_timeout_s`, where a server sends bookmarks every minute,
-is given up.
+server that is well again is noticed within 60 s. (A collection of more than `client.PAGE_SIZE`
+objects takes one request per page of a list.) A peer that is gone without a word is found by TCP
+(see `client`); one that is silent for `idle_timeout_s`, where a server sends bookmarks every
+minute, is given up.
 
 Absence of information is not information: the cache changes only by a complete list or an event,
 never by an error. An object that cannot be taken in is that object's problem: see `unreadable`.
@@ -30,7 +30,6 @@ from som_api.kube import client, errors
 from som_api.kube.resource import Json, Resource
 from som_api.run import backoff, clock, heartbeats
 
-PAGE_SIZE = 500
 SPACING_S: Final = 3.0
 STEADY_S: Final = 10.0
 EVENTS_A_TURN: Final = 20
@@ -216,27 +215,12 @@ class Reflector(Generic[T]):
 
     async def _list(self) -> None:
         listed: dict[Key, tuple[T | None, str]] = {}
-        token, size = "", PAGE_SIZE
-        while True:
-            params: dict[str, str | int] = {**self._selectors, "limit": size}
-            if token:
-                params["continue"] = token
-            try:
-                page = await self._kube.get(self._path, params=params)
-            except errors.KubeError as error:
-                if error.reason != "TooLarge" or size == 1:
-                    raise
-                size = size // 2
-                continue
-            self._beat()
-            with self._refusing_malformed("list"):
+        with self._refusing_malformed("list"):
+            async for page in self._kube.pages(self._path, params=self._selectors):
+                self._beat()
                 for item in page["items"]:
                     listed[_key(item)] = self._read(item)
                 version = _version(page)
-                token = page["metadata"].get("continue", "")
-            if not token:
-                break
-            size = min(PAGE_SIZE, size * 2)
         self._version = version
         self._useless = 0
         for key in (self._cache.keys() | self._unreadable.keys()) - listed.keys():

@@ -5,7 +5,14 @@ field exists here, in the cluster and in local mode with the same name, bounds a
 """
 
 from som_api.v1alpha1.faults import Fault, InvalidManifest
-from som_api.v1alpha1.meta import API_VERSION, GROUP, VERSION, Condition, ObjectMeta
+from som_api.v1alpha1.meta import (
+    API_VERSION,
+    GROUP,
+    LONGEST_MESSAGE,
+    VERSION,
+    Condition,
+    ObjectMeta,
+)
 from som_api.v1alpha1.quantities import (
     MOST_BYTES,
     Bytes,
@@ -41,6 +48,7 @@ from som_api.v1alpha1.sompool import (
 __all__ = [
     "API_VERSION",
     "GROUP",
+    "LONGEST_MESSAGE",
     "MOST_BYTES",
     "TICKET_RESOURCE",
     "UNIT_BYTES",

@@ -14,6 +14,8 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """Of a DNS subdomain, as objects are named; it is safe in a path, too."""
+LONGEST_MESSAGE: Final = 1024
+"""Characters of a condition's message, and of an Event's: what is longer is cut."""
 
 
 class ApiModel(pydantic.BaseModel):
@@ -33,26 +35,15 @@ class ApiModel(pydantic.BaseModel):
     )
 
 
-class OwnerReference(pydantic.BaseModel):
+class OwnerReference(ApiModel):
     """Whose end is this object's end, too: the part of it that som reads."""
-
-    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
     kind: str
     uid: str
 
 
-class ObjectMeta(pydantic.BaseModel):
+class ObjectMeta(ApiModel):
     """The part of Kubernetes' ObjectMeta that som reads; the rest is kept by the API server."""
-
-    model_config = pydantic.ConfigDict(
-        extra="ignore",
-        frozen=True,
-        alias_generator=alias_generators.to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        serialize_by_alias=True,
-    )
 
     name: Annotated[
         str,
@@ -84,7 +75,12 @@ class Condition(ApiModel):
         str, pydantic.Field(description="Why, as one CamelCase word for programs", max_length=64)
     ]
     message: Annotated[
-        str, pydantic.Field(description="Why, for people, with the cure", max_length=1024)
+        str,
+        pydantic.AfterValidator(lambda text: text[:LONGEST_MESSAGE]),
+        pydantic.Field(
+            description="Why, for people, with the cure",
+            json_schema_extra={"maxLength": LONGEST_MESSAGE},
+        ),
     ] = ""
     observed_generation: Annotated[
         int | None, pydantic.Field(description="Generation of the spec that this is about")

@@ -39,7 +39,7 @@ async def test_a_long_list_comes_in_pages(
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reflector, "PAGE_SIZE", 2)
+    monkeypatch.setattr(kube_client, "PAGE_SIZE", 2)
     for name in "abcde":
         server.put("v1", "nodes", node(name))
     async with Watching(client, clock).running() as watching:
@@ -140,7 +140,7 @@ async def test_nothing_is_synced_before_a_list_is_complete(
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reflector, "PAGE_SIZE", 1)
+    monkeypatch.setattr(kube_client, "PAGE_SIZE", 1)
     server.put("v1", "nodes", node("a"))
     server.put("v1", "nodes", node("b"))
 
@@ -367,7 +367,7 @@ async def test_a_list_that_is_too_large_for_one_answer_comes_in_smaller_pages(
     server: FakeApiServer, client: kube.Client, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube_client, "MOST_BYTES", 100_000)
-    monkeypatch.setattr(reflector, "PAGE_SIZE", 64)
+    monkeypatch.setattr(kube_client, "PAGE_SIZE", 64)
     for number in range(40):
         size = 90_000 if number % 10 == 0 else 10
         server.put("v1", "nodes", node(f"node-{number}", note="x" * size))
