@@ -88,6 +88,8 @@ def test_every_reason_of_a_pool_that_is_not_ready_is_explained() -> None:
     source = (ROOT / "operator/som_operator/pool_status.py").read_text()
     verdicts = source.partition("def _ready(")[2].partition("\ndef ")[0]
     reasons = set(re.findall(r'return "(?:False|Unknown)", "(\w+)"', verdicts))
+    table = source.partition("_NOT_READY")[2].partition("\n}\n")[0]
+    reasons |= set(re.findall(r': "(\w+)"', table))
     assert _first_column(_section("A pool is not Ready")) == reasons
 
 
