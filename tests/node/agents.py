@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -10,8 +11,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from node import machine
-from som_device_plugin.local import daemons, layout
+from node import machine, stand_in_alone
+from som_device_plugin.local import layout
 
 MIB = 2**20
 SOM = pathlib.Path(sys.executable).parent / "som"
@@ -65,6 +66,7 @@ class LocalNode:
         self.state_dir = layout.StateDir(path)
         # As `som local up` does; without it there is nothing to give back.
         self.state_dir.lock.touch()
+        self.state_dir.stand_in_lock.touch()
         self.generation = 0
         self.agent: subprocess.Popen | None = None
         self.log = (path / "agent.log").open("ab")
@@ -76,8 +78,7 @@ class LocalNode:
 
     def start_stand_in(self) -> None:
         """Start the kubelet stand-in."""
-        path = str(self.state_dir.path)
-        command = [sys.executable, "-m", "som_device_plugin.local.stand_in.kubelet", path]
+        command = [sys.executable, stand_in_alone.__file__, self.state_dir.path]
         self.stand_in = self.start(command, stderr=self.log)
 
     def admits(self) -> bool:
@@ -88,20 +89,15 @@ class LocalNode:
     def start_agent(self, *, killed_at: tuple[str, str] | None = None) -> None:
         """Start an agent; with `killed_at` (step, when) one that dies there."""
         self._registered_before = self.log_text().count(REGISTERED)
-        path = str(self.state_dir.path)
         start = ["-m", "som_device_plugin.local.agent"]
         if killed_at:
             step, when = killed_at
             start = [str(KILLED), f"som_device_plugin.{step}", when]
-        # The lock by which all of local mode knows that the agent lives.
-        with daemons.agent(self.state_dir)._lock_file.open("ab") as lock:
-            machine.wait_until(lambda: daemons._lock(lock.fileno()), what="the last agent ended")
-            self.agent = self.start(
-                [sys.executable, *start, path],
-                stdout=self.log,
-                stderr=self.log,
-                pass_fds=[lock.fileno()],
-            )
+        self.agent = self.start(
+            [sys.executable, *start, str(self.state_dir.path), str(os.getpid())],
+            stdout=self.log,
+            stderr=self.log,
+        )
 
     def wait_registered(self) -> None:
         """The agent that was started last serves: the stand-in's patience is no slow machine's."""

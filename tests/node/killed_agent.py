@@ -1,6 +1,6 @@
 """Local mode's agent that is killed (SIGKILL) at one named step of a lease's life.
 
-    killed_agent.py MODULE:CLASS.METHOD[=VALUE] before|during|after STATE_DIR
+    killed_agent.py MODULE:CLASS.METHOD[=VALUE] before|during|after STATE_DIR PARENT
 
 The agent is the real one; only this process replaces the method by one that kills. `=VALUE`: only
 the call that has an enum of this value among its arguments. `during`: at the first progress.

@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
-from node import conftest, machine
+from node import agents, conftest, machine
 from som_device_plugin.linux import hugepages
+from som_device_plugin.local import layout, locks
+from som_device_plugin.local.command import background
 
 SOM = pathlib.Path(sys.executable).parent / "som"
 PAGE = 2 * 2**20
@@ -85,9 +87,21 @@ class Local:
     def programs(self) -> list[str]:
         return [each["pod"] for each in self.status()["programs"]]
 
-    def kill(self, daemon: str) -> None:
-        pid = int((self.state_dir / f"{daemon}.pid").read_text())
-        os.kill(pid, signal.SIGKILL)
+    def pid(self, process: str) -> int:
+        """Of `agent` or `kubelet`; 0 when it does not run."""
+        if process == "kubelet":
+            return locks.holder(layout.StateDir(self.state_dir).stand_in_lock)
+        running = background.agent(layout.StateDir(self.state_dir))
+        return running.pid if running else 0
+
+    def kill(self, process: str) -> None:
+        os.kill(self.pid(process), signal.SIGKILL)
+
+    def start_owner(self, units: int) -> agents.Program:
+        """A program that has filled its memory, and says in the end whether it was its own."""
+        program = agents.Program(layout.StateDir(self.state_dir), units)
+        assert program.found() == f"zero {units * PAGE}"
+        return program
 
 
 @pytest.fixture
@@ -346,12 +360,16 @@ def start_up(local: Local, capacity: str) -> subprocess.Popen[str]:
     return process
 
 
-def pages_change(before: int, process: subprocess.Popen[str]) -> None:
-    machine.wait_until(
-        lambda: pages() != before or process.poll() is not None,
-        what="up has begun to reserve",
-        deadline_s=DEADLINE_S,
-    )
+def interrupt_when_reserved(process: subprocess.Popen[str], number: int, reserved: int) -> str:
+    """Stop `up`, which waits for the agent, until `reserved` pages are there; what it says then."""
+    process.send_signal(signal.SIGSTOP)
+    assert process.poll() is None
+    machine.wait_until(lambda: pages() == reserved, what="all is reserved", deadline_s=DEADLINE_S)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    said, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 128 + number
+    return said
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 0.6, 0.9])
@@ -376,31 +394,66 @@ def test_an_up_that_was_killed_is_seen_by_status_and_undone_by_down(
 def test_an_interrupted_up_leaves_nothing(local: Local, number: signal.Signals) -> None:
     before = pages()
     process = start_up(local, "1Gi")
-    pages_change(before, process)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=DEADLINE_S)
-    if process.returncode != 0:  # Else it was faster than the signal.
-        assert process.returncode == 128 + number
-        assert said.endswith("som: interrupted; the machine is as it was before\n")
-        assert pages() == before
-        assert not local.state_dir.exists()
+    machine.wait_until(lambda: local.pid("agent"), what="it waits", deadline_s=DEADLINE_S)
+    said = interrupt_when_reserved(process, number, before + 512)
+    assert said.endswith("som: interrupted; the machine is as it was before\n")
+    assert pages() == before
+    assert not local.state_dir.exists()
 
 
-def test_an_interrupted_change_goes_back_to_the_pool_of_before(local: Local, owner: str) -> None:
+def test_an_interrupted_change_goes_back_to_the_pool_of_before(local: Local) -> None:
     local.up("64Mi")
     before = pages()
-    holder = local.start_run(owner, "look", "hold", units=20)
+    owner = local.start_owner(20)
+    orders = local.state_dir / "somnode.json"
+    ordered, agent = orders.stat().st_ino, local.pid("agent")
+    os.kill(agent, signal.SIGSTOP)
     process = start_up(local, "1Gi")
-    pages_change(before, process)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=DEADLINE_S)
-    if process.returncode != 0:
-        assert pages() == before
-        [pool] = local.status()["pools"]
-        assert (pool["capacity_bytes"], pool["ready"]) == (64 * 2**20, "True")
-    assert holder.poll() is None
-    holder.kill()
-    ended(holder)
+    machine.wait_until(
+        lambda: orders.stat().st_ino != ordered, what="it waits", deadline_s=DEADLINE_S
+    )
+    os.kill(agent, signal.SIGCONT)
+    interrupt_when_reserved(process, signal.SIGINT, before + 480)
+    assert pages() == before
+    [pool] = local.status()["pools"]
+    assert (pool["capacity_bytes"], pool["ready"]) == (64 * 2**20, "True")
+    assert owner.end() == "kept"
+
+
+@pytest.mark.parametrize("process", ["agent", "kubelet"])
+def test_an_up_whose_process_is_killed_leaves_nothing_and_says_so(
+    local: Local, process: str
+) -> None:
+    before = pages()
+    up = start_up(local, "1Gi")
+    machine.wait_until(lambda: local.pid("agent"), what="it waits", deadline_s=DEADLINE_S)
+    up.send_signal(signal.SIGSTOP)
+    local.kill(process)
+    machine.wait_until(
+        lambda: process == "agent" or not local.pid(process), what="it is gone", deadline_s=60
+    )
+    up.send_signal(signal.SIGCONT)
+    said, _ = up.communicate(timeout=DEADLINE_S)
+    assert up.returncode == 1
+    assert "has ended" in said
+    assert pages() == before
+    assert not local.state_dir.exists()
+
+
+def test_what_was_started_from_a_terminal_outlives_it(local: Local, tmp_path: pathlib.Path) -> None:
+    order = tmp_path / "sompool.json"
+    order.write_text(manifest())
+    shell, terminal = pty.fork()
+    if shell == 0:
+        command = local.command("up", "-f", str(order))
+        os.execv(command[0], command)
+    with contextlib.suppress(OSError):  # EIO: nobody has the other side any more
+        while os.read(terminal, 4096):
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1]) == 0
+    os.close(terminal)
+    assert local.status()["exit_code"] == 0
+    assert local.run("true").returncode == 0
 
 
 def test_two_ups_at_once_are_one_after_the_other(local: Local) -> None:
@@ -423,41 +476,59 @@ def test_a_stand_in_that_was_killed_finds_its_programs_and_its_agent_again(
     local: Local, owner: str
 ) -> None:
     local.up()
-    process = local.start_run(owner, "fill", "hold", units=20)
+    held = pages()
+    program = local.start_owner(20)
     [running] = local.programs()
+    agent = pathlib.Path(f"/proc/{local.pid('agent')}/exe")
     local.kill("kubelet")
-    machine.wait_until(lambda: not local.status()["stand_in_runs"], what="the stand-in is gone")
-    assert local.run("true").returncode == 1
+    machine.wait_until(lambda: not local.pid("kubelet"), what="the stand-in is gone")
+    machine.wait_until(lambda: not agent.exists(), what="its agent is gone")
+    status = local.som("status")
+    assert status.returncode == 1
+    assert (
+        "the kubelet stand-in does not run: `som local up -f FILE` starts it; see "
+        f"{local.state_dir}/kubelet.log"
+    ) in status.stdout
+    assert re.search("^demo .* Unknown  AgentGone$", status.stdout, re.MULTILINE)
+    refused = local.run("true")
+    assert refused.returncode == 1
+    assert "run `som local up -f FILE` first" in refused.stderr
     local.up()
+    assert pages() == held
     assert local.programs() == [running]
     assert local.run(owner, "look", units=12).stdout.split() == ["zero"]
     assert local.run("true", units=13).returncode == 1
-    process.terminate()
-    assert ended(process) == 128 + signal.SIGTERM
+    assert program.end() == "kept"
     machine.wait_until(lambda: local.programs() == [], what="the program is gone")
     assert local.run(owner, "look", units=32).stdout.split() == ["zero"]
 
 
-def test_an_agent_that_was_killed_finds_pool_and_leases_again(local: Local, owner: str) -> None:
+def test_an_agent_that_was_killed_starts_again_and_finds_pool_and_leases(
+    local: Local, owner: str
+) -> None:
     local.up()
     held = pages()
-    process = local.start_run(owner, "fill", "hold", units=20)
+    program = local.start_owner(20)
+    killed = local.pid("agent")
     local.kill("agent")
-    machine.wait_until(lambda: not local.status()["agent_runs"], what="the agent is gone")
-    status = local.som("status")
-    assert status.returncode == 1
-    assert "the agent does not run: `som local up -f FILE` starts it" in status.stdout
-    assert re.search("^demo .* Unknown  AgentGone$", status.stdout, re.MULTILINE)
-    refused = local.run("true")
-    assert refused.returncode == 1
-    assert refused.stderr == "som: the agent does not run: `som local up -f FILE` starts it again\n"
-    local.up()
-    assert pages() == held
     assert local.run(owner, "look", units=12).stdout.split() == ["zero"]
-    assert process.poll() is None
-    process.terminate()
-    assert ended(process) == 128 + signal.SIGTERM
+    assert pages() == held
+    assert local.pid("agent") != killed
+    assert local.status()["exit_code"] == 0
+    assert program.end() == "kept"
     assert local.run(owner, "look", units=32).stdout.split() == ["zero"]
+
+
+@pytest.mark.parametrize("process", ["agent", "kubelet"])
+def test_down_gives_all_back_where_a_process_was_just_killed(local: Local, process: str) -> None:
+    before = pages()
+    local.up()
+    local.kill(process)
+    done = local.som("down")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "64Mi given back to the machine\n"
+    assert pages() == before
+    assert not local.state_dir.exists()
 
 
 def test_the_directory_of_a_kubernetes_node_is_left_alone(local: Local) -> None:

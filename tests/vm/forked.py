@@ -10,25 +10,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from node import agents
+from node import agents, stand_in_alone
 from som_device_plugin.local import agent, cli
-from som_device_plugin.local.stand_in import kubelet
 
 
-def start(
-    command: Sequence[object], *, pass_fds: Sequence[int] = (), **options: object
-) -> subprocess.Popen:
+def start(command: Sequence[object], **options: object) -> subprocess.Popen:
     """Like `subprocess.Popen`, without exec where the command is one of som's."""
     words = [str(word) for word in command]
     body = _body(words)
 
     def become() -> None:
         # The pipe by which Popen waits for exec is among those closed.
-        first = 3
-        for kept in sorted(pass_fds):
-            os.closerange(first, kept)
-            first = kept + 1
-        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         sys.stdin, sys.stdout, sys.stderr = (
             open(fd, mode, buffering=1)  # noqa: PTH123, SIM115
             for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
@@ -36,17 +29,18 @@ def start(
         sys.argv = words
         os._exit(_status(body))
 
-    return subprocess.Popen(command, preexec_fn=become, pass_fds=pass_fds, **options)
+    return subprocess.Popen(command, preexec_fn=become, **options)
 
 
 def _body(words: list[str]) -> Callable[[], int | None]:
     if words[0] == str(agents.SOM):
         return lambda: cli.main(words[1:])
-    kind, program, *arguments = words[1:]
-    words[:] = [program, *arguments]
-    for each in (kubelet, agent):
-        if (kind, program) == ("-m", each.__name__):
-            return each.main
+    del words[0]
+    if words[0] == stand_in_alone.__file__:
+        return stand_in_alone.main
+    if words[:2] == ["-m", agent.__name__]:
+        del words[0]
+        return agent.main
     raise ValueError(f"not one of som's programs: {words}")
 
 

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _up(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_api import v1alpha1
-    from som_device_plugin.local.command import manifest, pool
+    from som_device_plugin.local.command import manifest, up
 
     state_dir = _state_dir(chosen)
     try:
@@ -137,7 +137,7 @@ def _up(chosen: argparse.Namespace, out: output.Output) -> int:
     if wanted.spec.node_selector:
         out.note("spec.nodeSelector: this machine has no labels; ignored")
     _begin()
-    outcome = pool.up(wanted, state_dir, out)
+    outcome = up.up(wanted, state_dir, out)
     out.result("up", str(outcome), **outcome.fields())
     return outcome.exit_code
 
@@ -166,11 +166,11 @@ def _status(chosen: argparse.Namespace, out: output.Output) -> int:
 
 def _down(chosen: argparse.Namespace, out: output.Output) -> int:
     from som_api import v1alpha1
-    from som_device_plugin.local.command import pool
+    from som_device_plugin.local.command import down
 
     state_dir = _state_dir(chosen)
     _begin()
-    given_bytes = pool.down(state_dir, out, force=chosen.force)
+    given_bytes = down.down(state_dir, out, force=chosen.force)
     text = (
         f"{v1alpha1.format_bytes(given_bytes)} given back to the machine"
         if given_bytes

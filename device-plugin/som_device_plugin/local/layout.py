@@ -65,6 +65,29 @@ class StateDir:
         """Where `som local run` asks for a start."""
         return self.kubelet / "control.sock"
 
+    def sockets_exist(self) -> bool:
+        """Whether nobody has removed one that the stand-in serves."""
+        sockets = (self.registration_socket, self.pod_resources_socket, self.control_socket)
+        return all(socket.exists() for socket in sockets)
+
+    @property
+    def stand_in_lock(self) -> Path:
+        """Held by the kubelet stand-in while it lives (see `locks`)."""
+        return self.path / "kubelet.lock"
+
+    @property
+    def stand_in_log(self) -> Path:
+        return self.path / "kubelet.log"
+
+    @property
+    def agent_lock(self) -> Path:
+        """Held by the agent while it works, as on a node."""
+        return self.path / "agent.lock"
+
+    @property
+    def agent_log(self) -> Path:
+        return self.path / "agent.log"
+
     @property
     def agent_endpoint(self) -> Path:
         return self.path / "agent.sock"

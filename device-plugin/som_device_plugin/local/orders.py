@@ -58,6 +58,11 @@ def read_status(state_dir: layout.StateDir) -> v1alpha1.SomNodeStatus | None:
         return None
 
 
+def ready(pool: v1alpha1.PoolStatus) -> v1alpha1.Condition:
+    """The pool's condition Ready, which every report has."""
+    return next(condition for condition in pool.conditions if condition.type == "Ready")
+
+
 def controller_was_off(state_dir: layout.StateDir) -> bool:
     """Whether cgroup v2's root gave its children no hugetlb controller before the first order."""
     known = read(state_dir)

@@ -10,17 +10,17 @@ from typing import BinaryIO, Final
 
 from som_api import v1alpha1
 from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
-from som_device_plugin.local import Wrong, daemons, layout, orders
-from som_device_plugin.local.command import output
+from som_device_plugin.local import Wrong, layout, orders
+from som_device_plugin.local.command import background, output
 from som_device_plugin.local.stand_in import limits
 
 _LONGEST_STATE_DIR: Final = 107 - len("/kubelet/device-plugins/som-00000000.sock")
 _OUR_DIRECTORIES: Final = ("leases", "holds", "kubelet")
 _OUR_FILES: Final = (
     *("local.lock", "somnode.json", "status.json", "pods.json"),
-    *("agent.log", "agent.pid", "agent.runs", "agent.sock", "agent.lock"),
-    *("kubelet.log", "kubelet.pid", "kubelet.runs"),
+    *("agent.log", "agent.sock", "agent.lock", "kubelet.log", "kubelet.lock"),
     *("som.db", "som.db-wal", "som.db-shm"),
+    *("agent.pid", "agent.runs", "kubelet.pid", "kubelet.runs"),  # of som 0.1.0
 )
 _OUR_REMAINS: Final = ".*.json.*"
 """What a process that was killed while it replaced a file has left."""
@@ -62,10 +62,10 @@ def check_state_dir(path: Path) -> None:
             )
     disk = shutil.disk_usage(path if is_there else path.parent)
     # Places like /proc have no size at all.
-    if disk.total and disk.free < daemons.ROOM_BYTES:
+    if disk.total and disk.free < background.ROOM_BYTES:
         raise Wrong(
             f"the disk of {path} has only {disk.free} bytes free; make room, at least "
-            f"{daemons.ROOM_BYTES} bytes, or choose another --state-dir"
+            f"{background.ROOM_BYTES} bytes, or choose another --state-dir"
         )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from som_api import v1alpha1
-from som_device_plugin.local import daemons, layout, orders, programs
-from som_device_plugin.local.command import output
+from som_device_plugin.local import layout, orders, programs
+from som_device_plugin.local.command import background, output
 
 _AS_IT_SHOULD_BE: Final = frozenset({"Reserved", "AsExpected"})
 
@@ -16,7 +16,7 @@ class Found:
     """What is there. `ordered` are the pools of the last `up`, `node` what the agent last said."""
 
     state_dir: layout.StateDir
-    dead: Sequence[daemons.Daemon]
+    agent: background.Agent | None
     ordered: Sequence[v1alpha1.NodePool]
     node: v1alpha1.SomNodeStatus | None
     running: Sequence[programs.Program]
@@ -26,25 +26,28 @@ class Found:
         return self.node.pools if self.node else ()
 
     @property
+    def stand_in_runs(self) -> bool:
+        return self.agent is not None
+
+    @property
     def agent_runs(self) -> bool:
-        return all(daemon.name != "agent" for daemon in self.dead)
+        return self.agent is not None and self.agent.pid != 0
 
     @property
     def exit_code(self) -> int:
         """OK, PARTLY, or FAILED where programs cannot start at all."""
-        if self.dead or not self.pools:
+        if not self.agent_runs or not self.pools:
             return output.FAILED
-        is_full = all(_ready(pool).status == "True" for pool in self.pools)
+        is_full = all(orders.ready(pool).status == "True" for pool in self.pools)
         return output.OK if is_full else output.PARTLY
 
 
 def look(state_dir: layout.StateDir) -> Found:
     """What is there now."""
     order = orders.read(state_dir)
-    both = (daemons.agent(state_dir), daemons.stand_in(state_dir))
     return Found(
         state_dir=state_dir,
-        dead=[daemon for daemon in both if not daemon.runs()],
+        agent=background.agent(state_dir),
         ordered=order.spec.pools if order else (),
         node=orders.read_status(state_dir),
         running=programs.read(state_dir),
@@ -53,11 +56,10 @@ def look(state_dir: layout.StateDir) -> Found:
 
 def fields(found: Found) -> dict[str, Any]:
     """Everything that is known, for scripts."""
-    dead = [daemon.name for daemon in found.dead]
     return {
         "exit_code": found.exit_code,
-        "agent_runs": "agent" not in dead,
-        "stand_in_runs": "kubelet" not in dead,
+        "agent_runs": found.agent_runs,
+        "stand_in_runs": found.stand_in_runs,
         "ordered": [
             {"pool": pool.name, "unit": pool.unit, "capacity_bytes": pool.capacity}
             for pool in found.ordered
@@ -117,8 +119,11 @@ def _messages(found: Found) -> Iterator[str]:
     if not found.ordered and not found.pools:
         yield f"no pool is up in {found.state_dir.path}; `som local up -f FILE` makes one"
         return
-    for daemon in found.dead:
-        yield f"{daemon.title} does not run: `som local up -f FILE` starts it; see {daemon.log}"
+    if not found.stand_in_runs:
+        log = found.state_dir.stand_in_log
+        yield f"{background.STAND_IN} does not run: `som local up -f FILE` starts it; see {log}"
+    elif not found.agent_runs:
+        yield f"{background.AGENT} has ended and is started again; see {found.state_dir.agent_log}"
     reported = {pool.name for pool in found.pools}
     for order in found.ordered:
         if order.name not in reported:
@@ -133,13 +138,9 @@ def _messages(found: Found) -> Iterator[str]:
             yield condition.message
 
 
-def _ready(pool: v1alpha1.PoolStatus) -> v1alpha1.Condition:
-    return next(condition for condition in pool.conditions if condition.type == "Ready")
-
-
 def _readiness(pool: v1alpha1.PoolStatus, found: Found) -> tuple[str, str]:
     """Status and reason of Ready; what an agent said that is gone may be no longer true."""
-    ready = _ready(pool)
+    ready = orders.ready(pool)
     return (ready.status, ready.reason) if found.agent_runs else ("Unknown", "AgentGone")
 
 

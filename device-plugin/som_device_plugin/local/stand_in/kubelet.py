@@ -2,9 +2,10 @@
 
 It speaks the real protocol with the agent over real sockets, and does what a cluster does: count
 units, choose a ticket through GetPreferredAllocation, Allocate at admission, PreStartContainer
-before the start with 30 s of patience and again until it succeeds, list PodResources, and add the
-environment that admission adds. A program is a pod of one container that lives as long as the
-connection of its `som local run`; what it leaves behind is ended.
+before the start with 30 s of patience and again until it succeeds, list PodResources, add the
+environment that admission adds, and run the agent as a node runs its pod. A program is a pod of one
+container that lives as long as the connection of its `som local run`; what it leaves behind is
+ended.
 """
 
 import argparse
@@ -13,14 +14,14 @@ import contextlib
 import dataclasses
 import json
 import logging
-import signal
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from som_api import SomError, logs
+from som_api import SomError
+from som_device_plugin import process
 from som_device_plugin.kubelet import (
     deviceplugin_pb2,
     deviceplugin_pb2_grpc,
@@ -30,19 +31,19 @@ from som_device_plugin.kubelet import (
     setup,
 )
 from som_device_plugin.linux import cgroups, mountinfo
-from som_device_plugin.local import daemons, layout, orders, programs, units
-from som_device_plugin.local.stand_in import limits
+from som_device_plugin.local import layout, locks, orders, programs, units
+from som_device_plugin.local.stand_in import agent_pod, limits
 
 DIAL_TIMEOUT_S: Final = 10.0
 PRE_START_TIMEOUT_S: Final = 30.0
 PRE_START_RETRY_S: Final = 1.0
 """Kubelet waits about 10 s; here a person waits."""
 
-TICKET_PATIENCE_S: Final = 10.0
+TICKET_PATIENCE_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.2
 WRITE_RETRY_S: Final = 1.0
 
-_AGENT_GONE: Final = "the agent does not run: `som local up -f FILE` starts it again"
+_AGENT_AWAY: Final = "the agent has gone; waiting for it to register again"
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class StandIn(
 
     def __init__(self, state_dir: layout.StateDir, hierarchy: cgroups.Hierarchy) -> None:
         self._state_dir = state_dir
+        self._agent = agent_pod.AgentPod(state_dir)
         self._limits = limits.PodLimits(state_dir, hierarchy)
         self._pods = {pod.uid: pod for pod in programs.read(state_dir)}
         self._plugin: _Plugin | None = None
@@ -113,7 +115,7 @@ class StandIn(
                 self._serve_program, self._state_dir.control_socket
             )
             try:
-                await asyncio.get_running_loop().create_future()
+                await self._agent.run()
             finally:
                 control.close()
                 await server.stop(None)
@@ -162,6 +164,10 @@ class StandIn(
             order = json.loads(await reader.readline() or "{}")
             if order.get("end") == "all":
                 await self._end_all()
+            elif "agent" in order:
+                if order["agent"] == "start":
+                    self._agent.start_now()
+                _tell(writer, pid=self._agent.pid, ended=self._agent.ended)
             elif order:
                 await self._live(order, reader, writer)
         except ConnectionError:
@@ -247,14 +253,13 @@ class StandIn(
         used = {pod.ticket for pod in self._pods.values()}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TICKET_PATIENCE_S):
-                while daemons.agent(self._state_dir).runs():
+                while True:
                     if self._plugin and (free := self._plugin.healthy - used):
                         return self._plugin, sorted(free)
                     await asyncio.sleep(LOOK_EVERY_S)
-                raise programs.Refused(_AGENT_GONE)
         raise programs.Refused(
             "no ticket is free: the agent has not registered, or every ticket is in use; see "
-            f"{self._state_dir.path / 'agent.log'}"
+            f"{self._state_dir.agent_log}"
         )
 
     async def _start(self, admitted: _Admitted, writer: asyncio.StreamWriter) -> None:
@@ -283,28 +288,21 @@ class StandIn(
     async def _pre_start(self, pod: programs.Program) -> str:
         """One try of PreStartContainer: "" when the container may start, else why not yet."""
         if self._plugin is None:
-            return self._why_no_answer()
+            return _AGENT_AWAY
         request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=[pod.ticket])
         try:
             await self._plugin.calls.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            if not daemons.agent(self._state_dir).runs():
-                return _AGENT_GONE
             return error.details() or str(error.code())
         except asyncio.CancelledError:
             # A call whose channel is closed ends like this, though nobody cancelled this task.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            return self._why_no_answer()
+            return _AGENT_AWAY
         except grpc.aio.UsageError:
-            return self._why_no_answer()
+            return _AGENT_AWAY
         return ""
-
-    def _why_no_answer(self) -> str:
-        if daemons.agent(self._state_dir).runs():
-            return "the agent has gone; waiting for it to register again"
-        return _AGENT_GONE
 
     async def _end(self, pod: programs.Program) -> None:
         """End what the program left running; only then is the pod gone."""
@@ -367,10 +365,9 @@ def _tell(writer: asyncio.StreamWriter, **message: Any) -> None:
 
 
 async def _run(state_dir: layout.StateDir) -> None:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+    # Never closed: who waits for the lock waits for the end of this process.
+    if locks.take(state_dir.stand_in_lock) is None:
+        raise SomError(f"another stand-in has {state_dir.path}, or it has been given back")
     await StandIn(state_dir, cgroups.find(mountinfo.read())).run()
 
 
@@ -378,10 +375,8 @@ def main() -> None:
     """`python -m som_device_plugin.local.stand_in.kubelet DIR`, started by `som local up`."""
     parser = argparse.ArgumentParser(description="Stand-in for kubelet of som's local mode.")
     parser.add_argument("state_dir", type=Path)
-    arguments = parser.parse_args()
-    logs.configure(level="info")
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_run(layout.StateDir(arguments.state_dir)))
+    state_dir = layout.StateDir(parser.parse_args().state_dir)
+    process.main("som-kubelet", lambda: _run(state_dir))
 
 
 if __name__ == "__main__":

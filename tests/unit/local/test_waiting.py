@@ -9,22 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from som_device_plugin import database
-from som_device_plugin.local import Wrong, daemons, layout
-from som_device_plugin.local.command import output, place, pool
+from som_device_plugin.local import Wrong, layout
+from som_device_plugin.local.command import background, down, output, place, waiting
 from som_device_plugin.sources.hugetlb import records
-
-
-@pytest.fixture
-def silent_agent(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[layout.StateDir]:
-    """An agent that lives and never reports."""
-    state_dir = layout.StateDir(tmp_path)
-    agent = daemons.Daemon("the agent", "agent", ("sleep", "60"), state_dir)
-    monkeypatch.setattr(daemons, "agent", lambda _: agent)
-    agent.start()
-    yield state_dir
-    agent.stop()
 
 
 @pytest.fixture
@@ -34,33 +21,55 @@ def short_path() -> Iterator[pathlib.Path]:
         yield pathlib.Path(directory)
 
 
-def wait(state_dir: layout.StateDir) -> None:
-    pool._wait(
-        lambda: None,
-        state_dir,
+@pytest.fixture
+def agents(monkeypatch: pytest.MonkeyPatch) -> list[background.Agent | None]:
+    """What the stand-in says of the agent, which never reports; the last for ever."""
+    answers: list[background.Agent | None] = [background.Agent(pid=1, ended=3)]
+    monkeypatch.setattr(background, "start", lambda state_dir: answers[0])
+    monkeypatch.setattr(background, "agent", lambda state_dir: answers[-1])
+    return answers
+
+
+def wait(path: pathlib.Path) -> None:
+    waiting.wait(
+        lambda status: status,
+        layout.StateDir(path),
+        generation=1,
         what="reserving demo",
-        total_bytes=0,
-        done_bytes=lambda: 0,
         out=output.Output(),
     )
 
 
 def test_waiting_for_an_agent_that_says_nothing_is_told_and_ends(
-    silent_agent: layout.StateDir,
+    agents: list[background.Agent | None],
+    tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pool, "WAIT_WORTH_SAYING_S", 0.0)
-    monkeypatch.setattr(pool, "STALLED_S", 0.3)
-    with pytest.raises(pool.Stalled, match=r"reserving demo: .* nothing new for .*agent.log"):
-        wait(silent_agent)
+    monkeypatch.setattr(waiting, "WORTH_SAYING_S", 0.0)
+    monkeypatch.setattr(waiting, "STALLED_S", 0.3)
+    with pytest.raises(waiting.Stalled, match=r"reserving demo: .* nothing new for .*agent.log"):
+        wait(tmp_path)
     [line] = capsys.readouterr().err.splitlines()
     assert "reserving demo: waiting for the agent" in line
 
 
-def test_waiting_for_an_agent_that_has_ended_ends_at_once(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(daemons.DaemonFailed, match="the agent has ended"):
-        wait(layout.StateDir(tmp_path))
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (background.Agent(pid=2, ended=4), "the agent has ended: it said nothing; see .*agent.log"),
+        (None, "the kubelet stand-in has ended: it said nothing; see .*kubelet.log"),
+    ],
+)
+def test_waiting_for_a_process_that_has_ended_ends_at_once(
+    agents: list[background.Agent | None],
+    tmp_path: pathlib.Path,
+    now: background.Agent | None,
+    expected: str,
+) -> None:
+    agents.append(now)
+    with pytest.raises(background.ProcessFailed, match=expected):
+        wait(tmp_path)
 
 
 @pytest.mark.parametrize("there", [["kubelet", "cache"], ["lost+found"], ["kubelet"]])
@@ -109,14 +118,14 @@ def test_what_the_store_records_needs_an_agent_and_an_empty_one_does_not(
     tmp_path: pathlib.Path,
 ) -> None:
     state_dir = layout.StateDir(tmp_path)
-    assert pool._holds_nothing(state_dir)
+    assert down._holds_nothing(state_dir)
     (tmp_path / "som.db").touch()
-    assert pool._holds_nothing(state_dir)
+    assert down._holds_nothing(state_dir)
     with contextlib.closing(database.open_database(tmp_path / "som.db")) as connection:
-        assert pool._holds_nothing(state_dir)
+        assert down._holds_nothing(state_dir)
         kept = records.PageRecords(connection, boot_id="b")
         kept.add("demo", 2 << 20, {0: 0})
-        assert not pool._holds_nothing(state_dir)
-    assert not pool._holds_nothing(state_dir)
+        assert not down._holds_nothing(state_dir)
+    assert not down._holds_nothing(state_dir)
     (tmp_path / "som.db").write_bytes(b"noise" * 1000)
-    assert not pool._holds_nothing(state_dir)
+    assert not down._holds_nothing(state_dir)
