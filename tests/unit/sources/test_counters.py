@@ -8,6 +8,7 @@ from concurrent import futures
 import pytest
 
 from fakes.huge_pages import PAGE, Killed
+from som_device_plugin.linux import flocks
 from som_device_plugin.sources.hugetlb import counters
 from unit.sources import machines
 
@@ -225,11 +226,9 @@ def test_who_has_the_counters_is_named_and_not_waited_for(
 ) -> None:
     monkeypatch.setattr(counters, "LOCK_TIMEOUT_S", 0.0)
     other = machine.agent()
-    with agent.counters.locked():
-        with pytest.raises(Exception, match=r"because pid \d+ \(\w+\) has it locked"):
-            other.check()
-        with pytest.raises(counters.CountersBusy, match="another step of this agent"):
-            agent.check()
+    named = pytest.raises(flocks.LockHeld, match=r"because pid \d+ \(\w+\) has it locked")
+    with agent.counters.locked(), named:
+        other.check()
     assert agent.check() == []
 
 

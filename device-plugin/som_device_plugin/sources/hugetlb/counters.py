@@ -3,11 +3,9 @@
 import contextlib
 import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from som_api import SomError
 from som_device_plugin import seams
 from som_device_plugin.linux import flocks, hugepages
 from som_device_plugin.sources.hugetlb import accounts, plan, records
@@ -16,10 +14,6 @@ LOCK_TIMEOUT_S: Final = 30.0
 """A step of another agent that has the kernel look for 1 GiB of memory takes seconds."""
 
 _BASE_PAGE_BYTES: Final = 4096
-
-
-class CountersBusy(SomError):
-    """Another thread or process works on the counters for too long; says which."""
 
 
 class Counters:
@@ -45,7 +39,6 @@ class Counters:
         self.guard = guard
         self._lock = lock
         self._neighbours_bytes = neighbours_bytes
-        self._threads = threading.Lock()
         self._events: list[seams.Event] = []
         self._errors_known = hugepages.memory().corrupted_bytes
 
@@ -54,21 +47,13 @@ class Counters:
         """No other som process of the machine, and no other thread, changes counters meanwhile.
 
         Raises:
-            CountersBusy: not within 30 s.
+            LockHeld: not within 30 s; says who has the lock.
         """
-        if not self._threads.acquire(timeout=LOCK_TIMEOUT_S):
-            raise CountersBusy(
-                f"changing huge pages: another step of this agent has not ended within "
-                f"{LOCK_TIMEOUT_S:.0f} s; the kernel may be looking for memory"
-            )
-        try:
-            # Writes are absolute: two agents of one machine have to take turns.
-            with contextlib.ExitStack() as stack:
-                stack.callback(os.close, _locked_directory(self._lock))
-                stack.callback(self._remove_unneeded)
-                yield
-        finally:
-            self._threads.release()
+        # Writes are absolute: two agents of one machine have to take turns.
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, _locked_directory(self._lock))
+            stack.callback(self._remove_unneeded)
+            yield
 
     def _remove_unneeded(self) -> None:
         if not self._records.pools():

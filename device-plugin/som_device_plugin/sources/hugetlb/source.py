@@ -311,9 +311,12 @@ class HugeTLBSource:
         self._driver.hold(pool, page_bytes).fill(pages * page_bytes)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        """The turn ends with the thread, also when nobody waits for it any more."""
+        await self._turn.acquire()
+        turn = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+        turn.add_done_callback(lambda _: self._turn.release())
         try:
-            async with self._turn:
-                return await asyncio.to_thread(call, *arguments)
+            return await asyncio.shield(turn)
         except (SomError, OSError) as error:
             raise error if isinstance(error, SourceError) else SourceError(str(error)) from error
 
