@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import enum
 import logging
+import random
 import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -19,7 +20,7 @@ from typing import Final
 import pydantic
 
 from som_api import SomError, v1alpha1
-from som_api.run import clock
+from som_api.run import backoff, clock
 from som_device_plugin import changes, database, loops, seams
 from som_device_plugin.kubelet import setup
 
@@ -28,8 +29,9 @@ log = logging.getLogger(__name__)
 CHECK_EVERY_S: Final = 10.0
 """How often the counters that others can write are looked at."""
 
-RETRY_S: Final = (5.0, 15.0, 60.0, 300.0)
-"""Waits between tries to have what was not to be had."""
+RETRY_S: Final = 5.0
+LONGEST_RETRY_S: Final = 300.0
+"""Between tries to have what was not to be had."""
 
 
 class State(enum.Enum):
@@ -109,7 +111,9 @@ class Pools:
         self._time = time
         self._wake = asyncio.Event()
         self._round: asyncio.Timeout | None = None
-        self._failures = 0
+        self._pauses = backoff.Backoff(
+            jitter=random.Random(), first_s=RETRY_S, longest_s=LONGEST_RETRY_S
+        )
         self._pools: dict[str, ActivePool] = {}
         self.generation: int | None = None
         self.setup = setup.Setup()
@@ -124,16 +128,12 @@ class Pools:
     @property
     def ready(self) -> bool:
         """Whether a new lease can be served: source, hold and driver stand."""
-        return self.setup.is_kubelet_found and any(
-            pool.capacity_bytes and not pool.is_leaving for pool in self._pools.values()
-        )
+        return self.setup.is_kubelet_found and any(map(self.for_unit, v1alpha1.UNIT_BYTES))
 
     def for_unit(self, unit: v1alpha1.Unit) -> ActivePool | None:
         """The pool that feeds som.io/<unit>, if it stands."""
-        for pool in self._pools.values():
-            if pool.order.unit == unit and pool.capacity_bytes and not pool.is_leaving:
-                return pool
-        return None
+        feeding = (pool for pool in self._pools.values() if pool.order.unit == unit)
+        return next((p for p in feeding if p.capacity_bytes and not p.is_leaving), None)
 
     # Orders
 
@@ -191,7 +191,7 @@ class Pools:
             self._take_orders(generation, spec)
             names = [order.name for order in spec.pools]
             log.info("orders taken", extra={"generation": generation, "pools": names})
-            self._failures = 0
+            self._pauses.reset()
             self._begin_again()
             loops.rest()
 
@@ -213,7 +213,7 @@ class Pools:
             except database.DatabaseError as error:
                 loops.failed("orders", error)
                 loops.beat()
-                await self._time.sleep(RETRY_S[0])
+                await self._time.sleep(RETRY_S)
             else:
                 return
 
@@ -239,10 +239,9 @@ class Pools:
             self._round = None
         wait_s = None
         if all(pool.is_full for pool in self._pools.values()):
-            self._failures = 0
+            self._pauses.reset()
         else:
-            wait_s = RETRY_S[min(self._failures, len(RETRY_S) - 1)]
-            self._failures += 1
+            wait_s = self._pauses.next_s()
         await loops.wait(self._wake, at_most_s=wait_s, time=self._time)
 
     async def _converge(self, pool: ActivePool) -> None:

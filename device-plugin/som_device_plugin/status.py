@@ -102,11 +102,7 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
         ),
         conditions=(
             _condition(
-                type="Ready",
-                holds=reason == "Reserved",
-                reason=reason,
-                message=message,
-                generation=pool.order.generation,
+                pool.order.generation, reason, message, type="Ready", holds=reason == "Reserved"
             ),
         ),
     )
@@ -125,9 +121,7 @@ def _ready(active: Mapping[str, pools.ActivePool], generation: int | None) -> v1
     reason = next(iter(waiting.values()), "Reserved" if active else "NoPools")
     message = ", ".join(f"{name}: {why}" for name, why in waiting.items())
     is_ready = bool(active) and not waiting
-    return _condition(
-        type="Ready", holds=is_ready, reason=reason, message=message, generation=generation
-    )
+    return _condition(generation, reason, message, type="Ready", holds=is_ready)
 
 
 def _degraded(
@@ -140,53 +134,33 @@ def _degraded(
         for found in troubles
     )
     reason = _TROUBLE[troubles[0].outcome] if troubles else "AsExpected"
-    return _condition(
-        type="Degraded", holds=bool(troubles), reason=reason, message=message, generation=generation
-    )
+    return _condition(generation, reason, message, type="Degraded", holds=bool(troubles))
 
 
 def _blocked(found: setup.Setup, generation: int | None) -> v1alpha1.Condition:
     is_blocked = found.blocked is not None
-    blocked = found.blocked or setup.Blocked("AsExpected", "")
-    return _condition(
-        type="Blocked",
-        holds=is_blocked,
-        reason=blocked.reason,
-        message=blocked.message,
-        generation=generation,
-    )
+    why = found.blocked or setup.Blocked("AsExpected", "")
+    return _condition(generation, why.reason, why.message, type="Blocked", holds=is_blocked)
 
 
 def _pods_unlimited(
     found: setup.Setup, pod_names: Mapping[str, str], generation: int | None
 ) -> v1alpha1.Condition:
     """No reason to refuse: what is reserved for a pool is out of these pods' reach already."""
-    uids = found.unlimited
-    if not uids:
-        return _condition(
-            type="PodsUnlimited",
-            holds=False,
-            reason="AsExpected",
-            message="",
-            generation=generation,
+    uids, reason, message = found.unlimited, "AsExpected", ""
+    if uids:
+        named = ", ".join(pod_names.get(uid, f"UID {uid}") for uid in uids[:_NAMED_PODS])
+        more = f" and {len(uids) - _NAMED_PODS} more" if len(uids) > _NAMED_PODS else ""
+        reason = "HugetlbLimitMissing"
+        message = (
+            f"pods without a hugetlb limit, which can take huge pages that they did not request "
+            f"before a pool has reserved them: {named}{more}; {_UNLIMITED_CURE}"
         )
-    named = ", ".join(pod_names.get(uid, f"UID {uid}") for uid in uids[:_NAMED_PODS])
-    more = f" and {len(uids) - _NAMED_PODS} more" if len(uids) > _NAMED_PODS else ""
-    message = (
-        f"pods without a hugetlb limit, which can take huge pages that they did not request "
-        f"before a pool has reserved them: {named}{more}; {_UNLIMITED_CURE}"
-    )
-    return _condition(
-        type="PodsUnlimited",
-        holds=True,
-        reason="HugetlbLimitMissing",
-        message=message,
-        generation=generation,
-    )
+    return _condition(generation, reason, message, type="PodsUnlimited", holds=bool(uids))
 
 
 def _condition(
-    *, type: str, holds: bool, reason: str, message: str, generation: int | None
+    generation: int | None, reason: str, message: str, *, type: str, holds: bool
 ) -> v1alpha1.Condition:
     return v1alpha1.Condition(
         type=type,
