@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Iterator
 
-from node import agents, claims, machine
+from node import claims, local_node, machine
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 
 PAGE = claims.PAGE
@@ -46,7 +46,7 @@ class Owner:
 class Churn:
     """A pool of `units` on `node`, with at most `_MOST_OWNERS` at once."""
 
-    def __init__(self, node: agents.LocalNode, *, seed: int, units: int, program: str) -> None:
+    def __init__(self, node: local_node.LocalNode, *, seed: int, units: int, program: str) -> None:
         self._node = node
         self._rng = random.Random(seed)
         self._units = units
@@ -99,8 +99,7 @@ class Churn:
             if owner.started and not owner.may_end:
                 owner.tell("check", "kept")
             owner.may_end = True
-            with contextlib.suppress(BrokenPipeError):
-                owner.claim.process.stdin.close()
+            owner.claim.let_end()
         machine.wait_until(self._all_gone, what="every owner has ended", deadline_s=_DEADLINE_S)
         if self.faults:
             return
@@ -144,8 +143,7 @@ class Churn:
         if owner := self._some():
             owner.tell("check", "kept")
             owner.may_end = True
-            with contextlib.suppress(BrokenPipeError):
-                owner.claim.process.stdin.close()
+            owner.claim.let_end()
 
     def _kill_owner(self) -> None:
         if owner := self._some():
@@ -185,16 +183,13 @@ class Churn:
                 owner.started = True
                 if line.split()[0] not in answers:
                     self._fault(f"owner of {owner.claim.units} said {line!r} and not {answers}")
-        code = self._node.agent.poll()
+        code = self._node.agent.poll() if self._node.agent else None
         if code is not None:
             self._fault(f"the agent has ended by itself ({code})")
 
     def _ended(self, owner: Owner) -> None:
         self._owners.remove(owner)
-        with contextlib.suppress(BrokenPipeError):
-            owner.claim.process.stdin.close()
-        owner.claim.process.stdout.close()
-        code = owner.claim.process.wait(60)
+        code = owner.claim.end()
         if not owner.started:
             self.count["refused"] += 1
         elif not owner.may_end:
@@ -210,8 +205,7 @@ class Churn:
     def _kill_agent(self) -> None:
         if not self._works_again():
             return
-        self._node.agent.kill()
-        self._node.agent.wait()
+        self._node.kill_agent()
         time.sleep(self._rng.choice([0, 0, 0.5]))
         self._node.start_agent()
         self.count["agents killed"] += 1

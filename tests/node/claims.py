@@ -1,12 +1,13 @@
 """Owners of leases that do what a test tells them: `programs/claim.c` under `som local run`."""
 
+import contextlib
 import os
 import random
 import subprocess
 import sys
 import time
 
-from node import agents
+from node import local_node
 
 PAGE = 2 * 2**20
 
@@ -16,7 +17,7 @@ class Claim:
 
     def __init__(
         self,
-        node: agents.LocalNode,
+        node: local_node.LocalNode,
         units: int,
         *,
         program: str,
@@ -27,24 +28,26 @@ class Claim:
         self._lines: list[str] = []
         command = ["local", "run", "--state-dir", str(node.state_dir.path), "--user", user]
         self.process = node.start(
-            [agents.SOM, *command, "--request", f"som.io/2Mi={units}", "--", program],
+            [local_node.SOM, *command, "--request", f"som.io/2Mi={units}", "--", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=node.log,
         )
-        os.set_blocking(self.process.stdout.fileno(), False)
+        assert self.process.stdin and self.process.stdout
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
 
     def tell(self, order: str) -> None:
         """Give an order without waiting."""
-        self.process.stdin.write(f"{order}\n".encode())
-        self.process.stdin.flush()
+        self._stdin.write(f"{order}\n".encode())
+        self._stdin.flush()
 
     def heard(self) -> str | None:
         """The next line if there is one, without waiting; "" at the program's end."""
         if self._lines:
             return self._lines.pop(0)
         try:
-            read = os.read(self.process.stdout.fileno(), 65536)
+            read = os.read(self._stdout.fileno(), 65536)
         except BlockingIOError:
             return None
         if not read:
@@ -67,11 +70,16 @@ class Claim:
         """The NUMA node of each page."""
         return [int(node) for node in self.answer("nodes").split()[1:]]
 
+    def let_end(self) -> None:
+        """Close its stdin: it ends by itself."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+
     def end(self, *, deadline_s: float = 60) -> int:
-        """Close its stdin: it ends by itself. Its exit status."""
-        self.process.stdin.close()
+        """Let it end by itself: its exit status."""
+        self.let_end()
         status = self.process.wait(deadline_s)
-        self.process.stdout.close()
+        self._stdout.close()
         return status
 
 

@@ -13,6 +13,7 @@ import importlib
 import os
 import signal
 import sys
+from typing import Any
 
 
 def kill() -> None:
@@ -32,7 +33,7 @@ def arm(step: str, when: str) -> None:
         return not value or value in values
 
     @functools.wraps(method)
-    def killing(*arguments, **named):
+    def killing(*arguments: Any, **named: Any) -> Any:
         if not meant(arguments):
             return method(*arguments, **named)
         if when == "before":
@@ -43,7 +44,7 @@ def arm(step: str, when: str) -> None:
         if not asyncio.iscoroutine(result):
             kill()
 
-        async def awaited():
+        async def awaited() -> None:
             await result
             kill()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node import agents, machine
+from node import local_node, machine
 
 STARTING = [
     ("leases.store:LeaseStore.name", "before"),
@@ -54,25 +54,25 @@ def name(step: tuple[str, str]) -> str:
     return f"{step[1]} {step[0].partition(':')[2]}"
 
 
-def all_free(node: agents.LocalNode) -> None:
+def all_free(node: local_node.LocalNode) -> None:
     node.wait_pool(capacity="64Mi", allocated="0", free="64Mi")
     machine.wait_until(lambda: node.leases() == 0, what="no lease is left in the store")
 
 
 @pytest.mark.parametrize("step", STARTING, ids=name)
 def test_agent_killed_while_a_lease_starts(step: tuple[str, str], state_dir: pathlib.Path) -> None:
-    with agents.local_node(state_dir) as node:
-        node.order(64 * agents.MIB)
+    with local_node.started(state_dir) as node:
+        node.order(64 * local_node.MIB)
         node.start_agent(killed_at=step)
         node.wait_pool(capacity="64Mi")
-        program = agents.Program(node.state_dir, UNITS)
+        program = local_node.Program(node.state_dir, UNITS)
         node.wait_killed()
         node.start_agent()
         found = program.found()
         if not found:  # kubelet was refused at admission; its pod is tried again
             program.end()
             node.wait_pool(capacity="64Mi")
-            program = agents.Program(node.state_dir, UNITS)
+            program = local_node.Program(node.state_dir, UNITS)
             found = program.found()
         assert found == "zero 67108864", node.log_text()
         node.wait_pool(capacity="64Mi", allocated="64Mi", free="0")
@@ -82,17 +82,17 @@ def test_agent_killed_while_a_lease_starts(step: tuple[str, str], state_dir: pat
 
 @pytest.mark.parametrize("step", ENDING, ids=name)
 def test_agent_killed_while_a_lease_ends(step: tuple[str, str], state_dir: pathlib.Path) -> None:
-    with agents.local_node(state_dir) as node:
-        node.order(64 * agents.MIB)
+    with local_node.started(state_dir) as node:
+        node.order(64 * local_node.MIB)
         node.start_agent(killed_at=step)
         node.wait_pool(capacity="64Mi")
-        first = agents.Program(node.state_dir, UNITS)
+        first = local_node.Program(node.state_dir, UNITS)
         assert first.found() == "zero 67108864", node.log_text()
         assert first.end() == "kept"
         node.wait_killed()
         node.start_agent()
         node.wait_registered()
-        second = agents.Program(node.state_dir, UNITS)
+        second = local_node.Program(node.state_dir, UNITS)
         assert second.found() == "zero 67108864", node.log_text()
         assert second.end() == "kept"
         all_free(node)
@@ -104,16 +104,15 @@ def test_agent_killed_while_a_pool_changes(
     step: tuple[str, str], before: str, after: str, state_dir: pathlib.Path
 ) -> None:
     def capacity_bytes(quantity: str) -> int:
-        return int(quantity.removesuffix("Mi")) * agents.MIB
+        return int(quantity.removesuffix("Mi")) * local_node.MIB
 
-    with agents.local_node(state_dir) as node:
+    with local_node.started(state_dir) as node:
         node.order(capacity_bytes(before))
         node.start_agent()
         node.wait_pool(capacity=before)
-        owner = agents.Program(node.state_dir, UNITS // 2)
+        owner = local_node.Program(node.state_dir, UNITS // 2)
         assert owner.found() == "zero 33554432"
-        node.agent.kill()
-        node.agent.wait()
+        node.kill_agent()
         node.order(capacity_bytes(after))
         node.start_agent(killed_at=step)
         node.wait_killed()
@@ -126,15 +125,14 @@ def test_agent_killed_while_a_pool_changes(
 def test_a_program_runs_on_undisturbed_while_its_agent_is_killed_and_comes_back(
     state_dir: pathlib.Path,
 ) -> None:
-    with agents.local_node(state_dir) as node:
-        node.order(64 * agents.MIB)
+    with local_node.started(state_dir) as node:
+        node.order(64 * local_node.MIB)
         node.start_agent()
         node.wait_pool(capacity="64Mi")
-        program = agents.Program(node.state_dir, UNITS)
+        program = local_node.Program(node.state_dir, UNITS)
         assert program.found() == "zero 67108864"
         for _ in range(2):
-            node.agent.kill()
-            node.agent.wait()
+            node.kill_agent()
             node.start_agent()
             node.wait_pool(allocated="64Mi")
         assert program.end() == "kept"

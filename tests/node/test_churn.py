@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node import agents, churn, claims, conftest
+from node import churn, claims, conftest, local_node
 
 UNITS = 48
 SECONDS = float(os.environ.get("SOM_CHURN_SECONDS") or 40)
@@ -29,8 +29,8 @@ def test_every_owner_finds_zeroes_and_keeps_its_bytes_whatever_happens_around_it
 ) -> None:
     seed = claims.seed_of("SOM_CHURN_SEED")
     claims.note(f"churn of {SECONDS:g} s with SOM_CHURN_SEED={seed}")
-    owner = shutil.copy(program("claim"), state_dir.parent)
-    with agents.local_node(state_dir) as node:
+    owner = str(shutil.copy(program("claim"), state_dir.parent))
+    with local_node.started(state_dir) as node:
         run = churn.Churn(node, seed=seed, units=UNITS, program=owner)
         run.run(SECONDS, served=8)
     claims.note(f"{dict(run.count)}")

@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 SOM = pathlib.Path(sys.executable).parent / "som"
-DEMO = [sys.executable, EXAMPLES / "demo.py"]
+DEMO = [sys.executable, str(EXAMPLES / "demo.py")]
 LABELS = [
     "pool reserved",
     "lease ready",
@@ -74,7 +74,7 @@ def local_pool() -> Iterator[list[str]]:
     directory = pathlib.Path(tempfile.mkdtemp(prefix="som-"))
     at = ["--state-dir", str(directory / "s")]
     order = (EXAMPLES / "sompool.yaml").read_text().replace("2Gi", "128Mi")
-    up = [SOM, "local", "up", *at, "-f", "-"]
+    up = [str(SOM), "local", "up", *at, "-f", "-"]
     try:
         subprocess.run(up, input=order, text=True, check=True)
         yield [str(SOM), "local", "run", *at, "--request", "som.io/2Mi=32", "--"]
@@ -93,7 +93,7 @@ def test_the_c_example_uses_all_of_its_memory(
 
 
 def test_the_python_example_uses_all_of_its_memory_with_numpy(local_pool: list[str]) -> None:
-    program = [sys.executable, EXAMPLES / "map.py"]
+    program = [sys.executable, str(EXAMPLES / "map.py")]
     run = subprocess.run([*local_pool, *program], capture_output=True, text=True, check=True)
     first, numpy = run.stdout.splitlines()
     assert first == "67108864 bytes of huge pages, mine alone, first 42, last 42"

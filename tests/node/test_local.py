@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from node import agents, conftest, machine
+from node import conftest, local_node, machine
 from som_device_plugin.linux import hugepages
 from som_device_plugin.local import layout, locks
 from som_device_plugin.local.command import background
@@ -97,9 +97,9 @@ class Local:
     def kill(self, process: str) -> None:
         os.kill(self.pid(process), signal.SIGKILL)
 
-    def start_owner(self, units: int) -> agents.Program:
+    def start_owner(self, units: int) -> local_node.Program:
         """A program that has filled its memory, and says in the end whether it was its own."""
-        program = agents.Program(layout.StateDir(self.state_dir), units)
+        program = local_node.Program(layout.StateDir(self.state_dir), units)
         assert program.found() == f"zero {units * PAGE}"
         return program
 
@@ -126,7 +126,7 @@ def local(own_machine: machine.Snapshot, state_dir: pathlib.Path) -> Iterator[Lo
 @pytest.fixture
 def owner(state_dir: pathlib.Path, program: conftest.Programs) -> str:
     """The program `owner`, where every user can run it."""
-    return shutil.copy(program("owner"), state_dir.parent)
+    return str(shutil.copy(program("owner"), state_dir.parent))
 
 
 def pages() -> int:

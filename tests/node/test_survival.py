@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node import agents, machine
+from node import local_node, machine
 from node.conftest import Programs
 
 UNITS = 8
@@ -27,11 +27,11 @@ def test_a_pin_of_a_process_whose_name_is_no_text_is_reported_and_the_next_owner
 ) -> None:
     poison = tmp_path / os.fsdecode(b"\xff\xfe")
     shutil.copy(program("holder"), poison)
-    with agents.local_node(state_dir) as node:
-        node.order(64 * agents.MIB)
+    with local_node.started(state_dir) as node:
+        node.order(64 * local_node.MIB)
         node.start_agent()
         node.wait_pool(capacity="64Mi")
-        owner = agents.Program(node.state_dir, UNITS)
+        owner = local_node.Program(node.state_dir, UNITS)
         assert owner.found() == f"zero {UNITS << 21}", node.log_text()
         [lease] = (state_dir / "leases").iterdir()
         command = [str(poison), str(lease / "som"), "io_uring", str(UNITS << 21)]
@@ -46,7 +46,7 @@ def test_a_pin_of_a_process_whose_name_is_no_text_is_reported_and_the_next_owner
             assert f"pid {stranger.pid} (??): io_uring buffers" in node.log_text()
             assert node.agent and node.agent.poll() is None
             node.wait_pool(capacity="64Mi", free="62Mi")
-            successor = agents.Program(node.state_dir, UNITS)
+            successor = local_node.Program(node.state_dir, UNITS)
             assert successor.found() == f"zero {UNITS << 21}", node.log_text()
             assert successor.end() == "kept"
         node.wait_pool(capacity="64Mi", allocated="0", free="64Mi")

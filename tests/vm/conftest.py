@@ -8,11 +8,11 @@ import pathlib
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from node import agents, machine
+from node import local_node, machine
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.local.command import place
 from vm import forked, inside, outside
@@ -26,7 +26,7 @@ def in_guest(config: pytest.Config) -> bool:
 
 
 def of_host(item: pytest.Item) -> bool:
-    return "console" in item.fixturenames
+    return isinstance(item, pytest.Function) and "console" in item.fixturenames
 
 
 @pytest.hookimpl(trylast=True)
@@ -59,7 +59,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     return True
 
 
-TESTS = pytest.StashKey[list[str]]()
+TESTS = pytest.StashKey[Sequence[str]]()
 GUEST = pytest.StashKey[outside.Guest]()
 
 
@@ -112,10 +112,10 @@ def foreign() -> Iterator[dict[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[agents.LocalNode]:
+def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[local_node.LocalNode]:
     """A node without a pool yet; in the end nothing of it stays on the machine."""
     before = machine.Snapshot.take(state_dir)
-    new = agents.LocalNode(state_dir, start=forked.start)
+    new = local_node.LocalNode(state_dir, start=forked.start)
     yield new
     ours = {each.pid for each in (new.agent, new.stand_in) if each is not None}
     for process in machine.Snapshot.take(state_dir).children - before.children - ours:
@@ -123,9 +123,9 @@ def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[agents.Lo
     if new.agent is not None:
         new.order(0)
         wait_until(lambda: said(new) == [], what=f"the pool is gone\n{new.log_text()[-4000:]}")
-    for process in filter(None, (new.agent, new.stand_in)):
-        process.terminate()
-        process.wait(60)
+    for own in filter(None, (new.agent, new.stand_in)):
+        own.terminate()
+        own.wait(60)
     new.log.close()
     place.remove_cgroups(new.state_dir, cgroups.find(mountinfo.read()))
     wait_until(lambda: not before.difference(), what="nothing is left", left=before.difference)

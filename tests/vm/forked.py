@@ -9,12 +9,13 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from node import agents, stand_in_alone
+from node import local_node, stand_in_alone
 from som_device_plugin.local import agent, cli
 
 
-def start(command: Sequence[object], **options: object) -> subprocess.Popen:
+def start(command: Sequence[object], **options: Any) -> "subprocess.Popen[bytes]":
     """Like `subprocess.Popen`, without exec where the command is one of som's."""
     words = [str(word) for word in command]
     body = _body(words)
@@ -29,11 +30,11 @@ def start(command: Sequence[object], **options: object) -> subprocess.Popen:
         sys.argv = words
         os._exit(_status(body))
 
-    return subprocess.Popen(command, preexec_fn=become, **options)
+    return subprocess.Popen([str(word) for word in command], preexec_fn=become, **options)
 
 
 def _body(words: list[str]) -> Callable[[], int | None]:
-    if words[0] == str(agents.SOM):
+    if words[0] == str(local_node.SOM):
         return lambda: cli.main(words[1:])
     del words[0]
     if words[0] == stand_in_alone.__file__:

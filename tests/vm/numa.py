@@ -5,8 +5,9 @@ import json
 import mmap
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from node import agents
+from node import local_node
 from som_device_plugin.linux import hugepages
 
 PAGE = 2 * 2**20
@@ -31,18 +32,18 @@ def persistent() -> dict[int, int]:
     return {node: hugepages.node_counts(PAGE, node).persistent for node in hugepages.nodes()}
 
 
-def said(node: agents.LocalNode) -> list[dict]:
+def said(node: local_node.LocalNode) -> list[dict[str, Any]]:
     """The pools of the agent's last report on the present order; [{}] before that."""
     with contextlib.suppress(FileNotFoundError):
         status = json.loads(node.state_dir.status.read_text())
         if status.get("observedGeneration") == node.generation:
-            return status["pools"]
+            return list(status["pools"])
     return [{}]
 
 
-def shares(node: agents.LocalNode) -> dict[int, int]:
+def shares(node: local_node.LocalNode) -> dict[int, int]:
     """NUMA node -> pages of the pool, as the agent reports them."""
-    numa = node.pool().get("numa", [])
+    numa = next(iter(said(node)), {}).get("numa", [])
     return {share["node"]: pages_of(share["capacity"]) for share in numa}
 
 

@@ -5,11 +5,10 @@ The tests share one pool, of which each moves pages from node 0 to node 1.
 
 import os
 import pathlib
-import signal
 
 import pytest
 
-from node import agents, claims
+from node import claims, local_node
 from som_device_plugin.linux import hugepages
 from vm.numa import PAGE, persistent, said, shares, used, wait_until
 
@@ -18,7 +17,7 @@ EACH = 40
 
 
 @pytest.fixture(scope="module")
-def pool(node: agents.LocalNode) -> agents.LocalNode:
+def pool(node: local_node.LocalNode) -> local_node.LocalNode:
     """The node with its pool. The agent, and so its workers, run on the processor of node 1."""
     node.order(2 * EACH * PAGE)
     start_agent(node)
@@ -26,7 +25,7 @@ def pool(node: agents.LocalNode) -> agents.LocalNode:
     return node
 
 
-def start_agent(node: agents.LocalNode) -> None:
+def start_agent(node: local_node.LocalNode) -> None:
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {1})
     node.start_agent()
@@ -36,7 +35,7 @@ def start_agent(node: agents.LocalNode) -> None:
 class Owner(claims.Claim):
     """An owner of 8 pages that has filled them, and what each NUMA node had before."""
 
-    def __init__(self, node: agents.LocalNode) -> None:
+    def __init__(self, node: local_node.LocalNode) -> None:
         super().__init__(node, 8, program="/programs/claim")
         found = self.answer(deadline_s=120)
         assert found == f"zero {8 * PAGE}", node.log_text()[-4000:]
@@ -77,7 +76,7 @@ def after(counts: dict[int, int], pages: int) -> dict[int, int]:
     return {0: counts[0] - pages, 1: counts[1] + pages}
 
 
-def test_a_start_has_its_pages_on_the_node_of_its_ticket(pool: agents.LocalNode) -> None:
+def test_a_start_has_its_pages_on_the_node_of_its_ticket(pool: local_node.LocalNode) -> None:
     owner = Owner(pool)
     assert '"n0-' in pool.state_dir.pods.read_text()
     # Without a preference they would be where the worker runs, on node 1.
@@ -87,7 +86,7 @@ def test_a_start_has_its_pages_on_the_node_of_its_ticket(pool: agents.LocalNode)
 
 @pytest.mark.parametrize("pages", [1, 8])
 def test_what_an_owner_moves_to_another_node_takes_no_page_from_the_machine(
-    pool: agents.LocalNode, pages: int
+    pool: local_node.LocalNode, pages: int
 ) -> None:
     owner = Owner(pool)
     assert owner.answer(f"move 1 0 {pages}") == "moved"
@@ -96,7 +95,7 @@ def test_what_an_owner_moves_to_another_node_takes_no_page_from_the_machine(
     owner.end()
 
 
-def test_a_change_of_the_cpuset_moves_all_pages_and_takes_none(pool: agents.LocalNode) -> None:
+def test_a_change_of_the_cpuset_moves_all_pages_and_takes_none(pool: local_node.LocalNode) -> None:
     owner = Owner(pool)
     group = pathlib.Path("/sys/fs/cgroup/cpuset-of-an-admin")
     group.mkdir()
@@ -111,11 +110,10 @@ def test_a_change_of_the_cpuset_moves_all_pages_and_takes_none(pool: agents.Loca
 
 
 def test_an_agent_that_comes_back_after_a_move_finds_its_pages_where_they_are(
-    pool: agents.LocalNode,
+    pool: local_node.LocalNode,
 ) -> None:
     owner = Owner(pool)
-    pool.agent.send_signal(signal.SIGKILL)
-    pool.agent.wait()
+    pool.kill_agent()
     assert owner.answer("move 1 2 3") == "moved"
     start_agent(pool)
     owner.has_moved(3)
@@ -123,7 +121,7 @@ def test_an_agent_that_comes_back_after_a_move_finds_its_pages_where_they_are(
 
 
 def test_pages_that_a_stranger_adds_and_takes_away_on_one_node_stay_his(
-    pool: agents.LocalNode,
+    pool: local_node.LocalNode,
 ) -> None:
     owner = Owner(pool)
     hugepages.write_persistent(PAGE, 1, persistent()[1] + 6)
@@ -135,7 +133,7 @@ def test_pages_that_a_stranger_adds_and_takes_away_on_one_node_stay_his(
 
 
 def test_the_end_of_a_pool_leaves_each_node_as_it_was_before(
-    pool: agents.LocalNode, foreign: dict[int, int]
+    pool: local_node.LocalNode, foreign: dict[int, int]
 ) -> None:
     pool.order(0)
     wait_until(lambda: said(pool) == [], what="the pool is gone")

@@ -84,7 +84,9 @@ async def test_a_report_that_says_nothing_new_leaves_the_file(tmp_path: pathlib.
     assert json.loads(state_dir.status.read_text())["observedGeneration"] == 3
 
 
-async def test_a_report_for_which_the_disk_has_no_room_is_written_later(tmp_path):
+async def test_a_report_for_which_the_disk_has_no_room_is_written_later(
+    tmp_path: pathlib.Path,
+) -> None:
     path = tmp_path / "not there yet" / "status.json"
     reporter = outside.FileReporter(path)
     status = v1alpha1.SomNodeStatus(observed_generation=3)

@@ -8,7 +8,7 @@ from som_device_plugin.local.command import background, status
 
 READY = v1alpha1.Condition(type="Ready", status="True", reason="Reserved")
 POOL = v1alpha1.PoolStatus(
-    name="demo", generation=1, unit="2Mi", capacity="64Mi", allocated=0, free=0, conditions=(READY,)
+    name="demo", generation=1, unit="2Mi", capacity=2**26, allocated=0, free=0, conditions=(READY,)
 )
 
 

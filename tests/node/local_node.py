@@ -31,6 +31,9 @@ print("kept" if memory[:] == b"P" * size else "lost", flush=True)
 """
 
 
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
 class Program:
     """A program under `som local run` that owns a lease until `end`."""
 
@@ -38,21 +41,23 @@ class Program:
         command = ["local", "run", "--state-dir", str(state_dir.path)]
         request = ["--request", f"som.io/2Mi={units}"]
         self.process = subprocess.Popen(
-            [SOM, *command, *request, "--", sys.executable, "-c", OWNER],
+            [str(SOM), *command, *request, "--", sys.executable, "-c", OWNER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self.process.stdin and self.process.stdout
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
 
     def found(self) -> str:
         """`zero BYTES` or `dirty BYTES`; "" when it was refused."""
-        return self.process.stdout.readline().strip()
+        return self._stdout.readline().strip()
 
     def end(self) -> str:
         """Let it end: `kept` when its bytes were its own all the time."""
-        self.process.stdin.close()
-        kept = self.process.stdout.readline().strip()
-        self.process.stdout.close()
+        self._stdin.close()
+        kept = self._stdout.readline().strip()
+        self._stdout.close()
         self.process.wait(30)
         return kept
 
@@ -60,15 +65,13 @@ class Program:
 class LocalNode:
     """The processes of local mode without its command, so that a test may kill each of them."""
 
-    def __init__(
-        self, path: pathlib.Path, *, start: Callable[..., subprocess.Popen] = subprocess.Popen
-    ) -> None:
+    def __init__(self, path: pathlib.Path, *, start: Start = subprocess.Popen) -> None:
         self.state_dir = layout.StateDir(path)
         # As `som local up` does; without it there is nothing to give back.
         self.state_dir.lock.touch()
         self.state_dir.stand_in_lock.touch()
         self.generation = 0
-        self.agent: subprocess.Popen | None = None
+        self.agent: subprocess.Popen[bytes] | None = None
         self.log = (path / "agent.log").open("ab")
         self.start = start
         self.start_stand_in()
@@ -107,6 +110,12 @@ class LocalNode:
             deadline_s=60,
         )
 
+    def kill_agent(self) -> None:
+        """SIGKILL, wherever it is."""
+        assert self.agent is not None
+        self.agent.kill()
+        self.agent.wait()
+
     def wait_killed(self) -> None:
         """The agent has died by SIGKILL at its step."""
         assert self.agent is not None
@@ -136,7 +145,7 @@ class LocalNode:
         with contextlib.suppress(FileNotFoundError):
             status = json.loads(self.state_dir.status.read_text())
             if status.get("observedGeneration") == self.generation and status["pools"]:
-                return status["pools"][0]
+                return dict(status["pools"][0])
         return {}
 
     def wait_pool(self, **fields: str) -> None:
@@ -162,12 +171,12 @@ class LocalNode:
                 process.terminate()
                 process.wait(20)
         self.log.close()
-        down = [SOM, "local", "down", "--force", "--state-dir", str(self.state_dir.path)]
+        down = [str(SOM), "local", "down", "--force", "--state-dir", str(self.state_dir.path)]
         subprocess.run(down, check=True)
 
 
 @contextlib.contextmanager
-def local_node(path: pathlib.Path) -> Iterator[LocalNode]:
+def started(path: pathlib.Path) -> Iterator[LocalNode]:
     """A node inside the block; given back after it."""
     node = LocalNode(path)
     try:

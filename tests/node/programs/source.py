@@ -1,4 +1,4 @@
-"""agent.py STATE_DIR apply BYTES | release: one order to the source, for tests that kill it."""
+"""source.py STATE_DIR apply BYTES | release: one order to the source, for tests that kill it."""
 
 import asyncio
 import pathlib

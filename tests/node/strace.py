@@ -10,7 +10,7 @@ from typing import Literal
 _TESTS = pathlib.Path(__file__).parent.parent
 
 
-def at(
+def killing(
     call: str, when: Literal["before", "after"], *, nth: int = 1, path: pathlib.Path | None = None
 ) -> list[str]:
     """The start of a command line that kills the rest of it before or after its nth `call`.
@@ -25,9 +25,9 @@ def at(
     return ["strace", "-f", "-qq", "-o", "/dev/null", *only, *traced]
 
 
-def agent(prefix: list[str], state_dir: pathlib.Path, *order: str) -> int:
-    """Carry out `order` (see programs/agent.py) in a process of its own; its exit status."""
-    script = _TESTS / "node" / "programs" / "agent.py"
+def source(prefix: list[str], state_dir: pathlib.Path, *order: str) -> int:
+    """Carry out `order` (see programs/source.py) in a process of its own; its exit status."""
+    script = _TESTS / "node" / "programs" / "source.py"
     command = [*prefix, sys.executable, str(script), str(state_dir), *order]
     environment = {**os.environ, "PYTHONPATH": str(_TESTS)}
     return subprocess.run(command, check=False, env=environment, timeout=60).returncode

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from node import killing, machine, nodes
+from node import machine, nodes, strace
 from node.nodes import PAGE
 from som_device_plugin import seams
 from som_device_plugin.drivers.hugetlbfs import hold, worker
@@ -52,7 +52,7 @@ async def test_a_worker_killed_anywhere_leaves_nothing(
     start = node.start(128 * PAGE)  # Two chunks.
     command = worker.command
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "command", lambda *a: [*killing.at(call, when), *command(*a)])
+        patch.setattr(worker, "command", lambda *a: [*strace.killing(call, when), *command(*a)])
         with pytest.raises(seams.DriverError, match="ended with status -"):
             await node.driver.build(start, on_progress=lambda _bytes: None)
 
@@ -126,8 +126,8 @@ async def test_a_growth_killed_anywhere_counts_every_page_once(
     call: str, nth: int, where: str, when: When, node: nodes.Node, others: Others
 ) -> None:
     path = COUNTER if where == "counter" else node.state_dir / where if where else None
-    status = killing.agent(
-        killing.at(call, when, nth=nth, path=path), node.state_dir, "apply", str(GROWN)
+    status = strace.source(
+        strace.killing(call, when, nth=nth, path=path), node.state_dir, "apply", str(GROWN)
     )
     assert status < 0, "it was killed"
 
@@ -149,8 +149,8 @@ async def test_a_shrinkage_killed_anywhere_loses_no_page_and_no_lease(
     start = await node.built(8 * PAGE)
     node.fill(start, b"x")
     path = COUNTER if where == "counter" else node.state_dir / where
-    status = killing.agent(
-        killing.at(call, when, path=path), node.state_dir, "apply", str(16 * PAGE)
+    status = strace.source(
+        strace.killing(call, when, path=path), node.state_dir, "apply", str(16 * PAGE)
     )
     assert status < 0, "it was killed"
 
@@ -171,7 +171,7 @@ async def test_a_pools_end_killed_anywhere_is_finished_by_the_next_agent(
 ) -> None:
     await node.apply(16 * PAGE)
     path = COUNTER if where else None
-    status = killing.agent(killing.at(call, when, path=path), node.state_dir, "release")
+    status = strace.source(strace.killing(call, when, path=path), node.state_dir, "release")
     assert status < 0, "it was killed"
 
     node.restart()
