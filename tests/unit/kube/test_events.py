@@ -1,6 +1,6 @@
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from aiohttp import web
@@ -43,6 +43,10 @@ def writes(server: FakeApiServer) -> int:
     return sum(verb in ("create", "patch") for verb in server.verbs())
 
 
+def written(server: FakeApiServer, count: int) -> Callable[[], bool]:
+    return lambda: writes(server) >= count
+
+
 async def test_an_event_names_the_object_as_describe_looks_for_it(
     server: FakeApiServer, client: kube.Client, still: FakeClock
 ) -> None:
@@ -79,7 +83,7 @@ async def test_a_repeating_event_is_counted_and_written_once_a_minute(
     async with recording(client, still) as recorder:
         for second in range(600):
             recorder.emit(POOL, reason="Short", message="37.5Gi of 64Gi")
-            await until(lambda due=1 + second // 60: writes(server) >= due)  # type: ignore[misc]
+            await until(written(server, 1 + second // 60))
             await still.advance(1)
     (event,) = await stored(client)
     assert writes(server) == 10
@@ -155,7 +159,7 @@ def test_events_of_a_fleet_take_bounded_memory_and_what_is_dropped_is_counted(
     still: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = kube.Recorder(
-        kube.Client(None),  # type: ignore[arg-type]
+        kube.Client(None),
         component="som-operator",
         instance="operator",
         time=still,

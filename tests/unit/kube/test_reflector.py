@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from aiohttp import web
@@ -11,6 +12,14 @@ from som_api.kube import client as kube_client
 from som_api.kube import reflector
 from unit.kube.watching import Watching, node
 from waiting import until
+
+
+def watched(server: FakeApiServer, times: int) -> Callable[[], bool]:
+    return lambda: server.verbs().count("watch") == times
+
+
+def has_slept(clock: FakeClock, times: int) -> Callable[[], bool]:
+    return lambda: len(clock.sleeps) >= times
 
 
 async def test_objects_are_listed_and_then_followed(
@@ -144,7 +153,7 @@ async def test_nothing_is_synced_before_a_list_is_complete(
     server.put("v1", "nodes", node("a"))
     server.put("v1", "nodes", node("b"))
 
-    async def fail_second_page(request):  # type: ignore[no-untyped-def]
+    async def fail_second_page(request: web.Request) -> web.StreamResponse | None:
         return await failures.ALL["HTTP 500"](request) if "continue" in request.query else None
 
     server.failure = fail_second_page
@@ -166,7 +175,7 @@ async def test_a_watch_that_ends_is_taken_up_where_it_was(
         for value in "2345":
             await server.end_watches()
             server.put("v1", "nodes", node("a", value))
-            await until(lambda value=value: watching.seen == {"a": value})
+            await until(watching.has(a=value))
     assert server.verbs().count("list") == 1
     assert [new for _, _, new in watching.changes] == ["1", "2", "3", "4", "5"]
 
@@ -197,7 +206,7 @@ async def test_a_quiet_watch_that_stood_for_a_while_is_taken_up_at_once(
         for watches in range(2, 6):
             await clock.advance(reflector.STEADY_S)
             await server.end_watches()
-            await until(lambda watches=watches: server.verbs().count("watch") == watches)
+            await until(watched(server, watches))
     assert clock.sleeps == []
 
 
@@ -209,9 +218,9 @@ async def test_a_watch_that_brought_news_is_taken_up_at_once_however_often_it_is
     async with Watching(client, clock).running() as watching:
         await watching.reflector.wait_synced()
         for watches in range(1, 20):
-            await until(lambda watches=watches: server.verbs().count("watch") == watches)
+            await until(watched(server, watches))
             server.put("v1", "nodes", node("a", str(watches)))
-            await until(lambda watches=watches: watching.seen == {"a": str(watches)})
+            await until(watching.has(a=str(watches)))
             await server.end_watches()
             await clock.advance(reflector.SPACING_S)
     assert max(clock.sleeps) <= reflector.SPACING_S
@@ -404,6 +413,6 @@ async def test_a_server_that_is_away_is_no_reason_to_start_again(
         for _ in range(30):
             before = len(clock.sleeps)
             await clock.advance(30)
-            await until(lambda before=before: len(clock.sleeps) > before)
+            await until(has_slept(clock, before + 1))
             assert watching.beats.late() == ""
         await server.start()

@@ -3,6 +3,7 @@
 import contextlib
 
 import pytest
+from aiohttp import web
 
 from fakes import failures
 from fakes.api_server import FakeApiServer
@@ -96,7 +97,7 @@ async def test_a_version_that_the_server_refuses_for_ever_is_given_up(
     """A server restored from a backup is behind the version that its clients hold."""
     server.put("v1", "nodes", node("a"))
 
-    async def refuse_old_version(request):  # type: ignore[no-untyped-def]
+    async def refuse_old_version(request: web.Request) -> web.StreamResponse | None:
         if request.query.get("resourceVersion") == held:
             return await failures.ALL["HTTP 500"](request)
         return None

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from fakes.clock import FakeClock
 from som_api import kube
@@ -43,6 +43,9 @@ class Watching:
     @property
     def seen(self) -> dict[str, str]:
         return {key.name: value for key, value in self.reflector.cache.items()}
+
+    def has(self, **seen: str) -> Callable[[], bool]:
+        return lambda: self.seen == seen
 
     @property
     def unreadable(self) -> dict[str, str]:

@@ -223,7 +223,7 @@ class Cluster:
     async def ready(self, *, nodes: Sequence[str] = ("n",), pool: str = "a") -> None:
         """Wait for orders, play the agents, and wait until the pool is Ready."""
         for name in nodes:
-            await until(lambda name=name: self.ordered(name) != [])  # type: ignore[misc]
+            await self.first_ordered([name])
             self.report(name)
         await until(lambda: self.condition(of=pool) == ("True", "Reserved"))
 

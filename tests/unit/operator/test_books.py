@@ -9,7 +9,7 @@ from unit.operator.world import BOOT, GIB, node
 
 def somnode(*pages: v1alpha1.HugePages, boot_id: str = BOOT) -> v1alpha1.SomNode:
     return v1alpha1.SomNode(
-        metadata={"name": "n"},
+        metadata=v1alpha1.ObjectMeta(name="n"),
         status=v1alpha1.SomNodeStatus(boot_id=boot_id, huge_pages=pages),
     )
 

@@ -40,7 +40,12 @@ async def test_it_serves_health_and_metrics_works_and_ends_when_told(
     cluster.node()
     cluster.pool()
     port = free_port()
-    options = ["--kubeconfig", kubeconfig(tmp_path, cluster.server.url), "--endpoint", f":{port}"]
+    options: list[str | pathlib.Path] = [
+        "--kubeconfig",
+        kubeconfig(tmp_path, cluster.server.url),
+        "--endpoint",
+        f":{port}",
+    ]
     process = await asyncio.create_subprocess_exec(*COMMAND, *options)
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:

@@ -22,19 +22,19 @@ def decoded(item: dict[str, Any]) -> observed.Pod | None:
     return observed.decode_pod(item, agent_namespace="som-system")
 
 
-def test_pods_that_hold_no_som_memory_are_not_kept():
+def test_pods_that_hold_no_som_memory_are_not_kept() -> None:
     assert decoded(pod(container({"cpu": "1"}))) is None
     assert decoded(pod({"name": "c"})) is None
 
 
-def test_pods_that_are_not_bound_or_have_ended_are_not_kept():
+def test_pods_that_are_not_bound_or_have_ended_are_not_kept() -> None:
     units = container({"som.io/2Mi": "4"})
     assert decoded(pod(units, node="")) is None
     assert decoded(pod(units, phase="Succeeded")) is None
     assert decoded(pod(units, phase="Failed")) is None
 
 
-def test_containers_and_sidecars_add_up():
+def test_containers_and_sidecars_add_up() -> None:
     found = decoded(
         pod(
             container({"som.io/2Mi": "4"}),
@@ -45,7 +45,7 @@ def test_containers_and_sidecars_add_up():
     assert found == observed.Pod(node="n", units={"2Mi": 1006, "1Gi": 2}, is_agent=False)
 
 
-def test_a_plain_init_container_needs_its_own_beside_the_sidecars_before_it():
+def test_a_plain_init_container_needs_its_own_beside_the_sidecars_before_it() -> None:
     found = decoded(
         pod(
             container({"som.io/2Mi": "4"}),
@@ -59,20 +59,20 @@ def test_a_plain_init_container_needs_its_own_beside_the_sidecars_before_it():
     assert found.units == {"2Mi": 10}
 
 
-def test_a_pod_that_asks_for_more_than_can_be_counted_is_kept_as_the_most():
+def test_a_pod_that_asks_for_more_than_can_be_counted_is_kept_as_the_most() -> None:
     found = decoded(pod(container({"som.io/2Mi": "100E"})))
     assert found is not None
     assert found.units == {"2Mi": sys.maxsize}
 
 
-def test_the_agent_is_known_by_labels_in_the_operators_namespace_only():
+def test_the_agent_is_known_by_labels_in_the_operators_namespace_only() -> None:
     item = pod({"name": "c"}, labels=dict(observed.AGENT_LABELS))
     assert decoded(item) is None
     item["metadata"]["namespace"] = "som-system"
     assert decoded(item) == observed.Pod(node="n", units={}, is_agent=True)
 
 
-def test_a_node_is_kept_with_its_boot_and_its_som_capacity():
+def test_a_node_is_kept_with_its_boot_and_its_som_capacity() -> None:
     item = {
         "metadata": {"name": "n", "uid": "u", "labels": {"size": "big"}},
         "status": {
@@ -92,6 +92,6 @@ def test_a_node_is_kept_with_its_boot_and_its_som_capacity():
     )
 
 
-def test_a_node_that_has_only_just_registered_is_not_ready():
+def test_a_node_that_has_only_just_registered_is_not_ready() -> None:
     node = observed.decode_node({"metadata": {"name": "n", "uid": "u"}})
     assert (node.ready, node.boot_id, node.units) == (False, "", {})

@@ -11,7 +11,7 @@ def fleet(count: int) -> World:
     return world
 
 
-def test_a_pool_is_ready_when_every_match_has_its_full_capacity():
+def test_a_pool_is_ready_when_every_match_has_its_full_capacity() -> None:
     world = fleet(3)
     assert world.condition("Ready") == ("True", "Reserved", "full capacity (4Gi) on 3 of 3 nodes")
     assert world.condition("Progressing")[:2] == ("False", "Settled")
@@ -21,19 +21,19 @@ def test_a_pool_is_ready_when_every_match_has_its_full_capacity():
     assert status.capacity == 12 * GIB
 
 
-def test_allocated_is_the_sum_of_what_containers_hold():
+def test_allocated_is_the_sum_of_what_containers_hold() -> None:
     world = fleet(2)
     world.obey("n0", allocated_bytes=3 * GIB)
     assert world.status().allocated == 3 * GIB
 
 
-def test_a_pool_without_nodes_says_why():
+def test_a_pool_without_nodes_says_why() -> None:
     world = World.of(pool(labels={"size": "big"}), node())
     assert world.condition("Ready")[:2] == ("False", "NoNodes")
     assert "nodeSelector" in world.condition("Ready")[2]
 
 
-def test_a_pool_is_reserving_until_the_agents_have_reported():
+def test_a_pool_is_reserving_until_the_agents_have_reported() -> None:
     world = World.of(pool(), node())
     assert world.condition("Ready") == (
         "False",
@@ -44,7 +44,7 @@ def test_a_pool_is_reserving_until_the_agents_have_reported():
     assert world.condition("Degraded")[0] == "False"
 
 
-def test_a_node_that_could_not_get_its_memory_makes_the_pool_partly_reserved():
+def test_a_node_that_could_not_get_its_memory_makes_the_pool_partly_reserved() -> None:
     world = fleet(12)
     (entry,) = world.somnodes["n7"].spec.pools
     world.report("n7", short_report(entry, "no contiguous memory", capacity_bytes=GIB))
@@ -55,7 +55,7 @@ def test_a_node_that_could_not_get_its_memory_makes_the_pool_partly_reserved():
     assert (nodes.matched, nodes.ready, nodes.degraded) == (12, 11, 1)
 
 
-def test_a_pool_is_not_ready_while_a_node_has_lost_its_agent():
+def test_a_pool_is_not_ready_while_a_node_has_lost_its_agent() -> None:
     world = fleet(3)
     world.lost_agents.add("n1")
     assert world.condition("Ready") == (
@@ -69,7 +69,7 @@ def test_a_pool_is_not_ready_while_a_node_has_lost_its_agent():
     assert world.plan("n1").units == {"2Mi": 2048, "1Gi": 0}
 
 
-def test_a_pool_that_shrinks_is_progressing_until_no_node_has_more():
+def test_a_pool_that_shrinks_is_progressing_until_no_node_has_more() -> None:
     world = fleet(2)
     world.put(pool(capacity_bytes=2 * GIB, generation=2))
     world.operate()
@@ -88,7 +88,7 @@ def test_a_pool_that_shrinks_is_progressing_until_no_node_has_more():
     assert world.condition("Progressing")[:2] == ("False", "Settled")
 
 
-def test_reports_of_more_than_any_node_has_do_not_end_the_status():
+def test_reports_of_more_than_any_node_has_do_not_end_the_status() -> None:
     world = fleet(3)
     for name in ("n0", "n1", "n2"):
         (entry,) = world.somnodes[name].spec.pools
@@ -97,7 +97,7 @@ def test_reports_of_more_than_any_node_has_do_not_end_the_status():
     assert world.status().capacity == world.status().allocated == 3 * 2**47
 
 
-def test_a_kubelet_that_is_silent_does_not_make_the_pool_unready():
+def test_a_kubelet_that_is_silent_does_not_make_the_pool_unready() -> None:
     world = fleet(2)
     world.put(dataclasses.replace(world.nodes["n0"], ready=False))
     assert world.condition("Ready")[:2] == ("True", "Reserved")
@@ -106,13 +106,13 @@ def test_a_kubelet_that_is_silent_does_not_make_the_pool_unready():
     assert (nodes.matched, nodes.ready, nodes.unreachable) == (2, 1, 1)
 
 
-def test_nothing_is_known_while_every_kubelet_is_silent():
+def test_nothing_is_known_while_every_kubelet_is_silent() -> None:
     world = fleet(1)
     world.put(dataclasses.replace(world.nodes["n0"], ready=False))
     assert world.condition("Ready")[:2] == ("Unknown", "Unreachable")
 
 
-def test_memory_of_an_earlier_boot_is_not_counted():
+def test_memory_of_an_earlier_boot_is_not_counted() -> None:
     world = fleet(1)
     world.put(dataclasses.replace(world.nodes["n0"], boot_id="boot-2"))
     assert world.status().capacity == 0
@@ -121,7 +121,7 @@ def test_memory_of_an_earlier_boot_is_not_counted():
     )
 
 
-def test_a_paused_pool_says_so_and_keeps_its_readiness():
+def test_a_paused_pool_says_so_and_keeps_its_readiness() -> None:
     world = fleet(1)
     world.put(pool(capacity_bytes=8 * GIB, paused=True, generation=2))
     assert world.condition("Ready")[:2] == ("True", "Reserved")
@@ -129,7 +129,7 @@ def test_a_paused_pool_says_so_and_keeps_its_readiness():
     assert world.status().observed_generation == 2
 
 
-def test_a_long_list_of_nodes_is_cut_short():
+def test_a_long_list_of_nodes_is_cut_short() -> None:
     world = World.of(pool(), *(node(f"n{i}") for i in range(5000)))
     message = world.condition("Progressing")[2]
     assert message.endswith("; and 4997 more")

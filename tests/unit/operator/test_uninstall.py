@@ -32,8 +32,9 @@ async def server() -> collections.abc.AsyncIterator[FakeApiServer]:
     async with FakeApiServer() as server:
         server.put("apps/v1", "deployments", _named("som-operator", "som-system", replicas=1))
         server.put("v1", "nodes", _node())
-        spec = {"unit": "2Mi", "capacity": "64Mi", "source": SOURCE}
-        pool = _named("p", **spec) | {"status": {"capacity": "64Mi"}}
+        pool = _named("p", unit="2Mi", capacity="64Mi", source=SOURCE) | {
+            "status": {"capacity": "64Mi"}
+        }
         pool["metadata"]["finalizers"] = ["example.com/theirs", standing.FINALIZER]
         server.put(SOM, "sompools", pool)
         server.put(SOM, "somnodes", _named("n", pools=[POOL]) | {"status": _status(1, "0")})
@@ -316,7 +317,11 @@ async def test_one_deadline_is_for_the_operator_and_the_nodes_together(
 async def test_run_that_is_told_to_stop_starts_the_operator_and_fails(
     server: FakeApiServer, tmp_path: pathlib.Path, number: signal.Signals
 ) -> None:
-    options = ["--kubeconfig", kubeconfig(tmp_path, server.url), "uninstall"]
+    options: list[str | pathlib.Path] = [
+        "--kubeconfig",
+        kubeconfig(tmp_path, server.url),
+        "uninstall",
+    ]
     process = await asyncio.create_subprocess_exec(*COMMAND, *options)
     await until(lambda: _get(server, DEPLOYMENT)["spec"]["replicas"] == 0)
     await until(lambda: "som.io/2Mi" not in _get(server, NODE)["status"]["capacity"])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from som_api import v1alpha1
+from som_api.v1alpha1 import sompool
 from som_operator import observed, plan, pool_status, standing
 from som_operator.reports import PoolOnNode, State
 
@@ -28,13 +29,13 @@ def pool(
     """A SomPool of all nodes; with `labels` of some, `everywhere` of those that run the agent."""
     selector = v1alpha1.LabelSelector(match_labels=dict(labels or {}))
     return v1alpha1.SomPool(
-        metadata={
-            "name": name,
-            "uid": f"uid-{name}",
-            "generation": generation,
-            "finalizers": finalizers,
-            "deletionTimestamp": "2026-11-24T12:00:00Z" if deleted else None,
-        },
+        metadata=sompool.SomPoolMeta(
+            name=name,
+            uid=f"uid-{name}",
+            generation=generation,
+            finalizers=finalizers,
+            deletion_timestamp="2026-11-24T12:00:00Z" if deleted else None,
+        ),
         spec=v1alpha1.SomPoolSpec(
             node_selector=None if everywhere else selector,
             paused=paused,
