@@ -45,7 +45,7 @@ def main() -> None:
     somnodes = _timed(
         "decode_somnodes",
         lambda: {
-            name: v1alpha1.SomNode.from_manifest(_somnode(name, its_plan))
+            name: v1alpha1.SomNode.model_validate(_somnode(name, its_plan))
             for name, its_plan in first.items()
         },
     )

@@ -6,7 +6,7 @@ a pool concerns. What the first lists bring did not happen just now, and is not 
 """
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
@@ -45,39 +45,28 @@ class Fleet:
         self._pools: standing.Pools | None = None
         self.nodes: dict[str, observed.Node] = {}
         self.somnodes: dict[str, _SomNode] = {}
-        self._sompools = kube.Reflector[_SomPool](
-            client,
-            kube.SOMPOOLS,
-            decode=_decode_pool,
-            on_change=self._pool_changed,
-            beats=beats,
-            time=time,
+
+        def follow(
+            resource: kube.Resource,
+            decode: Callable[[kube.Json], T | None],
+            on_change: Callable[[kube.Key, T | None, T | None], None],
+        ) -> kube.Reflector[T]:
+            return kube.Reflector(
+                client, resource, decode=decode, on_change=on_change, beats=beats, time=time
+            )
+
+        def decode_pod(item: kube.Json) -> observed.Pod | None:
+            return observed.decode_pod(item, agent_namespace=agent_namespace)
+
+        self._sompools: kube.Reflector[_SomPool] = follow(
+            kube.SOMPOOLS, _decode_pool, self._pool_changed
         )
-        somnodes = kube.Reflector[_SomNode](
-            client,
-            kube.SOMNODES,
-            decode=_decode_somnode,
-            on_change=self._somnode_changed,
-            beats=beats,
-            time=time,
+        self.watches: tuple[kube.Reflector[Any], ...] = (
+            self._sompools,
+            follow(kube.SOMNODES, _decode_somnode, self._somnode_changed),
+            follow(kube.NODES, observed.decode_node, self._node_changed),
+            follow(kube.PODS, decode_pod, self._pod_changed),
         )
-        nodes = kube.Reflector[observed.Node](
-            client,
-            kube.NODES,
-            decode=observed.decode_node,
-            on_change=self._node_changed,
-            beats=beats,
-            time=time,
-        )
-        pods = kube.Reflector[observed.Pod](
-            client,
-            kube.PODS,
-            decode=lambda item: observed.decode_pod(item, agent_namespace=agent_namespace),
-            on_change=self._pod_changed,
-            beats=beats,
-            time=time,
-        )
-        self.watches: tuple[kube.Reflector[Any], ...] = (self._sompools, somnodes, nodes, pods)
 
     async def run(self) -> NoReturn:
         """Follow the cluster until cancelled."""
@@ -114,9 +103,6 @@ class Fleet:
         """The pool as Events name it, where it is known."""
         pool = self.sompool(name)
         return kube.ObjectRef(kube.SOMPOOLS, name, uid=pool.metadata.uid) if pool else None
-
-    def node(self, name: str) -> observed.Node | None:
-        return self.nodes.get(name)
 
     def somnode(self, name: str) -> v1alpha1.SomNode | None:
         """The node's SomNode, where there is one that can be read."""
@@ -163,12 +149,7 @@ class Fleet:
         _keep(self.nodes, key, new)
         self._due(key.name)
 
-    def _somnode_changed(
-        self,
-        key: kube.Key,
-        old: _SomNode | None,
-        new: _SomNode | None,
-    ) -> None:
+    def _somnode_changed(self, key: kube.Key, old: _SomNode | None, new: _SomNode | None) -> None:
         _keep(self.somnodes, key, new)
         self._due(key.name)
 
@@ -200,16 +181,16 @@ def _without_status(pool: _SomPool | None) -> object:
     return pool.spec, metadata.generation, metadata.deletion_timestamp, metadata.finalizers
 
 
-def _decode_pool(item: kube.Json) -> v1alpha1.SomPool:
+def _decode_pool(item: kube.Json) -> _SomPool:
     try:
         return v1alpha1.SomPool.model_validate(item)
     except pydantic.ValidationError as error:
         raise kube.Unreadable(_first_fault(error), partly=observed.UnreadableSomPool()) from error
 
 
-def _decode_somnode(item: kube.Json) -> v1alpha1.SomNode:
+def _decode_somnode(item: kube.Json) -> _SomNode:
     try:
-        return v1alpha1.SomNode.from_manifest(item)
+        return v1alpha1.SomNode.model_validate(item)
     except pydantic.ValidationError as error:
         # That these are lists of objects with names is in the CRD.
         parts = (item.get("spec", {}), item.get("status", {}))

@@ -50,7 +50,7 @@ class NodeController:
             await self._advertise(facts.node, planned.units)
             await self._order(facts, planned.entries)
             await self._tell_conditions(facts)
-        elif self._fleet.node(name) is None:
+        elif name not in self._fleet.nodes:
             self._statuses.forget(name)
         left_s = self._agents.left_s(name)
         return left_s if 0.0 < left_s < math.inf else None

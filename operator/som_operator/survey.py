@@ -81,7 +81,7 @@ class Survey:
 
     def node(self, name: str) -> tuple[Facts, plan.NodePlan] | None:
         """The node's plan and its facts; None for a node that is gone, or stays as it is."""
-        node, pools = self._fleet.node(name), self._fleet.pools
+        node, pools = self._fleet.nodes.get(name), self._fleet.pools
         if node is None:
             self._agents.forget(name)
             self._planned.pop(name, None)

@@ -269,6 +269,6 @@ class Uninstall:
 def _decoded(item: kube.Json) -> v1alpha1.SomNode | None:
     """The SomNode, or None where what an agent wrote cannot be read."""
     try:
-        return v1alpha1.SomNode.from_manifest(item)
+        return v1alpha1.SomNode.model_validate(item)
     except pydantic.ValidationError:
         return None

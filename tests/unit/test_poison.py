@@ -33,7 +33,7 @@ def test_what_the_schemas_accept_can_be_read() -> None:
         poison = Poison(seed, large=0)
         somnode = poison.somnode("n")
         if poison.keeps_rules:
-            v1alpha1.SomNode.from_manifest(somnode)
+            v1alpha1.SomNode.model_validate(somnode)
         node = poison.node("n")
         node["metadata"] |= {"uid": "u"}
         observed.decode_node(node)

@@ -7,7 +7,7 @@ Conditions follow sig-architecture's API conventions: adjective types, CamelCase
 from typing import Annotated, Final, Literal
 
 import pydantic
-from pydantic import alias_generators
+from pydantic import alias_generators, config
 
 GROUP: Final = "som.io"
 VERSION: Final = "v1alpha1"
@@ -16,6 +16,12 @@ NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z
 """Of a DNS subdomain, as objects are named; it is safe in a path, too."""
 LONGEST_MESSAGE: Final = 1024
 """Characters of a condition's message, and of an Event's: what is longer is cut."""
+
+
+def keyed(field: str, *, most: int) -> config.JsonDict:
+    """Of a list's schema: `field` tells its entries apart, and there are at most so many."""
+    keys: config.JsonDict = {"x-kubernetes-list-map-keys": [field], "maxItems": most}
+    return {"x-kubernetes-list-type": "map", **keys}
 
 
 class ApiModel(pydantic.BaseModel):
@@ -98,10 +104,6 @@ Conditions = Annotated[
     tuple[Condition, ...],
     pydantic.Field(
         description="Observations, one per type",
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-            "maxItems": 16,
-        },
+        json_schema_extra=keyed("type", most=16),
     ),
 ]

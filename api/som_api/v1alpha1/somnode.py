@@ -5,7 +5,7 @@ shape, so that drift is a comparison. It stays under 10 kB: pools, never leases,
 every text and list has a bound.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import pydantic
 
@@ -35,11 +35,7 @@ class SomNodeSpec(meta.ApiModel):
         tuple[NodePool, ...],
         pydantic.Field(
             description="Pools of this node",
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-                "maxItems": 16,
-            },
+            json_schema_extra=meta.keyed("name", most=16),
         ),
     ] = ()
 
@@ -70,11 +66,7 @@ class PoolStatus(meta.ApiModel):
         tuple[NumaShare, ...],
         pydantic.Field(
             description="Where the memory is",
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["node"],
-                "maxItems": 64,
-            },
+            json_schema_extra=meta.keyed("node", most=64),
         ),
     ] = ()
     driver: Annotated[
@@ -126,22 +118,14 @@ class SomNodeStatus(meta.ApiModel):
         tuple[PoolStatus, ...],
         pydantic.Field(
             description="Pools as observed",
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-                "maxItems": 16,
-            },
+            json_schema_extra=meta.keyed("name", most=16),
         ),
     ] = ()
     huge_pages: Annotated[
         tuple[HugePages, ...],
         pydantic.Field(
             description="The sizes of huge pages that pools have",
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["pageSize"],
-                "maxItems": 2,
-            },
+            json_schema_extra=meta.keyed("pageSize", most=2),
         ),
     ] = ()
     conditions: meta.Conditions = ()
@@ -155,8 +139,3 @@ class SomNode(meta.ApiModel):
     metadata: meta.ObjectMeta
     spec: SomNodeSpec = SomNodeSpec()
     status: SomNodeStatus = SomNodeStatus()
-
-    @classmethod
-    def from_manifest(cls, manifest: dict[str, Any]) -> "SomNode":
-        """The SomNode of an object of the API server; raises pydantic.ValidationError."""
-        return cls.model_validate(manifest)

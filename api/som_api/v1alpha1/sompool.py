@@ -207,18 +207,12 @@ def parse_sompool(manifest: Any) -> SomPool:
         faults.InvalidManifest: with one fault per field, unknown fields included.
     """
     if not isinstance(manifest, dict):
-        raise faults.InvalidManifest(
-            [faults.Fault("", "a SomPool is a mapping with kind and spec")]
-        )
+        fault = faults.Fault("", "a SomPool is a mapping with kind and spec")
+        raise faults.InvalidManifest([fault])
     for field, allowed in (("apiVersion", meta.API_VERSION), ("kind", "SomPool")):
-        if manifest.get(field) != allowed:
-            raise faults.InvalidManifest(
-                [
-                    faults.Fault(
-                        field, f"{manifest.get(field)!r} is not possible here; use {allowed!r}"
-                    )
-                ]
-            )
+        if (value := manifest.get(field)) != allowed:
+            fault = faults.Fault(field, f"{value!r} is not possible here; use {allowed!r}")
+            raise faults.InvalidManifest([fault])
     if isinstance(metadata := manifest.get("metadata"), dict):
         # Kubernetes' own, which has more fields than are read here.
         manifest = {**manifest, "metadata": {k: v for k, v in metadata.items() if k in _META}}

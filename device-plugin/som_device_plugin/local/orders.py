@@ -15,7 +15,7 @@ _CONTROLLER: Final = "local.som.io/hugetlb-controller-was"
 def read(state_dir: layout.StateDir) -> v1alpha1.SomNode | None:
     """What was ordered last; None before the first order."""
     try:
-        return v1alpha1.SomNode.from_manifest(json.loads(state_dir.orders.read_text("utf-8")))
+        return v1alpha1.SomNode.model_validate(json.loads(state_dir.orders.read_text("utf-8")))
     except FileNotFoundError:
         return None
 

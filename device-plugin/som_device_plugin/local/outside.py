@@ -50,7 +50,7 @@ class FileSpecs:
         """The orders now and whenever the file is replaced."""
         while True:
             if (manifest := self._file.news()) is not None:
-                node = v1alpha1.SomNode.from_manifest(manifest)
+                node = v1alpha1.SomNode.model_validate(manifest)
                 yield node.metadata.generation, node.spec
             await asyncio.sleep(LOOK_EVERY_S)
 
