@@ -80,7 +80,9 @@ def native_pages(*, mib: int) -> Iterator[None]:
     NR_HUGEPAGES.write_text(str(before + mib // 2))
     try:
         if int(NR_HUGEPAGES.read_text()) < before + mib // 2:
-            raise SystemExit(f"{mib} MiB of native huge pages are not to be had; free some memory")
+            raise SystemExit(
+                f"the machine has no {mib} MiB of native huge pages to give; free some memory"
+            )
         yield
     finally:
         NR_HUGEPAGES.write_text(str(int(NR_HUGEPAGES.read_text()) - mib // 2))

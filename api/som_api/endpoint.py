@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class EndpointError(SomError):
-    """The endpoint cannot be had at its address."""
+    """The endpoint cannot listen at its address."""
 
 
 @contextlib.asynccontextmanager
@@ -33,7 +33,7 @@ async def serve(
     with 503, and so does the log, because kubelet shows only the 503 when it kills.
 
     Raises:
-        EndpointError: the address cannot be had, or is none.
+        EndpointError: it cannot listen there, or the address is none.
     """
 
     async def health(_: web.Request) -> web.Response:

@@ -81,7 +81,7 @@ class Agent:
 
         Raises:
             SomError: this node cannot serve leases; says why and what to do.
-            endpoint.EndpointError: its endpoint cannot be had.
+            endpoint.EndpointError: its endpoint cannot listen.
         """
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(

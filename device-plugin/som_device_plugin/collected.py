@@ -35,7 +35,7 @@ class Collected(registry.Collector):
             "som_agent_pool_bytes", "Memory of a pool by state", labels=["pool", "state"]
         )
         shortfall = core.GaugeMetricFamily(
-            "som_agent_pool_shortfall_bytes", "Ordered and not to be had", labels=["pool"]
+            "som_agent_pool_shortfall_bytes", "Ordered, and not obtained", labels=["pool"]
         )
         for pool in self._pools.pools().values():
             allocated = status.allocated_bytes(pool.name, leases)

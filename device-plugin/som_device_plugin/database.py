@@ -134,7 +134,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, durable when the block has ended.
 
     Raises:
-        DatabaseError: nothing was written, for the disk is full or read-only for instance.
+        DatabaseError: nothing was written; the disk may be full or read-only.
     """
     try:
         with metrics.STORE_WRITE_SECONDS.time():

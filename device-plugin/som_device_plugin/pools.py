@@ -31,7 +31,7 @@ CHECK_EVERY_S: Final = 10.0
 
 RETRY_S: Final = 5.0
 LONGEST_RETRY_S: Final = 300.0
-"""Between tries to have what was not to be had."""
+"""Between tries to get what the kernel did not give."""
 
 
 class State(enum.Enum):
@@ -198,7 +198,7 @@ class Pools:
     async def _store_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
         """Before anything is done about them; waits for a store that cannot be written."""
         names = {order.name for order in spec.pools}
-        # An agent that restarts must neither forget their memory nor reserve it anew.
+        # An agent that restarts must neither forget their memory nor reserve it again.
         leaving = v1alpha1.SomNodeSpec(
             pools=tuple(pool.order for pool in self._pools.values() if pool.name not in names)
         )

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 def main(name: str, body: Callable[[], Awaitable[None]], *, log_level: str = "info") -> None:
     """Run `body` until it ends or SIGTERM or SIGINT tells it to: exit 0 then, 1 on failure."""
-    # What it makes is root's alone; a file that others shall use is given to them by name.
+    # What it makes is root's alone; a file for others gets its mode by name.
     os.umask(0o077)
     logs.configure(level=log_level)
     try:

@@ -165,7 +165,7 @@ class DriverError(SomError):
 
 
 class NotEnoughMemory(DriverError):
-    """The pages were not to be had; nothing is held by the start."""
+    """The kernel had no such pages; the start holds nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +247,7 @@ class Driver(Protocol):
         Waits for nobody: what a holder keeps from being truncated is detached and `resisting`.
 
         Raises:
-            DriverError: the kernel refused; it is to be tried again.
+            DriverError: the kernel refused; try again.
         """
 
     def resisting(self) -> frozenset[tuple[LeaseId, int]]:
@@ -353,7 +353,7 @@ class TicketService(Protocol):
     """What kubelet's calls come down to. Implemented by the lease core."""
 
     def devices(self) -> Sequence[TicketDevice]:
-        """All tickets as they shall be advertised now."""
+        """All tickets, as the plugin must advertise them now."""
 
     async def changed(self) -> None:
         """Returns when `devices()` may have changed since the last call to `devices()`."""

@@ -41,7 +41,7 @@ async def only_agent(state_dir: pathlib.Path) -> AsyncIterator[None]:
                 waited = True
                 await asyncio.sleep(LOCK_RETRY_S)
         if was_open:
-            # Made anew from the log: on the old one somebody may have locks of before.
+            # SQLite makes it again from the log: somebody may have locked the old one before.
             (state_dir / f"{STORE}-shm").unlink(missing_ok=True)
         yield
     finally:

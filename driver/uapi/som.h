@@ -160,8 +160,8 @@ struct som_pool_create {
  * New memory is usable at once and zeroed in the background.
  *
  * ENOENT: no such pool. EINVAL: range. EEXIST: already in this pool (CARVED:
- * EINVAL, for it is no longer System RAM). EBUSY: the range belongs to somebody
- * else, another pool for example; or the pool is being destroyed.
+ * EINVAL, because it is no longer System RAM). EBUSY: the range belongs to
+ * somebody else, another pool for example; or the pool is being destroyed.
  */
 struct som_pool_add {
 	__u32 size;

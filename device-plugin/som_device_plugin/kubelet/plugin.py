@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
-    """Serves `tickets`; `run` must run beside it, for it follows the list of devices."""
+    """Serves `tickets`; `run` must run beside it: it follows the list of devices."""
 
     def __init__(
         self, tickets: seams.TicketService, *, taking_turns: turns.Turns, time: clock.Clock

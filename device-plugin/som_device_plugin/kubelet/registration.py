@@ -139,7 +139,7 @@ class Registration:
         last_watched_s = self._time.monotonic()
         while True:
             if _look_at(self._kubelet) not in (kubelet, None):
-                return "kubelet has started anew"
+                return "kubelet has started again"
             if _look_at(own_socket) != own:
                 return f"our socket {own_socket} is gone"
             if self._plugin.watchers > 0:

@@ -91,7 +91,7 @@ class Reconciler:
     async def reconcile(self) -> None:
         """One pass over all leases, begun after this call; those who wait for one share it.
 
-        Safe beside PreStartContainer: a start that moved on is left alone, for `Starts.apply`
+        Safe beside PreStartContainer: a start that moved on is left alone, because `Starts.apply`
         looks again.
 
         Raises:

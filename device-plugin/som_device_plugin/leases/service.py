@@ -106,7 +106,7 @@ class TicketService:
             if not leases:
                 raise seams.StartRefused(
                     f"som: this node's agent has no lease for ticket {ticket}: its store was lost; "
-                    "delete the pod to have it allocated anew"
+                    "delete the pod; its successor gets a lease"
                 )
             lease_id = leases[-1].lease_id
             deadline_s = self._time.monotonic() + PRE_START_LIMIT_S

@@ -19,7 +19,7 @@ _MOST_LINKS: Final = 40
 
 @dataclasses.dataclass(frozen=True)
 class StateDir:
-    """`path` belongs to root, mode 0700; short, for a socket's path has at most 107 bytes."""
+    """`path` belongs to root, mode 0700; short, because a socket's path has at most 107 bytes."""
 
     path: Path
 

@@ -1,7 +1,7 @@
 """A reboot of the node in effect, while the control plane goes on.
 
 Everything that a reboot ends is ended: kubelet, runtime, containers, mounts, cgroups, huge pages.
-The one thing that cannot be had is another boot ID; it is bind-mounted over the kernel's, for
+The one thing it cannot make is another boot ID; it is bind-mounted over the kernel's, for
 kubelet here and by a hook of the runtime in every container.
 """
 

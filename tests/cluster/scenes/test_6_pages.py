@@ -1,6 +1,6 @@
 """What README and tutorial say to paste, pasted; on the cluster that the last scene has emptied.
 
-A registry cannot be had here, so `docker build` is a fake: the images of this tree, which buildah
+There is no registry here, so `docker build` is a fake: the images of this tree, which buildah
 has built from the same Dockerfile, are on the node under the tags that the pages name.
 """
 

@@ -44,10 +44,10 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class NoPages(Exception):
-    """The pages are not to be had; the message says which and why."""
+    """The kernel has no such pages; the message says which and why."""
 
 
-# As an imported module it comes from the bytecode cache; as a script it would be compiled anew.
+# As an imported module it comes from the bytecode cache; Python would compile a script each time.
 # Taking the interpreter down in order costs 4 ms.
 _RUN = (
     f"import os, sys; sys.path.insert(0, {__file__.rpartition('/som_device_plugin/')[0]!r});"

@@ -27,7 +27,7 @@ _OUR_REMAINS: Final = ".*.json.*"
 
 
 def check_machine(pool: v1alpha1.SomPool, state_dir: layout.StateDir) -> cgroups.Hierarchy:
-    """Where its hugetlb controller is; raises Wrong where `pool` cannot be had."""
+    """Where its hugetlb controller is; raises Wrong where the machine cannot have `pool`."""
     check_state_dir(state_dir.path)
     page_bytes = pool.spec.source.page_bytes
     sizes = hugepages.page_sizes()
