@@ -1,7 +1,6 @@
 """What is where in the state directory of local mode."""
 
 import contextlib
-import dataclasses
 import os
 import stat
 from pathlib import Path
@@ -17,80 +16,35 @@ _MOST_LINKS: Final = 40
 """What the kernel follows in one path, path_resolution(7)."""
 
 
-@dataclasses.dataclass(frozen=True)
 class StateDir:
     """`path` belongs to root, mode 0700; short, because a socket's path has at most 107 bytes."""
 
-    path: Path
-
-    @property
-    def orders(self) -> Path:
-        """The SomNode of this machine as `som local up` ordered it."""
-        return self.path / "somnode.json"
-
-    @property
-    def status(self) -> Path:
-        """The SomNodeStatus that the agent reported last."""
-        return self.path / "status.json"
-
-    @property
-    def pods(self) -> Path:
-        """A PodList: the programs that run now. Written by the stand-in only."""
-        return self.path / "pods.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the one `up` or `down` that works."""
-        return self.path / "local.lock"
-
-    @property
-    def kubelet(self) -> Path:
-        """What /var/lib/kubelet is on a node."""
-        return self.path / "kubelet"
-
-    @property
-    def device_plugins(self) -> Path:
-        return self.kubelet / "device-plugins"
-
-    @property
-    def registration_socket(self) -> Path:
-        return self.device_plugins / "kubelet.sock"
-
-    @property
-    def pod_resources_socket(self) -> Path:
-        return self.kubelet / "pod-resources" / "kubelet.sock"
-
-    @property
-    def control_socket(self) -> Path:
-        """Where `som local run` asks for a start."""
-        return self.kubelet / "control.sock"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # What `som local up` ordered, a SomNode; what the agent reported last, a SomNodeStatus; the
+        # programs that run, a PodList that the stand-in alone writes.
+        self.orders = path / "somnode.json"
+        self.status = path / "status.json"
+        self.pods = path / "pods.json"
+        # Held by the one `up` or `down` that works; by the stand-in while it lives (see `locks`);
+        # by the agent while it works, as on a node.
+        self.lock = path / "local.lock"
+        self.stand_in_lock = path / "kubelet.lock"
+        self.agent_lock = path / "agent.lock"
+        self.stand_in_log = path / "kubelet.log"
+        self.agent_log = path / "agent.log"
+        self.agent_endpoint = path / "agent.sock"
+        # What /var/lib/kubelet is on a node. `som local run` asks for a start at the last socket.
+        self.kubelet = path / "kubelet"
+        self.device_plugins = self.kubelet / "device-plugins"
+        self.registration_socket = self.device_plugins / "kubelet.sock"
+        self.pod_resources_socket = self.kubelet / "pod-resources" / "kubelet.sock"
+        self.control_socket = self.kubelet / "control.sock"
 
     def sockets_exist(self) -> bool:
         """Whether nobody has removed one that the stand-in serves."""
         sockets = (self.registration_socket, self.pod_resources_socket, self.control_socket)
         return all(socket.exists() for socket in sockets)
-
-    @property
-    def stand_in_lock(self) -> Path:
-        """Held by the kubelet stand-in while it lives (see `locks`)."""
-        return self.path / "kubelet.lock"
-
-    @property
-    def stand_in_log(self) -> Path:
-        return self.path / "kubelet.log"
-
-    @property
-    def agent_lock(self) -> Path:
-        """Held by the agent while it works, as on a node."""
-        return self.path / "agent.lock"
-
-    @property
-    def agent_log(self) -> Path:
-        return self.path / "agent.log"
-
-    @property
-    def agent_endpoint(self) -> Path:
-        return self.path / "agent.sock"
 
 
 def find(path: Path) -> StateDir:

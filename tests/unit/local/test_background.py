@@ -1,6 +1,5 @@
 """The processes behind local mode, with small ones in their place."""
 
-import contextlib
 import os
 import pathlib
 import signal
@@ -71,18 +70,19 @@ def test_stopping_never_signals_a_later_process_with_the_same_pid(
 def test_the_processes_of_an_older_som_are_ended_and_nobody_elses(
     state_dir: layout.StateDir,
 ) -> None:
+    command = [sys.executable, "-c", "print(flush=True); input()", str(state_dir.path)]
     with (
-        subprocess.Popen(["sh", "-c", "sleep 60; :", state_dir.path], process_group=0) as older,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as older,
         subprocess.Popen(["sleep", "60"]) as other,
     ):
+        assert older.stdout
+        older.stdout.readline()
         (state_dir.path / "agent.pid").write_text(f"{older.pid}\n")
         (state_dir.path / "kubelet.pid").write_text(f"{other.pid}\n")
         with background.stopped(state_dir):
             assert older.wait() == -signal.SIGTERM
             assert other.poll() is None
         assert not list(state_dir.path.glob("*.pid"))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(older.pid, signal.SIGKILL)
         other.kill()
 
 

@@ -30,8 +30,8 @@ def refused(path: pathlib.Path) -> str:
 
 
 def test_a_directory_of_root_is_found_also_one_to_be_made(place: pathlib.Path) -> None:
-    assert layout.find(place) == layout.StateDir(place)
-    assert layout.find(place / "new") == layout.StateDir(place / "new")
+    assert layout.find(place).path == place
+    assert layout.find(place / "new").path == place / "new"
     assert not (place / "new").exists()
 
 
