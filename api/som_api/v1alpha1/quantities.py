@@ -8,12 +8,29 @@ written back.
 """
 
 import decimal
+import importlib.util
+import pathlib
 import re
+from types import ModuleType
 from typing import Annotated, Any, Final
 
 import pydantic
 import pydantic_core
-from kubernetes.utils import quantity
+
+
+def _alone(package: str, module: str) -> ModuleType:
+    """A module without the packages above it: those of the client load all of it, 15 MB."""
+    found = importlib.util.find_spec(package)
+    assert found and found.submodule_search_locations
+    path = pathlib.Path(found.submodule_search_locations[0], *module.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"{package}.{module}", path)
+    assert spec and spec.loader
+    result = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(result)
+    return result
+
+
+_quantity = _alone("kubernetes", "utils.quantity")
 
 MOST_BYTES: Final = 10**18 - 10**18 % 2**30
 """The largest multiple of every unit that the API server takes."""
@@ -71,7 +88,7 @@ def _amount(value: object) -> decimal.Decimal:
             f"{value!r} is not a quantity; write a whole number with a suffix, such as 64Gi"
         )
     try:
-        amount: decimal.Decimal = quantity.parse_quantity(value)
+        amount: decimal.Decimal = _quantity.parse_quantity(value)
     except ValueError as error:
         raise ValueError(f"{value!r} is not a quantity: {error}") from error
     if amount < 0:
