@@ -1,7 +1,7 @@
 """Carries one node's plan out: its SomNode's spec, the som capacity in its status, its Events.
 
-What kubelet's books lack, and whether the agent is there, is said in conditions of the SomNode,
-beside the agent's own.
+What kubelet's books lack, whether the agent is there, and a runtime that is too old are told in
+conditions of the SomNode, beside the agent's own.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from som_api import kube, v1alpha1
 from som_api.run import clock
-from som_operator import agents, books, node_events, observed, statuses
+from som_operator import agents, books, node_events, observed, runtimes, statuses
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
 from som_operator.survey import Facts, Survey
@@ -103,6 +103,7 @@ class NodeController:
         wanted = (
             books.condition(node, somnode),
             agents.condition(facts.bound, somnode, lost=facts.agent_lost),
+            runtimes.condition(node, somnode),
         )
         conditions = tuple(condition for condition in wanted if condition is not None)
         if not conditions:

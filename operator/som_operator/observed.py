@@ -26,7 +26,8 @@ Units = Mapping[v1alpha1.Unit, int]
 class Node:
     """A Node: `ready` is kubelet's own condition, `units` the som capacity in node status.
 
-    `huge_pages` are the bytes that kubelet counts, by page size.
+    `huge_pages` are the bytes that kubelet counts, by page size. `runtime` is the container
+    runtime and its version, as `containerd://2.0.0`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Node:
     ready: bool
     units: Units
     huge_pages: Mapping[v1alpha1.PageSize, int]
+    runtime: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def decode_node(item: Mapping[str, Any]) -> Node:
         ready=_is_ready(conditions),
         units=_units(capacity),
         huge_pages={size: _count(capacity.get(f"hugepages-{size}", 0)) for size in PAGE_SIZES},
+        runtime=sys.intern(status.get("nodeInfo", {}).get("containerRuntimeVersion", "")),
     )
 
 

@@ -11,15 +11,16 @@ Rules that the tests hold it to:
   the predecessor.
 - A frozen pool's entry stays as it is.
 - Capacity rises only by a fresh report of the agent, and falls only by such a report or by an
-  admin's decision, never below the units of the Pods bound to the node. Silence changes nothing,
-  and an agent that has not reported on its SomNode yet is silent.
+  admin's decision, or where the runtime is too old, never below the units of the Pods bound to
+  the node. Silence changes nothing, and an agent that has not reported on its SomNode yet is
+  silent.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from som_api import v1alpha1
-from som_operator import observed, reports, standing
+from som_operator import observed, reports, runtimes, standing
 from som_operator.reports import PoolOnNode, Report, State
 
 
@@ -127,7 +128,9 @@ def _capacity(
     for unit in observed.UNITS:
         now = node.units.get(unit, 0)
         entry = by_unit.get(unit)
-        if not report.exists:
+        if runtimes.trouble(node):
+            target = 0
+        elif not report.exists:
             # Orders alone do not tell: a SomNode made again may name another pool than before.
             target = now
         elif entry is None:

@@ -9,7 +9,7 @@ import enum
 from typing import Final
 
 from som_api import v1alpha1
-from som_operator import observed
+from som_operator import observed, runtimes
 
 SKIP_RELEASE: Final = f"{v1alpha1.GROUP}/skip-release"
 """Annotation of a SomNode: "true" lets a pool be deleted while the node, from which nothing can be
@@ -100,6 +100,8 @@ class Report:
     def serving(self, entry: v1alpha1.NodePool) -> PoolOnNode:
         """How the pool of `entry` stands."""
         pool = self.pools.get(entry.name)
+        if trouble := runtimes.trouble(self._node):
+            return self._pool(entry.name, State.DEGRADED, trouble)
         if not self.exists:
             return self._pool(entry.name, State.RESERVING, "the agent has not reported yet")
         if not self._of_this_boot:

@@ -11,7 +11,7 @@ import yaml
 
 from som_api import v1alpha1
 from som_operator import agents as lost_agents
-from som_operator import books
+from som_operator import books, runtimes
 
 ROOT = pathlib.Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -111,7 +111,8 @@ def test_every_condition_of_a_somnode_is_explained() -> None:
     source = (ROOT / "device-plugin/som_device_plugin/status.py").read_text()
     section = _section("A node is not Ready")
     agents = set(re.findall(r'\btype="(\w+)"', source))
-    assert _first_column(section) == agents | {books.CONDITION, lost_agents.CONDITION}
+    operators = {books.CONDITION, lost_agents.CONDITION, runtimes.CONDITION}
+    assert _first_column(section) == agents | operators
     troubles = source.partition("_TROUBLE: Final = {")[2].partition("}")[0]
     for reason in re.findall(r'"(\w+)"', troubles):
         assert f"`{reason}`" in section

@@ -97,6 +97,12 @@ class Cluster:
         if agent:
             self.pod(f"agent-{name}", node=name, is_agent=True)
 
+    def runs_containers_by(self, runtime: str, *, node: str = "n") -> None:
+        """kubelet says which container runtime it has, as `containerd://2.0.0`."""
+        found = self.expect("v1", "nodes", node)
+        found["status"]["nodeInfo"]["containerRuntimeVersion"] = runtime
+        self.server.put("v1", "nodes", found)
+
     def pod(self, name: str, *, node: str = "n", units: int = 0, is_agent: bool = False) -> None:
         """A Pod is bound to a node, and ready."""
         requests = {"som.io/2Mi": str(units)} if units else {}

@@ -405,6 +405,26 @@ async def test_an_agent_that_is_gone_for_long_is_told_and_one_that_returns_too(
         assert cluster.metric("som_operator_nodes_without_agent") == 0
 
 
+async def test_a_runtime_without_cdi_is_told_with_the_cure_and_one_that_has_it_no_more(
+    cluster: Cluster,
+) -> None:
+    cluster.node()
+    cluster.pool()
+    async with cluster.operator():
+        await cluster.ready()
+        cluster.runs_containers_by("containerd://1.7.28")
+        told = ("True", "RuntimeWithoutCDI")
+        await until(lambda: cluster.node_condition("RuntimeUnfit") == told)
+        await until(lambda: cluster.condition() == ("False", "PartlyReserved"))
+        assert "n: containerd://1.7.28 would start containers without" in cluster.message()
+        await until(lambda: "RuntimeWithoutCDI" in cluster.events("n"))
+        assert (cluster.ordered(), cluster.capacity()) == (["a"], None)
+        cluster.runs_containers_by("containerd://2.0.1")
+        await until(lambda: cluster.condition() == ("True", "Reserved"))
+        await until(lambda: cluster.node_condition("RuntimeUnfit") == ("False", "AsExpected"))
+        assert cluster.capacity() == "512"
+
+
 async def test_a_pool_is_deleted_without_a_node_whose_agent_is_gone_when_an_admin_says_so(
     cluster: Cluster,
 ) -> None:

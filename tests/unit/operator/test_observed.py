@@ -77,7 +77,7 @@ def test_a_node_is_kept_with_its_boot_and_its_som_capacity() -> None:
         "metadata": {"name": "n", "uid": "u", "labels": {"size": "big"}},
         "status": {
             "capacity": {"cpu": "2", "som.io/2Mi": "512", "hugepages-2Mi": "2Gi"},
-            "nodeInfo": {"bootID": "b"},
+            "nodeInfo": {"bootID": "b", "containerRuntimeVersion": "containerd://2.1.4"},
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }
@@ -89,6 +89,7 @@ def test_a_node_is_kept_with_its_boot_and_its_som_capacity() -> None:
         ready=True,
         units={"2Mi": 512},
         huge_pages={"2Mi": 2 << 30, "1Gi": 0},
+        runtime="containerd://2.1.4",
     )
 
 

@@ -55,6 +55,7 @@ def node(name: str = "n", **fields: Any) -> observed.Node:
         "ready": True,
         "units": {},
         "huge_pages": {},
+        "runtime": "containerd://2.1.4",
     }
     return observed.Node(name=name, **(facts | fields))
 
