@@ -19,6 +19,7 @@ from som_api import endpoint
 from som_api.run import clock
 from som_device_plugin import (
     backends,
+    cdi,
     changes,
     collected,
     database,
@@ -51,6 +52,7 @@ class Settings:
     endpoint: str
     own_pod: str
     guard: plan.Guard
+    cdi_dir: pathlib.Path = cdi.DIRECTORY
     boot_id_file: pathlib.Path = BOOT_ID
 
 
@@ -149,6 +151,7 @@ class Agent:
         own_starts = starts.Starts(
             leases=leases,
             drivers=own_backends.drivers,
+            specs=cdi.Specs(settings.cdi_dir),
             boot_id=boot_id,
             reporter=outside.reporter,
             time=self._time,

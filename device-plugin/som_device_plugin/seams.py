@@ -160,6 +160,22 @@ class Usage:
         return max(self.current_bytes, self.reserved_bytes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Mount:
+    """One mount of a container; `options` in the words of mount(8)."""
+
+    host_path: str
+    container_path: str
+    options: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ContainerEdits:
+    """What a driver adds to a container."""
+
+    mounts: tuple[Mount, ...]
+
+
 class DriverError(SomError):
     """The driver could not do what it was asked for."""
 
@@ -210,17 +226,11 @@ class Driver(Protocol):
     def hold(self, pool: str, page_bytes: int) -> Hold:
         """The hold of `pool`, whether it is there or not yet."""
 
-    def prepare_path(self, lease_id: LeaseId) -> str:
-        """Make the lease's directory, where the device is not yet; the device's host path.
-
-        Idempotent. Until `build` has attached memory, a container that starts fails.
-
-        Raises:
-            DriverError: the disk is full or read-only.
-        """
+    def edits(self, start: Start) -> ContainerEdits:
+        """What a container gets with `start` once it is built. No I/O."""
 
     def remove_path(self, lease_id: LeaseId) -> None:
-        """Take the lease's directory away; idempotent.
+        """Take the lease's directory away, if there is one; idempotent.
 
         Raises:
             DriverError: something is mounted there still.
@@ -328,15 +338,6 @@ class Backend:
 
 
 @dataclasses.dataclass(frozen=True)
-class Allocation:
-    """The answer to Allocate: where the device will be, and the container's environment."""
-
-    host_path: str
-    container_path: str
-    env: Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
 class TicketDevice:
     """One ticket as advertised to kubelet."""
 
@@ -363,7 +364,7 @@ class TicketService(Protocol):
     ) -> Sequence[Ticket]:
         """The tickets to hand out: unused longest first, never one with a live lease."""
 
-    async def allocate(self, tickets: Sequence[Ticket]) -> Allocation:
+    async def allocate(self, tickets: Sequence[Ticket]) -> LeaseId:
         """Names a new lease for the ticket; one durable write, milliseconds.
 
         Raises:

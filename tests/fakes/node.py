@@ -50,6 +50,11 @@ class FakeKernel:
         return self.capacity_bytes - self.used_bytes()
 
 
+def path_of(start: seams.Start) -> str:
+    """Unlike HugeTLBFS's, of each start its own: a spec of the start before would be found out."""
+    return f"/leases/{start.lease_id}.{start.number}"
+
+
 class FakeDriver:
     """Implements seams.Driver on a FakeKernel; each await is a point where the agent may die."""
 
@@ -63,9 +68,8 @@ class FakeDriver:
     def hold(self, pool: str, page_bytes: int) -> seams.Hold:
         raise NotImplementedError
 
-    def prepare_path(self, lease_id: seams.LeaseId) -> str:
-        self.kernel.paths.add(lease_id)
-        return f"/leases/{lease_id}/som"
+    def edits(self, start: seams.Start) -> seams.ContainerEdits:
+        return seams.ContainerEdits((seams.Mount(path_of(start), seams.DEVICE_PATH, ("bind",)),))
 
     def remove_path(self, lease_id: seams.LeaseId) -> None:
         self.kernel.paths.discard(lease_id)
@@ -81,6 +85,7 @@ class FakeDriver:
     async def build(
         self, start: seams.Start, *, on_progress: Callable[[int], None]
     ) -> Mapping[int, int]:
+        self.kernel.paths.add(start.lease_id)
         await asyncio.sleep(0)
         if self.kernel.free_bytes() < start.size_bytes:
             raise seams.NotEnoughMemory("no pages")

@@ -41,18 +41,14 @@ class FakeTickets:
     ) -> Sequence[seams.Ticket]:
         return [*must_include, *sorted(set(available) - set(must_include), reverse=True)][:size]
 
-    async def allocate(self, tickets: Sequence[seams.Ticket]) -> seams.Allocation:
+    async def allocate(self, tickets: Sequence[seams.Ticket]) -> seams.LeaseId:
         self.waiting += 1
         await self.allocate_waits_for.wait()
         self.waiting -= 1
         if self.allocate_error:
             raise self.allocate_error
         self.allocated.extend(tickets)
-        return seams.Allocation(
-            host_path=f"/leases/{tickets[0]}/som",
-            container_path=seams.DEVICE_PATH,
-            env={"SOM_DEVICE": seams.DEVICE_PATH, "SOM_DRIVER": "Fake"},
-        )
+        return seams.LeaseId(f"lease-of-{tickets[0]}")
 
     async def pre_start(self, tickets: Sequence[seams.Ticket]) -> None:
         if self.refusals:

@@ -20,6 +20,8 @@ STARTING = [
     ("drivers.hugetlbfs.driver:HugeTLBFS.build", "after"),
     ("leases.store:LeaseStore.set_state=ready", "before"),
     ("leases.store:LeaseStore.set_state=ready", "after"),
+    ("cdi:Specs.write", "before"),
+    ("cdi:Specs.write", "after"),
     ("leases.store:LeaseStore.set_state=delivered", "before"),
     ("leases.store:LeaseStore.set_state=delivered", "after"),
 ]
@@ -28,6 +30,8 @@ ENDING = [
     ("leases.store:LeaseStore.end", "after"),
     ("leases.store:LeaseStore.set_state=releasing", "before"),
     ("leases.store:LeaseStore.set_state=releasing", "after"),
+    ("cdi:Specs.remove", "before"),
+    ("cdi:Specs.remove", "after"),
     ("drivers.hugetlbfs.driver:HugeTLBFS.revoke", "before"),
     ("drivers.hugetlbfs.driver:HugeTLBFS.revoke", "after"),
     ("leases.store:LeaseStore.forget_start", "before"),
@@ -57,6 +61,7 @@ def name(step: tuple[str, str]) -> str:
 def all_free(node: local_node.LocalNode) -> None:
     node.wait_pool(capacity="64Mi", allocated="0", free="64Mi")
     machine.wait_until(lambda: node.leases() == 0, what="no lease is left in the store")
+    assert list(node.state_dir.cdi.iterdir()) == [], "no spec is left"
 
 
 @pytest.mark.parametrize("step", STARTING, ids=name)

@@ -48,26 +48,34 @@ async def test_a_start_has_its_bytes_zeroed_and_gives_them_back(
     await node.give_back()
 
 
-async def test_the_device_is_not_there_until_the_lease_is_real(node: nodes.Node) -> None:
+async def test_a_container_gets_the_starts_file_as_its_device(node: nodes.Node) -> None:
+    await node.apply(8 * PAGE)
+    start = await node.built(4 * PAGE)
+    (mount,) = node.driver.edits(start).mounts
+    status = pathlib.Path(mount.host_path).stat()
+    assert (status.st_size, oct(status.st_mode), status.st_uid) == (4 * PAGE, "0o100666", 0)
+    assert mount.container_path == "/dev/som"
+    assert {"noexec", "nosuid", "nodev", "rw", "bind"} <= set(mount.options)
+
+
+@pytest.mark.parametrize("named_by", ["this version", "version 0.1"])
+async def test_the_lease_s_directory_stays_while_something_is_mounted_there(
+    node: nodes.Node, named_by: str
+) -> None:
     await node.apply(8 * PAGE)
     start = node.start(4 * PAGE)
-    path = pathlib.Path(node.driver.prepare_path(start.lease_id))
-
-    assert not path.exists()
-    # What container runtimes do with a mount source that does not exist.
-    with pytest.raises(FileExistsError):
-        path.mkdir()
-    with pytest.raises(FileNotFoundError):
-        path.write_bytes(b"")
+    path = node.file(start)
+    if named_by == "version 0.1":
+        # Kubelet mounts this path for as long as the pod lives; a runtime must not make it.
+        path.parent.mkdir(parents=True)
+        path.symlink_to("/proc/som/the-lease-is-not-ready")
     await node.driver.build(start, on_progress=lambda _bytes: None)
-    status = path.stat()
-    assert (status.st_size, oct(status.st_mode), status.st_uid) == (4 * PAGE, "0o100666", 0)
     with pytest.raises(seams.DriverError, match="still mounted"):
         node.driver.remove_path(start.lease_id)
 
     node.driver.revoke(start)
     assert not path.exists()
-    assert path.is_symlink()
+    assert path.is_symlink() == (named_by == "version 0.1")
     node.driver.remove_path(start.lease_id)
     node.driver.remove_path(start.lease_id)
     assert not path.parent.exists()

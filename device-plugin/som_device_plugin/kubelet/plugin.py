@@ -14,7 +14,7 @@ import grpc
 
 from som_api import SomError
 from som_api.run import clock
-from som_device_plugin import loops, seams
+from som_device_plugin import cdi, loops, seams
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, turns
 
 API_VERSION: Final = "v1beta1"
@@ -103,18 +103,21 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
     async def Allocate(
         self, request: deviceplugin_pb2.AllocateRequest, context: grpc.aio.ServicerContext
     ) -> deviceplugin_pb2.AllocateResponse:
-        """Where each container's /dev/som will be. FAILED_PRECONDITION with what is wrong."""
+        """The CDI device of each container, whose spec PreStartContainer will have written.
+
+        FAILED_PRECONDITION with what is wrong.
+        """
         answer = deviceplugin_pb2.AllocateResponse()
         wanted = [_tickets(container.devices_ids) for container in request.container_requests]
         everyone = [ticket for tickets in wanted for ticket in tickets]
         async with _answering("Allocate", context), self._turns.allocating(everyone):
             for tickets in wanted:
                 try:
-                    allocation = await self._tickets.allocate(tickets)
+                    lease_id = await self._tickets.allocate(tickets)
                 except SomError as error:
                     _log.error("Allocate of %s refused: %s", tickets, error)
                     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-                answer.container_responses.append(_response(allocation))
+                answer.container_responses.add().cdi_devices.add(name=cdi.device_name(lease_id))
         return answer
 
     async def PreStartContainer(
@@ -168,17 +171,4 @@ def _to_message(
             )
             for device in devices
         ]
-    )
-
-
-def _response(
-    allocation: seams.Allocation,
-) -> deviceplugin_pb2.ContainerAllocateResponse:
-    return deviceplugin_pb2.ContainerAllocateResponse(
-        envs=allocation.env,
-        mounts=[
-            deviceplugin_pb2.Mount(
-                container_path=allocation.container_path, host_path=allocation.host_path
-            )
-        ],
     )

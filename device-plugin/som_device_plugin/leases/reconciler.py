@@ -125,16 +125,18 @@ class Reconciler:
         if tuple(findings) != self.findings:
             self.findings = tuple(findings)
             self._changed.ring()
-        listed = None
-        if pods.resources is not None and pods.own_pod in pods.resources.pods:
-            listed = frozenset(holder.ticket for holder in pods.resources.holders)
-        for lease_id in self._store.over(listed=listed):
+        for lease_id in self._store.over():
             try:
                 for driver in self._drivers.values():
                     await asyncio.to_thread(driver.remove_path, lease_id)
                 self._store.forget_ended(lease_id)
             except Exception as error:
                 loops.failed("lease", error, lease=lease_id)
+        try:
+            self._starts.tidy_specs()
+        except Exception as error:
+            # What is freed goes back all the same.
+            loops.failed("specs", error)
         self._note_held(leases, kernel)
         await self._pools.refill()
 

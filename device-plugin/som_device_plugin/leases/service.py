@@ -83,20 +83,15 @@ class TicketService:
         free.sort(key=lambda ticket: self._last_use.get(ticket, 0))
         return [*must_include, *free][:size]
 
-    async def allocate(self, tickets: Sequence[seams.Ticket]) -> seams.Allocation:
+    async def allocate(self, tickets: Sequence[seams.Ticket]) -> seams.LeaseId:
         """Name a new lease for the ticket: one durable write."""
         with metrics.ALLOCATE_SECONDS.time():
             ticket = _only(tickets)
             lease_id = seams.LeaseId(secrets.token_hex(8))
             self._store.name(lease_id=lease_id, ticket=ticket)
-            host_path = await asyncio.to_thread(self._driver.prepare_path, lease_id)
             self._last_use[ticket] = 1 + max(self._last_use.values(), default=0)
         log.info("lease named", extra={"lease": lease_id, "ticket": ticket})
-        return seams.Allocation(
-            host_path=host_path,
-            container_path=seams.DEVICE_PATH,
-            env={"SOM_DEVICE": seams.DEVICE_PATH, "SOM_DRIVER": self._driver.name},
-        )
+        return lease_id
 
     async def pre_start(self, tickets: Sequence[seams.Ticket]) -> None:
         """Make the ticket's lease real, within kubelet's patience."""
@@ -124,15 +119,17 @@ class TicketService:
         lease = self._lease(lease_id)
         lease = await self._bind(lease)
         record = lease.live
-        if record is not None and record.state is state.State.DELIVERED:
-            if lease.keep_on_restart and await self._starts.intact(record):
-                return
+        if (
+            record is not None
+            and record.state is state.State.DELIVERED
+            and not (lease.keep_on_restart and await self._starts.intact(record))
+        ):
             await self._starts.apply(record.start, state.Event.RESTARTED, seen=record.state)
             record = None
         if record is None:
             record = await self._begin(self._lease(lease_id))
         await self._starts.built(record.start, deadline_s=deadline_s)
-        if not await self._starts.apply(record.start, state.Event.TOLD, seen=state.State.READY):
+        if not await self._starts.deliver(record.start):
             raise seams.StartRefused("som: the lease was taken away while it was built, retrying")
         log.info("lease delivered", extra={"lease": lease_id, "owner": str(lease.owner)})
 

@@ -9,15 +9,19 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from som_api import SomError, v1alpha1
 from som_api.run import clock
-from som_device_plugin import loops, pools, seams
+from som_device_plugin import cdi, loops, pools, seams
 from som_device_plugin.leases import decide, state, store
 
 log = logging.getLogger(__name__)
 
 Key = tuple[seams.LeaseId, int]
+
+_FOUND_BY_THE_RUNTIME: Final = (state.State.READY, state.State.DELIVERED)
+"""A start that is delivered has its CDI spec, and one that is ready may have it."""
 
 
 @dataclasses.dataclass
@@ -35,12 +39,14 @@ class Starts:
         *,
         leases: store.LeaseStore,
         drivers: Mapping[str, seams.Driver],
+        specs: cdi.Specs,
         boot_id: str,
         reporter: seams.Reporter,
         time: clock.Clock,
     ) -> None:
         self._store = leases
         self._drivers = drivers
+        self._specs = specs
         self._boot_id = boot_id
         self._reporter = reporter
         self._time = time
@@ -176,6 +182,54 @@ class Starts:
         usage = await asyncio.to_thread(self._usage, start)
         return usage.current_bytes >= start.size_bytes
 
+    async def deliver(self, start: seams.Start) -> bool:
+        """Have `start` found by the runtime, and record that its container is told to start.
+
+        False: it was taken away meanwhile.
+
+        Raises:
+            cdi.CdiError: its spec could not be written.
+        """
+        record = self.record(key_of(start))
+        if record is None or record.state not in _FOUND_BY_THE_RUNTIME:
+            return False
+        self._write_spec(start)
+        # A warm restart is delivered again.
+        return record.state is state.State.DELIVERED or await self.apply(start, state.Event.TOLD)
+
+    def tidy_specs(self) -> None:
+        """Of each start that a container may begin with there is a spec, and no other.
+
+        A boot empties their directory, or anybody.
+
+        Raises:
+            cdi.CdiError: the directory cannot be read or written.
+        """
+        found = self._specs.leases()
+        live = [lease.live for lease in self._store.leases() if lease.live]
+        wanted = {
+            record.start.lease_id: record
+            for record in live
+            if record.state in _FOUND_BY_THE_RUNTIME and record.boot_id == self._boot_id
+        }
+        for lease_id in found - wanted.keys():
+            self._specs.remove(lease_id)
+        for lease_id in wanted.keys() - found:
+            if wanted[lease_id].state is state.State.DELIVERED:
+                self._write_spec(wanted[lease_id].start)
+
+    def _write_spec(self, start: seams.Start) -> None:
+        lease = self._store.lease(start.lease_id)
+        assert lease is not None and lease.request is not None
+        env = {
+            "SOM_DEVICE": seams.DEVICE_PATH,
+            "SOM_DRIVER": start.driver,
+            "SOM_UNIT": lease.request.unit,
+            "SOM_BYTES": str(start.size_bytes),
+        }
+        edits = self._drivers[start.driver].edits(start)
+        self._specs.write(start.lease_id, env=env, edits=edits)
+
     async def apply(
         self, start: seams.Start, event: state.Event, *, seen: state.State | None = None
     ) -> bool:
@@ -192,6 +246,10 @@ class Starts:
                     if build := self._builds.get(key_of(start)):
                         build.task.cancel()
                 case state.Action.REVOKE:
+                    # First, so that no container begins with what is being taken away.
+                    lease = self._store.lease(start.lease_id)
+                    if lease is None or lease.live is None:
+                        self._specs.remove(start.lease_id)
                     await asyncio.to_thread(self._drivers[start.driver].revoke, start)
                     await self._forget_if_free(start)
                 case state.Action.FORGET:

@@ -1,8 +1,8 @@
 """The life of a start, as a table. Nothing in this module does I/O.
 
-Theory of operation. Kubelet *names* a lease at admission (Allocate): a row and a path, no
-memory. PreStartContainer *binds* it to the container that holds the ticket, and gives it a
-**start**: memory of its own, in a cgroup slot of its own. A start is
+Theory of operation. Kubelet *names* a lease at admission (Allocate): a row, and nothing else.
+PreStartContainer *binds* it to the container that holds the ticket, and gives it a **start**:
+memory of its own, in a cgroup slot of its own. A start is
 
     BUILDING    reserved and zeroed by a worker, or about to be
     READY       attached at the lease's path; its container was not told yet

@@ -118,19 +118,9 @@ class LeaseStore:
             left = tuple(each for each in lease.starts if each.start != start)
             self._write(dataclasses.replace(lease, starts=left))
 
-    def over(self, *, listed: frozenset[seams.Ticket] | None) -> list[seams.LeaseId]:
-        """Ended leases that have no start left.
-
-        A lease that was replaced before it ever had a start stays while kubelet lists its
-        ticket (`listed`; None: unknown), for a container may still be about to mount its path.
-        """
-        return [
-            lease.lease_id
-            for lease in self.leases()
-            if lease.ended
-            and not lease.starts
-            and (lease.last_number or (listed is not None and lease.ticket not in listed))
-        ]
+    def over(self) -> list[seams.LeaseId]:
+        """Ended leases that have no start left."""
+        return [lease.lease_id for lease in self.leases() if lease.ended and not lease.starts]
 
     def forget_ended(self, lease_id: seams.LeaseId) -> None:
         """Remove a lease that is over, unless it has a start after all."""

@@ -22,10 +22,7 @@ class Witnesses:
     async def view(self, leases: Sequence[state.Lease]) -> decide.PodView:
         """Kubelet is asked only when a lease's pod has gone: that is when its word matters."""
         live = decide.live_uids(self.pods)
-        doubtful = any(
-            decide.pod_is_gone(lease, live) or (lease.ended and not lease.last_number)
-            for lease in leases
-        )
+        doubtful = any(decide.pod_is_gone(lease, live) for lease in leases)
         answer = None
         if doubtful and self.pods.synced:
             try:

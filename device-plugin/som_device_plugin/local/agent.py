@@ -24,6 +24,7 @@ async def _run(state_dir: layout.StateDir, parent: int) -> None:
         endpoint=f"unix:{state_dir.agent_endpoint}",
         own_pod="/".join(layout.AGENT_POD),
         guard=plan.Guard(),
+        cdi_dir=state_dir.cdi,
     )
     await agent.Agent(settings, outside.files(state_dir)).run()
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from som_device_plugin.linux import mountinfo, mounts
 from som_device_plugin.local import terminal, users
@@ -26,10 +26,17 @@ _MS_RDONLY: Final = 1
 _MS_NOSUID: Final = 2
 _MS_NODEV: Final = 4
 _MS_NOEXEC: Final = 8
+_MS_REMOUNT: Final = 32
 _MS_BIND: Final = 4096
 _MS_MOVE: Final = 8192
 _MS_REC: Final = 16384
 _MS_PRIVATE: Final = 1 << 18
+_FLAGS: Final = {
+    **dict.fromkeys(("bind", "rw", "rprivate"), 0),
+    "nosuid": _MS_NOSUID,
+    "nodev": _MS_NODEV,
+    "noexec": _MS_NOEXEC,
+}
 _SYS_MOUNT_SETATTR: Final = 442
 _AT_FDCWD: Final = -100
 _AT_RECURSIVE: Final = 0x8000
@@ -62,14 +69,14 @@ _NOT_EXECUTABLE: Final = 126
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """A program and its surroundings. `mounts`: path of the program -> path of this machine.
+    """A program and its surroundings.
 
-    `staging` is a directory in `hidden` that no source of `mounts` is below.
+    `edits` are what CDI adds: `env`, and `mounts` below the program's /dev. `staging` is a
+    directory in `hidden` that no source of these mounts is below.
     """
 
     command: Sequence[str]
-    env: Mapping[str, str]
-    mounts: Mapping[str, str]
+    edits: Mapping[str, Any]
     cgroup: str
     hidden: Path
     staging: Path
@@ -104,7 +111,8 @@ def _program(container: Container) -> int:
     name = container.command[0]
     try:
         login = container.user.env if container.user else {}
-        env = {**os.environ, **login, **container.env}
+        ours = dict(each.split("=", 1) for each in container.edits["env"])
+        env = {**os.environ, **login, **ours}
         os.execvpe(name, list(container.command), env)
     except OSError as error:
         print(f"som local run: {name}: {error.strerror}", file=sys.stderr)
@@ -151,7 +159,7 @@ def _enter_mount_namespace(container: Container) -> None:
     _check(_libc.unshare(_CLONE_NEWNS), "making a mount namespace")
     _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _build_dev(container.staging, container.mounts)
+    _build_dev(container.staging, container.edits["mounts"])
     _hide_leases(container)
     _mount("/proc/sys", "/proc/sys", flags=_MS_BIND)
     for path in ("/proc/sys", "/sys"):
@@ -162,16 +170,18 @@ def _enter_mount_namespace(container: Container) -> None:
         os.chdir("/")
 
 
-def _build_dev(staging: Path, devices: Mapping[str, str]) -> None:
+def _build_dev(staging: Path, devices: Sequence[Mapping[str, Any]]) -> None:
     """A /dev with the usual nodes and `devices`, built on `staging` and then moved."""
     _mount("som-dev", str(staging), "tmpfs", _MS_NOSUID | _MS_NOEXEC, "mode=0755,size=64k")
     for name in _NODES:
         (staging / name).touch()
         _mount(f"/dev/{name}", str(staging / name), flags=_MS_BIND)
-    for path, source in devices.items():
-        target = staging / Path(path).relative_to("/dev")
+    for mount in devices:
+        target = staging / Path(mount["containerPath"]).relative_to("/dev")
         target.touch()
-        _mount(source, str(target), flags=_MS_BIND)
+        _mount(mount["hostPath"], str(target), flags=_MS_BIND)
+        flags = sum({_FLAGS[option] for option in mount["options"]})
+        _mount("none", str(target), flags=_MS_REMOUNT | _MS_BIND | flags)
     for name, link in _LINKS.items():
         (staging / name).symlink_to(link)
     (staging / "pts").mkdir()
@@ -185,8 +195,9 @@ def _build_dev(staging: Path, devices: Mapping[str, str]) -> None:
 def _hide_leases(container: Container) -> None:
     """Take every lease but the program's own out of its tree, and cover the state directory."""
     # Only root mounts hugetlbfs; any user can name a FUSE mount as he likes.
+    own = {mount["containerPath"] for mount in container.edits["mounts"]}
     for mount in reversed(mountinfo.read(fstype="hugetlbfs")):
-        if mount.source.startswith("som:") and str(mount.mountpoint) not in container.mounts:
+        if mount.source.startswith("som:") and str(mount.mountpoint) not in own:
             try:
                 mounts.detach(str(mount.mountpoint))
             except OSError as error:

@@ -34,6 +34,8 @@ class StateDir:
         self.stand_in_log = path / "kubelet.log"
         self.agent_log = path / "agent.log"
         self.agent_endpoint = path / "agent.sock"
+        # What /var/run/cdi is on a node.
+        self.cdi = path / "cdi"
         # What /var/lib/kubelet is on a node. `som local run` asks for a start at the last socket.
         self.kubelet = path / "kubelet"
         self.device_plugins = self.kubelet / "device-plugins"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cluster.harness.cluster import Cluster
@@ -90,6 +93,21 @@ def away(cluster: Cluster) -> Iterator[None]:
     finally:
         _patch(cluster, EVERYWHERE)
     wait_ready(cluster)
+
+
+@contextlib.contextmanager
+def replaced_by(cluster: Cluster, module: str, *arguments: str) -> Iterator[None]:
+    """Have `cluster.scenes.MODULE` between kubelet and the agent; see `between.py`."""
+    words = ["env", f"PYTHONPATH={Path(__file__).parents[2]}", sys.executable, "-m"]
+    command = cluster.namespaces.enter([*words, f"cluster.scenes.{module}", *arguments])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as plugin:
+        try:
+            assert plugin.stdout and plugin.stdout.readline() == "registered\n"
+            yield
+        finally:
+            plugin.communicate()
+    wait_tickets(cluster)
 
 
 def _patch(cluster: Cluster, patch: str) -> None:

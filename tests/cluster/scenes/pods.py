@@ -174,6 +174,7 @@ def warnings(cluster: Cluster, name: str, *, kind: str = "pod") -> str:
     shown = "".join(f"{line}\n" for line in sorted(told))
     shown = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>", shown)
     shown = re.sub(r"endpoint &\{.*\} has", "endpoint <endpoint> has", shown)
+    shown = re.sub(r"som.io/lease=[0-9a-f]{16}", "som.io/lease=<lease>", shown)
     return re.sub(r"warming \S+ of", "warming <amount> of", shown)
 
 

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -43,22 +42,6 @@ def next_worker_stopped(cluster: Cluster) -> Iterator[None]:
             cluster.namespaces.run(["kill", "-CONT", pid.strip()])
 
 
-@contextlib.contextmanager
-def forgetful(cluster: Cluster, *, ticket: str, ending: str) -> Iterator[None]:
-    """kubelet forgets `ticket` right after it was given, and then gives it again."""
-    tests = Path(__file__).parents[2]
-    words = ["env", f"PYTHONPATH={tests}", sys.executable, "-m", "cluster.scenes.forgetful"]
-    command = cluster.namespaces.enter([*words, ticket, f"default/{ending}"])
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as plugin:
-        try:
-            assert plugin.stdout and plugin.stdout.readline() == "registered\n"
-            yield
-        finally:
-            plugin.communicate()
-    agents.wait_tickets(cluster)
-
-
 @pytest.fixture(scope="module")
 def told(clean: Cluster) -> dict[str, str]:
     """Every failure once: the first warnings of each by the name of their golden file."""
@@ -81,7 +64,8 @@ def told(clean: Cluster) -> dict[str, str]:
         told["warming"] = pods.wait_warned(clean, "large")
     clean.apply(pods.pod("ending", pods.container("endure", units=1), grace_s=10))
     pods.wait_output(clean, "ending", "endure")
-    with forgetful(clean, ticket="n0-200", ending="ending"):
+    # kubelet forgets the ticket right after it was given, and then gives it again.
+    with agents.replaced_by(clean, "forgetful", "n0-200", "default/ending"):
         pods.delete(clean, "ending", wait=False)
         clean.wait_for(
             "kubelet to end it", lambda: "Killing" in clean.kubectl("describe", "pod", "ending")

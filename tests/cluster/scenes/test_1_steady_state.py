@@ -25,7 +25,11 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
         },
     }
     whole = pods.container(
-        "id", "size", "check", ZEROED, "fill", ONES, "overgrow", "hold", units=256
+        *("id", "mounted", "size", "check", ZEROED, "fill", ONES, "overgrow"),
+        *("env", "SOM_BYTES", "env", "SOM_UNIT", "env", "SOM_DRIVER", "hold"),
+        units=256,
+        # What the agent knows stands above what a manifest claims.
+        env=[{"name": "SOM_BYTES", "value": "1"}],
     )
     sidecar = pods.container("size", "hold", units=2, name="sidecar", restartPolicy="Always")
     clean.apply(
@@ -56,10 +60,14 @@ def test_node_offers_what_the_pool_has(som: Cluster) -> None:
 def test_restricted_pod_maps_its_whole_quota_and_not_a_page_more(scene: Cluster) -> None:
     assert pods.wait_output(scene, "whole", "hold", namespace="restricted") == [
         "id: uid 10001 gid 0 capabilities 0000000000000000",
+        "mounted: rw,nosuid,nodev,noexec,relatime",
         f"size: {256 * pods.UNIT_BYTES}",
         "check: same",
         f"fill: {ONES}",
         "overgrow: ENOMEM",
+        f"env: {256 * pods.UNIT_BYTES}",
+        "env: 2Mi",
+        "env: HugeTLBFS",
         "hold",
     ]
 

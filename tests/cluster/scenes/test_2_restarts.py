@@ -110,17 +110,25 @@ def test_container_that_restarts_before_the_agent_is_back_gets_no_other_pods_byt
     scene: Cluster,
 ) -> None:
     steps = ("check", ZEROED, "fill", ONES, "hold")
-    scene.apply(pods.pod("early", pods.container(*steps, units=8)))
-    pods.wait_output(scene, "early", "hold")
+    for name in ("early", "specless"):
+        scene.apply(pods.pod(name, pods.container(*steps, units=8)))
+        pods.wait_output(scene, name, "hold")
     with agents.away(scene):
         scene.restart_kubelet()
         # A container that ends before kubelet has taken its pod over is refused without agent.
         pods.ask(scene, "early", "size")
+        pods.ask(scene, "specless", "size")
         pods.kill(scene, "early")
         scene.wait_for("a restart", lambda: pods.restarts(scene, "early") == 1)
         own_or_zeroed = {f"check: offset 0 holds {ONES}", "check: same"}
         assert pods.wait_output(scene, "early", "hold")[0] in own_or_zeroed
-    pods.delete(scene, "early")
+        # As a boot does, or as the agent does before it takes memory away.
+        scene.namespaces.run(["sh", "-c", "rm /var/run/cdi/som.io-lease-*.json"])
+        pods.kill(scene, "specless")
+        pods.wait_golden(scene, "specless", "spec-missing")
+    scene.wait_for("a restart", lambda: pods.restarts(scene, "specless") == 1, deadline_s=90)
+    assert pods.wait_output(scene, "specless", "hold")[0] == "check: same"
+    pods.delete(scene, "early", "specless")
     pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
 
 

@@ -17,6 +17,13 @@ ONES = "0x1111111111111111"
 def scene(som: Cluster) -> Cluster:
     som.apply(pods.pod("stays", pods.container("fill", ONES, "hold", units=64)))
     pods.wait_output(som, "stays", "hold")
+    with agents.replaced_by(som, "version_0_1"):
+        steps = pods.container("check", "0", "fill", ONES, "hold", units=8)
+        som.apply(pods.pod("started-by-0-1", steps))
+        pods.wait_output(som, "started-by-0-1", "hold")
+        som.apply(pods.pod("admitted-by-0-1", steps))
+        refusal = "som: not before the upgrade"
+        som.wait_for("the refusal", lambda: refusal in pods.warnings(som, "admitted-by-0-1"))
     return som
 
 
@@ -35,6 +42,17 @@ def test_upgrade_leaves_pods_and_their_memory_alone(scene: Cluster) -> None:
     assert pods.wait_output(scene, "later", "hold") == ["check: same", "hold"]
 
 
+def test_pods_that_version_0_1_has_admitted_run_on_and_start_with_their_memory(
+    scene: Cluster,
+) -> None:
+    assert pods.ask(scene, "started-by-0-1", "check", ONES) == ["check: same"]
+    pods.kill(scene, "started-by-0-1")
+    scene.wait_for("a restart", lambda: pods.restarts(scene, "started-by-0-1") == 1)
+    for name in ("started-by-0-1", "admitted-by-0-1"):
+        assert pods.wait_output(scene, name, "hold")[0] == "check: same"
+        assert pods.ask(scene, name, "check", ONES) == ["check: same"]
+
+
 def test_uninstall_refuses_while_pods_hold_memory(scene: Cluster) -> None:
     with pytest.raises(ClusterError):
         scene.helm("uninstall", "som", f"--namespace={NAMESPACE}", "--timeout=90s")
@@ -49,5 +67,9 @@ def test_uninstall_gives_the_memory_back_and_keeps_the_pools(scene: Cluster) -> 
     capacity = scene.get("node", "node1")["status"]["capacity"]
     assert capacity.get("som.io/2Mi", "0") == "0"
     assert scene.huge_pages_added() == 0
+    assert scene.namespaces.run(["ls", "/var/lib/som/leases", "/var/run/cdi"]).stdout.split() == [
+        "/var/lib/som/leases:",
+        "/var/run/cdi:",
+    ]
     assert "examples" in scene.kubectl("get", "sompools")
     assert scene.get("sompool", "examples")["metadata"].get("finalizers", []) == []

@@ -41,6 +41,7 @@ def test_the_agents_mounts_reach_the_node() -> None:
         "kubelet": "HostToContainer",
         "kubelet-root": "HostToContainer",
         "cgroups": None,
+        "cdi": None,
     }
 
 

@@ -121,7 +121,7 @@ def test_every_condition_of_a_somnode_is_explained() -> None:
 def _message(seen: pathlib.Path) -> str:
     """What is to be looked up: without kubelet's words before it and the scheduler's after it."""
     (line,) = seen.read_text().splitlines()
-    before = r"denied request: |desc = |with err: |scheduler: |kubelet: |[{]main[}]: "
+    before = r"denied request: |desc = |with err: |scheduler: |kubelet: |[{]main[}]: |failed: "
     return re.split(before, line.partition(" preemption:")[0])[-1]
 
 

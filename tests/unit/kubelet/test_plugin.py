@@ -66,13 +66,12 @@ async def test_150_000_tickets_fit_into_a_request_for_a_preference(served: Serve
     ]
 
 
-async def test_allocate_names_the_mount_and_the_environment(served: Served) -> None:
+async def test_allocate_answers_with_a_cdi_device_and_nothing_else(served: Served) -> None:
     answer = await served.kubelet.plugin.Allocate(allocate_request("n0-0"))
-    [container] = answer.container_responses
-    assert dict(container.envs) == {"SOM_DEVICE": "/dev/som", "SOM_DRIVER": "Fake"}
-    [mount] = container.mounts
-    assert (mount.container_path, mount.host_path) == ("/dev/som", "/leases/n0-0/som")
-    assert not mount.read_only
+    device = deviceplugin_pb2.CDIDevice(name="som.io/lease=lease-of-n0-0")
+    assert list(answer.container_responses) == [
+        deviceplugin_pb2.ContainerAllocateResponse(cdi_devices=[device])
+    ]
 
 
 async def test_an_allocate_that_cannot_be_says_why(served: Served) -> None:

@@ -26,6 +26,7 @@ STEPS = [
     "pin",
     "let go",
     "crash",
+    "specs lost",
     "killed soon",
     "killed soon",
     "disk full",
@@ -79,6 +80,9 @@ async def one_step(world, step, choose):
                 block.pinned_bytes = 0
         case "crash":
             await world.crash()
+        case "specs lost":
+            for path in world.cdi_dir.glob("*.json"):
+                path.unlink()
         case "killed soon":
             world.calls_left = choose.randint(0, 20)
         case "disk full" | "disk has room":
@@ -101,6 +105,7 @@ async def live(world, chosen, choose):
         with contextlib.suppress(Killed, database.DatabaseError):
             await one_step(world, step, choose)
         if world.killed:
+            world.check_specs()
             await world.crash()
         world.check()
     world.calls_left = None
@@ -112,9 +117,10 @@ async def live(world, chosen, choose):
     for _ in range(3):
         await world.reconciler.reconcile()
     assert world.kernel.used_bytes() == 0, "a page leaked"
-    leases = world.store.leases()
-    assert not [lease for lease in leases if lease.starts]
-    assert world.kernel.paths <= {lease.lease_id for lease in leases}, "a path was left behind"
+    left = [lease for lease in world.store.leases() if lease.owner or lease.starts or lease.ended]
+    assert not left, "a lease was left behind"
+    assert not world.kernel.paths, "a path was left behind"
+    assert not list(world.cdi_dir.iterdir()), "a spec was left behind"
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
@@ -143,7 +149,26 @@ async def test_an_agent_killed_while_a_lease_ends_takes_all_of_it_when_it_is_bac
     world.calls_left = calls
     with contextlib.suppress(Killed):
         await world.reconciler.reconcile()
+    world.check_specs()
     await world.crash()
     await world.reconciler.reconcile()
     assert world.kernel.used_bytes() == 0
+    assert list(world.cdi_dir.iterdir()) == []
     assert world.store.leases() == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("calls", range(30))
+async def test_an_agent_killed_while_a_container_restarts_leaves_no_spec_of_lost_memory(
+    world, calls, keep
+):
+    pod = await world.admit("db", 4, keep=keep)
+    await world.start_container(pod)
+    pod.container_runs = False
+    world.calls_left = calls
+    with contextlib.suppress(Killed):
+        await world.start_container(pod)
+    world.check_specs()
+    await world.crash()
+    world.check()
+    assert await world.start_container(pod)

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import shutil
 import threading
 
 import pytest
@@ -123,16 +124,44 @@ async def test_a_restart_while_no_agent_served_is_reported_once(world, keep, rep
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
-async def test_a_replaced_lease_keeps_its_path_while_its_ticket_is_listed(world, is_bound):
+async def test_a_lease_that_was_replaced_before_it_had_memory_is_forgotten(world, is_bound):
     pod = await world.admit("db", 40)
     if is_bound:
         assert not await world.start_container(pod)
-    await world.service.allocate([pod.ticket])
+    newer = await world.service.allocate([pod.ticket])
     await world.reconciler.reconcile()
-    assert len(world.kernel.paths) == 2
+    assert [lease.lease_id for lease in world.store.leases()] == [newer]
+
+
+async def test_specs_of_another_boot_and_of_nobody_go_before_anything_is_served(world):
+    await world.start_container(await world.admit("db", 4))
+    (spec,) = world.cdi_dir.iterdir()
+    spec.with_name("som.io-lease-0123456789abcdef.json").touch()
+    world.kernel.superblocks.clear()
+    world.boot_id = "boot-2"
+    world.start_agent()
+    await world.reconciler.reconcile()
+    assert list(world.cdi_dir.iterdir()) == []
+
+
+async def test_a_directory_of_specs_that_is_gone_keeps_no_memory_from_going_back(world):
+    await world.start_container(await world.admit("db", 4))
+    shutil.rmtree(world.cdi_dir)
     world.cluster.running.clear()
+    refilled = []
+    world.pools.refill = lambda: asyncio.sleep(0, refilled.append(True))
     await world.reconciler.reconcile()
-    assert len(world.kernel.paths) == 1
+    assert world.kernel.used_bytes() == 0
+    assert refilled == [True]
+
+
+async def test_a_spec_that_somebody_deleted_is_there_again_after_a_pass(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    (spec,) = world.cdi_dir.iterdir()
+    spec.unlink()
+    await world.reconciler.reconcile()
+    world.check_spec(pod.delivered, pod.pod)
 
 
 async def test_one_lease_that_nobody_foresaw_keeps_no_other_from_being_released(world):

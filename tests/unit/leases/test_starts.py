@@ -8,7 +8,7 @@ import pytest
 
 from fakes import node
 from som_api import SomError
-from som_device_plugin import seams
+from som_device_plugin import cdi, seams
 from som_device_plugin.leases import state
 from unit.leases.worlds import TICKETS
 
@@ -21,6 +21,38 @@ async def test_a_restarted_container_gets_new_memory(world):
     first = pod.delivered
     await world.start_container(pod)
     assert pod.delivered is not first
+
+
+async def test_memory_of_an_earlier_start_that_resists_costs_its_successor_no_spec(world):
+    pod = await world.admit("db", 4)
+    await world.start_container(pod)
+    first = pod.delivered
+    first.pinned_bytes = node.PAGE
+    await world.start_container(pod)
+    world.driver.resisting = lambda: frozenset({(first.start.lease_id, first.start.number)})
+    world.starts.tidy_specs = lambda: None  # It would write the spec again.
+    await world.reconciler.reconcile()
+    world.check_spec(pod.delivered, pod.pod)
+
+
+async def test_a_spec_that_cannot_be_written_refuses_the_start_and_keeps_what_was_built(world):
+    pod = await world.admit("db", 4)
+    world.cdi_dir.rmdir()
+    with pytest.raises(cdi.CdiError, match="No such file or directory"):
+        await world.service.pre_start([pod.ticket])
+    world.cdi_dir.mkdir()
+    await world.start_container(pod)
+    assert len(world.kernel.superblocks) == 1
+
+
+async def test_a_warm_restart_gets_its_content_back_although_its_spec_was_lost(world):
+    pod = await world.admit("db", 4, keep=True)
+    await world.start_container(pod)
+    (spec,) = world.cdi_dir.iterdir()
+    spec.unlink()
+    first = pod.delivered
+    assert await world.start_container(pod)
+    assert pod.delivered is first
 
 
 async def test_a_warm_restart_gets_its_content_back(world):

@@ -1,12 +1,13 @@
 """A fake node and an agent of leases on it that can be killed, for the tests of this folder."""
 
 import asyncio
+import json
 
 from fakes import node
 from fakes.clock import FakeClock
 from fakes.reporter import FakeReporter
 from som_api import SomError
-from som_device_plugin import changes, database, seams
+from som_device_plugin import cdi, changes, database, seams
 from som_device_plugin.leases import reconciler, service, starts, store, witnesses
 
 CAPACITY = 32 * node.PAGE
@@ -57,6 +58,7 @@ class World:
         self.reporter = FakeReporter()
         self.events = self.reporter.events
         self.path = path
+        self.cdi_dir = path.parent / "cdi"
         self.uid = 0
         self.clock = FakeClock()
         self.boot_id = "boot-1"
@@ -85,12 +87,15 @@ class World:
         self.driver = Mortal(node.FakeDriver(self.kernel), self)
         large = node.FakeDriver(self.large_kernel, name="Large")
         drivers = {"Fake": self.driver, "Large": large}
-        pools = node.FakePools({"2Mi": self.driver, "1Gi": large})
+        self.pools = node.FakePools({"2Mi": self.driver, "1Gi": large})
         shared = {"leases": self.store, "reporter": self.reporter, "time": self.clock}
-        self.starts = starts.Starts(**shared, drivers=drivers, boot_id=self.boot_id)
+        self.specs = Mortal(cdi.Specs(self.cdi_dir), self)
+        self.starts = starts.Starts(
+            **shared, drivers=drivers, specs=self.specs, boot_id=self.boot_id
+        )
         seen = {
             "own_starts": self.starts,
-            "own_pools": pools,
+            "own_pools": self.pools,
             "own_witnesses": witnesses.Witnesses(self.cluster, self.cluster, node.OWN_POD),
         }
         self.reconciler = reconciler.Reconciler(
@@ -152,6 +157,7 @@ class World:
             for b in self.kernel.superblocks
             if b.mounted and self.owner_of(b) == pod.pod.uid and not b.truncated
         ]
+        self.check_spec(block, pod.pod)
         if not pod.pod.keep_on_restart or block is not pod.delivered:
             assert block.writer is None, "memory of an earlier owner or start was handed out"
         block.writer = pod.pod.uid
@@ -168,7 +174,23 @@ class World:
         lease = self.store.lease(block.start.lease_id)
         return lease.owner.uid if lease and lease.owner else None
 
+    def check_spec(self, block, pod):
+        """What the runtime finds when it makes the container."""
+        spec = json.loads((self.cdi_dir / f"som.io-lease-{block.start.lease_id}.json").read_text())
+        edits = spec["devices"][0]["containerEdits"]
+        assert [mount["hostPath"] for mount in edits["mounts"]] == [node.path_of(block.start)]
+        assert f"SOM_BYTES={pod.containers[0].size_bytes}" in edits["env"]
+        assert f"SOM_DRIVER={block.start.driver}" in edits["env"]
+
+    def check_specs(self):
+        """At any moment, also with a dead agent: no container can be made with memory that went."""
+        there = {node.path_of(b.start) for b in self.kernel.superblocks if b.mounted}
+        for path in self.cdi_dir.glob("*.json"):
+            edits = json.loads(path.read_text())["devices"][0]["containerEdits"]
+            assert {mount["hostPath"] for mount in edits["mounts"]} <= there
+
     def check(self):
+        self.check_specs()
         assert self.kernel.used_bytes() <= CAPACITY
         for pod in self.cluster.running:
             if pod.container_runs:

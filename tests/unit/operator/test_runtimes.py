@@ -32,9 +32,9 @@ def test_a_node_with_such_a_runtime_advertises_nothing_and_its_pool_says_why() -
 def told(runtime: str, *conditions: v1alpha1.Condition) -> tuple[str, str, str] | None:
     """Status, reason and message, where the SomNode has `conditions`."""
     status = v1alpha1.SomNodeStatus(conditions=conditions)
-    somnode = v1alpha1.SomNode(metadata={"name": "n"}, status=status)
+    somnode = v1alpha1.SomNode(metadata=v1alpha1.ObjectMeta(name="n"), status=status)
     found = runtimes.condition(node(runtime=runtime), somnode)
-    return found and (found.status, found.reason, found.message)
+    return None if found is None else (found.status, found.reason, found.message)
 
 
 def test_the_somnode_says_it_in_a_condition_until_it_is_no_longer_so() -> None:

@@ -22,8 +22,7 @@ from som_device_plugin.linux import cgroups, mountinfo, mounts, processes
 
 log = logging.getLogger(__name__)
 
-# Below /proc nothing can be made: a runtime that makes missing mount sources fails there.
-_NEVER_THERE: Final = "/proc/som/the-lease-is-not-ready"
+_OPTIONS: Final = ("bind", "rw", "rprivate", "noexec", "nosuid", "nodev")
 
 
 class HugeTLBFS:
@@ -61,20 +60,10 @@ class HugeTLBFS:
                 "container) and Linux 5.16 or newer with CONFIG_HUGETLBFS"
             ) from error
 
-    def prepare_path(self, lease_id: seams.LeaseId) -> str:
+    def edits(self, start: seams.Start) -> seams.ContainerEdits:
         """See `seams.Driver`."""
-        directory = self._directory(lease_id)
-        path = directory / worker.FILE_NAME
-        try:
-            if not directory.exists() or not self._mounted(directory):
-                directory.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileExistsError):
-                    path.symlink_to(_NEVER_THERE)
-        except OSError as error:
-            raise seams.DriverError(
-                f"making {path}: {error.strerror}; see that the disk has free space and is writable"
-            ) from error
-        return str(path)
+        path = self._directory(start.lease_id) / worker.FILE_NAME
+        return seams.ContainerEdits((seams.Mount(str(path), seams.DEVICE_PATH, _OPTIONS),))
 
     def remove_path(self, lease_id: seams.LeaseId) -> None:
         """See `seams.Driver`."""
@@ -82,6 +71,7 @@ class HugeTLBFS:
         if self._mounted(directory):
             raise seams.DriverError(f"removing {directory}: a start is still mounted there")
         with contextlib.suppress(FileNotFoundError):
+            # Version 0.1 gave kubelet this path, and a link to nowhere kept it from being made.
             (directory / worker.FILE_NAME).unlink(missing_ok=True)
             directory.rmdir()
 
@@ -119,9 +109,19 @@ class HugeTLBFS:
                     f"building {start.mount_source}: {usage.held_bytes} bytes are still held in "
                     f"its slot {group}; another slot is needed"
                 )
-            await asyncio.to_thread(self.prepare_path, start.lease_id)
+            await asyncio.to_thread(self._make_directory, start.lease_id)
             await self._run_worker(start, on_progress)
         return self._hierarchy.node_bytes(group, start.page_bytes)
+
+    def _make_directory(self, lease_id: seams.LeaseId) -> None:
+        directory = self._directory(lease_id)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise seams.DriverError(
+                f"making {directory}: {error.strerror}; see that the disk has free space and is "
+                "writable"
+            ) from error
 
     async def _run_worker(self, start: seams.Start, on_progress: Callable[[int], None]) -> None:
         node = -1 if start.preferred_node is None else start.preferred_node

@@ -15,7 +15,7 @@ from som_device_plugin.local.command import background, output
 from som_device_plugin.local.stand_in import limits
 
 _LONGEST_STATE_DIR: Final = 107 - len("/kubelet/device-plugins/som-00000000.sock")
-_OUR_DIRECTORIES: Final = ("leases", "holds", "kubelet")
+_OUR_DIRECTORIES: Final = ("cdi", "leases", "holds", "kubelet")
 _OUR_FILES: Final = (
     *("local.lock", "somnode.json", "status.json", "pods.json"),
     *("agent.log", "agent.sock", "agent.lock", "kubelet.log", "kubelet.lock"),

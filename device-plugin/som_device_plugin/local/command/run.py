@@ -49,8 +49,7 @@ def run(order: Order, state_dir: layout.StateDir, out: output.Output) -> int:
         status = container.run(
             container.Container(
                 command=order.command,
-                env=ready["env"],
-                mounts=ready["mounts"],
+                edits=ready["edits"],
                 cgroup=ready["cgroup"],
                 hidden=state_dir.path,
                 staging=state_dir.kubelet,

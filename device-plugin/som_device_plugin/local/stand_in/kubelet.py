@@ -2,8 +2,8 @@
 
 It speaks the real protocol with the agent over real sockets, and does what a cluster does: count
 units, choose a ticket through GetPreferredAllocation, Allocate at admission, PreStartContainer
-before the start with 30 s of patience and again until it succeeds, list PodResources, add the
-environment that admission adds, and run the agent as a node runs its pod. A program is a pod of one
+before the start with 30 s of patience and again until it succeeds, list PodResources, look CDI
+devices up as a runtime does, and run the agent as a node runs its pod. A program is a pod of one
 container that lives as long as the connection of its `som local run`; what it leaves behind is
 ended.
 """
@@ -15,6 +15,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from som_device_plugin.kubelet import (
 )
 from som_device_plugin.linux import cgroups, mountinfo
 from som_device_plugin.local import layout, locks, orders, programs, units
-from som_device_plugin.local.stand_in import agent_pod, limits
+from som_device_plugin.local.stand_in import agent_pod, limits, runtime
 
 DIAL_TIMEOUT_S: Final = 10.0
 PRE_START_TIMEOUT_S: Final = 30.0
@@ -266,8 +267,8 @@ class StandIn(
         """PreStartContainer until it succeeds, then tell the program's `run` to go."""
         pod, begun = admitted.pod, time.monotonic()
         _tell(writer, event="admitted", pod=pod.name, allocate_s=admitted.allocate_s)
-        while refusal := await self._pre_start(pod):
-            _tell(writer, event="waiting", message=refusal)
+        while isinstance(edits := await self._try_to_start(admitted), str):
+            _tell(writer, event="waiting", message=edits)
             await asyncio.sleep(PRE_START_RETRY_S)
         _tell(
             writer,
@@ -276,14 +277,19 @@ class StandIn(
             allocate_s=admitted.allocate_s,
             pre_start_s=time.monotonic() - begun,
             cgroup=self._limits.joining(pod),
-            mounts={mount.container_path: mount.host_path for mount in admitted.answer.mounts},
-            env={
-                **admitted.answer.envs,
-                "SOM_BYTES": str(pod.request.size_bytes),
-                "SOM_UNIT": pod.request.unit,
-            },
+            edits=edits,
         )
         await writer.drain()
+
+    async def _try_to_start(self, admitted: _Admitted) -> Mapping[str, Any] | str:
+        """What the program's container gets, once it may start; else why it may not yet."""
+        if refusal := await self._pre_start(admitted.pod):
+            return refusal
+        [device] = admitted.answer.cdi_devices
+        try:
+            return runtime.container_edits(device.name, directory=self._state_dir.cdi)
+        except runtime.Unresolvable as error:
+            return str(error)
 
     async def _pre_start(self, pod: programs.Program) -> str:
         """One try of PreStartContainer: "" when the container may start, else why not yet."""

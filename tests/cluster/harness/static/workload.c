@@ -6,6 +6,8 @@
  *   touch           write to each of its pages
  *   fill WORD       write the number WORD into every 8 bytes
  *   check WORD      "same", or the first offset that differs and what is there
+ *   env NAME        the value of a variable
+ *   mounted         how /dev/som is mounted, by /proc/self/mountinfo
  *   overgrow        map all of it plus 2 MiB: the error's name
  *   native BYTES    map anonymous huge pages instead of /dev/som, and touch them
  *   clock           seconds since 1970
@@ -88,6 +90,20 @@ static void overgrow(void)
 	printf("overgrow: %s\n", address == MAP_FAILED ? strerrorname_np(errno) : "mapped");
 }
 
+static void print_mounted(void)
+{
+	char line[4096], path[256], options[256];
+	FILE *mounts = fopen("/proc/self/mountinfo", "r");
+
+	if (!mounts)
+		fail("mounted");
+	while (fgets(line, sizeof(line), mounts))
+		if (sscanf(line, "%*s %*s %*s %*s %255s %255s", path, options) == 2 &&
+		    !strcmp(path, "/dev/som"))
+			printf("mounted: %s\n", options);
+	fclose(mounts);
+}
+
 static void native(size_t size)
 {
 	char *address = mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -155,6 +171,11 @@ int main(int count, char **steps)
 		} else if (!strcmp(step, "check")) {
 			map_device(step);
 			check(strtoull(argument, NULL, 0));
+			i++;
+		} else if (!strcmp(step, "mounted")) {
+			print_mounted();
+		} else if (!strcmp(step, "env")) {
+			printf("env: %s\n", getenv(argument) ? getenv(argument) : "not set");
 			i++;
 		} else if (!strcmp(step, "overgrow")) {
 			overgrow();
