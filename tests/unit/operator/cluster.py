@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import registry
@@ -54,6 +54,15 @@ class Cluster:
                 for task in running:
                     task.cancel()
 
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[Controllers]:
+        """Node `n` has all of pool `a`, and the operator works inside the block."""
+        self.node()
+        self.pool()
+        async with self.operator() as controllers:
+            await self.ready()
+            yield controllers
+
     def pool(
         self,
         name: str = "a",
@@ -70,6 +79,10 @@ class Cluster:
         source = {"hugeTLB": {"pageSize": "2Mi"}}
         new = {"unit": "2Mi", "capacity": capacity, "source": source, **selector, **spec}
         self.server.put(SOM, "sompools", {**old, "spec": new})
+
+    def finalizers(self, pool: str = "a") -> list[str]:
+        names: list[str] = self.expect(SOM, "sompools", pool)["metadata"]["finalizers"]
+        return names
 
     def delete_pool(self, name: str = "a") -> None:
         """Delete a SomPool that finalizers hold."""
@@ -164,6 +177,13 @@ class Cluster:
         found = self.get(api_version, plural, name)
         assert found is not None, f"no {plural} {name}"
         return found
+
+    @contextlib.contextmanager
+    def edited(self, api_version: str, plural: str, name: str) -> Iterator[kube.Json]:
+        """Somebody makes of an object what the block makes of it."""
+        item = self.expect(api_version, plural, name)
+        yield item
+        self.server.put(api_version, plural, item)
 
     def capacity(self, name: str = "n") -> str | None:
         quantity: str | None = self.expect("v1", "nodes", name)["status"]["capacity"].get(
