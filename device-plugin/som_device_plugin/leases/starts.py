@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from som_api import SomError, v1alpha1
 from som_api.run import clock
@@ -19,9 +18,6 @@ from som_device_plugin.leases import decide, state, store
 log = logging.getLogger(__name__)
 
 Key = tuple[seams.LeaseId, int]
-
-_FOUND_BY_THE_RUNTIME: Final = (state.State.READY, state.State.DELIVERED)
-"""A start that is delivered has its CDI spec, and one that is ready may have it."""
 
 
 @dataclasses.dataclass
@@ -190,12 +186,19 @@ class Starts:
         Raises:
             cdi.CdiError: its spec could not be written.
         """
-        record = self.record(key_of(start))
-        if record is None or record.state not in _FOUND_BY_THE_RUNTIME:
+        record = self._startable(self._store.lease(start.lease_id))
+        if record is None or record.start != start:
             return False
         self._write_spec(start)
         # A warm restart is delivered again.
         return record.state is state.State.DELIVERED or await self.apply(start, state.Event.TOLD)
+
+    def _startable(self, lease: state.Lease | None) -> state.StartRecord | None:
+        """The start that a container may begin with: delivered it has its spec, ready perhaps."""
+        live = lease.live if lease else None
+        if live is None or live.state is state.State.BUILDING or live.boot_id != self._boot_id:
+            return None
+        return live
 
     def tidy_specs(self) -> None:
         """Of each start that a container may begin with there is a spec, and no other.
@@ -206,17 +209,13 @@ class Starts:
             cdi.CdiError: the directory cannot be read or written.
         """
         found = self._specs.leases()
-        live = [lease.live for lease in self._store.leases() if lease.live]
-        wanted = {
-            record.start.lease_id: record
-            for record in live
-            if record.state in _FOUND_BY_THE_RUNTIME and record.boot_id == self._boot_id
-        }
-        for lease_id in found - wanted.keys():
-            self._specs.remove(lease_id)
-        for lease_id in wanted.keys() - found:
-            if wanted[lease_id].state is state.State.DELIVERED:
-                self._write_spec(wanted[lease_id].start)
+        for lease_id in found:
+            if self._startable(self._store.lease(lease_id)) is None:
+                self._specs.remove(lease_id)
+        for lease in self._store.leases():
+            record = self._startable(lease)
+            if record and record.state is state.State.DELIVERED and lease.lease_id not in found:
+                self._write_spec(record.start)
 
     def _write_spec(self, start: seams.Start) -> None:
         lease = self._store.lease(start.lease_id)
@@ -247,8 +246,7 @@ class Starts:
                         build.task.cancel()
                 case state.Action.REVOKE:
                     # First, so that no container begins with what is being taken away.
-                    lease = self._store.lease(start.lease_id)
-                    if lease is None or lease.live is None:
+                    if self._startable(self._store.lease(start.lease_id)) is None:
                         self._specs.remove(start.lease_id)
                     await asyncio.to_thread(self._drivers[start.driver].revoke, start)
                     await self._forget_if_free(start)
