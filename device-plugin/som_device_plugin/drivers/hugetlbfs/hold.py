@@ -7,7 +7,6 @@ long as what it reserves. Whoever changes its length locks it (flock) first.
 import contextlib
 import os
 import pathlib
-import select
 import subprocess
 from collections.abc import Iterator
 from typing import Final
@@ -101,45 +100,45 @@ class Hold:
     def fill(self, pool_bytes: int) -> None:
         """See `seams.Hold`."""
         self._prepare()
-        with self.locked() as now:
-            missing_bytes = pool_bytes - now.held_bytes - now.free_bytes
-            if missing_bytes < 0:
-                self.shrink(max(pool_bytes - now.held_bytes, 0))
-        if missing_bytes <= 0 or hugepages.machine_counts(self._page_bytes).available <= 0:
-            return
-        # Leases take pages while the worker starts, so it is reckoned anew.
-        with self._worker() as process, self.locked() as now:
-            self._extend(process, pool_bytes - now.held_bytes)
+        for _ in range(_TRIES):
+            with self.locked() as now:
+                missing_bytes = pool_bytes - now.held_bytes - now.free_bytes
+                if missing_bytes < 0:
+                    self.shrink(max(pool_bytes - now.held_bytes, 0))
+            available = hugepages.machine_counts(self._page_bytes).available
+            within_reach = min(missing_bytes, available * self._page_bytes)
+            if within_reach <= 0 or self._extend(within_reach):
+                return
 
-    @contextlib.contextmanager
-    def _worker(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A process in the hold's cgroup, for `_extend`. It has started: no lease waits for that.
+    def _extend(self, more_bytes: int) -> bool:
+        """Reserve so much more, all of it or nothing; False: others were faster.
 
-        Raises:
-            seams.DriverError: it does not start, or does not answer.
+        By an amount and not up to a size: what a start takes out of the hold meanwhile is its own.
         """
+        doing = f"extending the hold {self._file} by {more_bytes} bytes: its worker"
         process = subprocess.Popen(
-            [
-                *worker.command("extend", str(self._file)),
-                *self._hierarchy.joining(self._group),
-            ],
+            worker.command(
+                "extend", str(self._file), str(more_bytes), *self._hierarchy.joining(self._group)
+            ),
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        try:
-            self._answer(process, "starting")
-            yield process
-        finally:
-            _end(process)
-
-    def _extend(self, process: subprocess.Popen[bytes], size_bytes: int) -> None:
-        """Reserve up to `size_bytes`, or as much as others have left. The caller has locked."""
-        for _ in range(_TRIES):
-            available = hugepages.machine_counts(self._page_bytes).available * self._page_bytes
-            within_reach = min(size_bytes, self._file.stat().st_size + max(available, 0))
-            if within_reach <= self._file.stat().st_size or self._reserve(process, within_reach):
-                return
+        assert process.stdin and process.stderr
+        with process.stdin, process.stderr:
+            try:
+                status = process.wait(ANSWER_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                # One that hangs in the kernel is left to the next agent.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(ANSWER_TIMEOUT_S)
+                raise seams.DriverError(
+                    f"{doing} did not end within {ANSWER_TIMEOUT_S:.0f} s; it is killed"
+                ) from None
+            if status not in (0, worker.EXIT_NO_PAGES):
+                said = process.stderr.read().decode(errors="replace").strip()
+                raise seams.DriverError(f"{doing} ended with status {status}: {said}")
+        return status == 0
 
     def remove(self) -> None:
         """See `seams.Hold`."""
@@ -152,30 +151,6 @@ class Hold:
         if not any(self._pool.parent.glob("pool-*")):
             self._hierarchy.remove(self._pool.parent)
 
-    def _reserve(self, process: subprocess.Popen[bytes], size_bytes: int) -> bool:
-        assert process.stdin
-        # Past the buffer, which would fail once more when it is closed.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(process.stdin.fileno(), b"%d\n" % size_bytes)
-        return self._answer(process, f"asked for {size_bytes} bytes") == b"yes\n"
-
-    def _answer(self, process: subprocess.Popen[bytes], asked: str) -> bytes:
-        assert process.stdout and process.stderr
-        doing = f"extending the hold {self._file}: its worker, {asked},"
-        poll = select.poll()
-        poll.register(process.stdout, select.POLLIN)
-        if not poll.poll(ANSWER_TIMEOUT_S * 1000):
-            raise seams.DriverError(
-                f"{doing} did not answer within {ANSWER_TIMEOUT_S:.0f} s; it is killed"
-            )
-        # Its answers are shorter than what a pipe writes at once.
-        answer = os.read(process.stdout.fileno(), 64)
-        if not answer:
-            status = process.wait(ANSWER_TIMEOUT_S)
-            said = process.stderr.read().decode(errors="replace").strip()
-            raise seams.DriverError(f"{doing} ended with status {status}: {said}")
-        return answer
-
     def _made(self) -> bool:
         """Who dies in `prepare` may leave a mount without the file."""
         return self._mounted() and self._file.exists()
@@ -185,13 +160,3 @@ class Hold:
             mount.mountpoint == self._file.parent and mount.source == self._source
             for mount in mountinfo.read(fstype="hugetlbfs")
         )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """A worker has nothing to lose; one that hangs in the kernel is left to the next agent."""
-    process.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(ANSWER_TIMEOUT_S)
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        assert pipe
-        pipe.close()

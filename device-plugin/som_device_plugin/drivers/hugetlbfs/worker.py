@@ -2,8 +2,7 @@
 
 Spawned (see `command`) and never forked from the agent, which has gRPC threads. One that builds
 may have been started ahead: it reads what to build from its stdin, a JSON list in a line, and says
-on stdout `ready <bytes>` while it works. One that extends a hold says `yes` when it has started,
-then reads sizes, and answers each with `yes` or `no`. What went wrong is on stderr.
+on stdout `ready <bytes>` while it works. What went wrong is on stderr.
 """
 
 import ctypes
@@ -64,9 +63,10 @@ def main(arguments: list[str]) -> int:
     what, *given = arguments
     try:
         if what == "extend":
-            hold, *groups = given
+            hold, more, *groups = given
             _join(groups)
-            _extend(hold)
+            if not _abandoned():
+                _extend(hold, int(more))
         else:
             _join(given)
             orders = _read_orders()
@@ -211,13 +211,12 @@ def _lock(hold_file: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _extend(hold: str) -> None:
-    """Reserve the hold up to each size asked for; all of it or nothing. The agent has it locked."""
+def _extend(hold: str, more: int) -> None:
+    """Reserve `more` bytes in the hold, all of them or nothing."""
     file = os.open(hold, os.O_RDWR)
-    os.write(1, b"yes\n")
-    with open(0, closefd=False) as sizes:
-        for line in sizes:
-            os.write(1, b"no\n" if _map(file, int(line)) is None else b"yes\n")
+    _lock(file)
+    if _map(file, os.fstat(file).st_size + more) is None:
+        raise NoPages(f"{more >> 20}Mi were reserved by another process of the machine")
 
 
 def _map(file: int, size: int) -> int | None:
