@@ -65,11 +65,15 @@ class FakeSource:
 
 
 class Node:
-    """Pools under orders; `setup` is what is found of kubelet's set-up, or why it is not."""
+    """Pools under orders; `setup` is what is found of kubelet's set-up, or why it is not.
+
+    `other_sources` are those of pools, by name, that are not `source`'s.
+    """
 
     def __init__(self, state_dir: pathlib.Path) -> None:
         self.clock = FakeClock()
         self.source = FakeSource()
+        self.other_sources: dict[str, FakeSource] = {}
         self.driver = fake_node.FakeDriver(fake_node.FakeKernel(0))
         self.reporter = FakeReporter()
         self.setup: setup.Setup | SomError = setup.Setup()
@@ -102,7 +106,9 @@ class Node:
     def pools(self) -> pools.Pools:
         """A new agent's, with what the last one stored."""
         return pools.Pools(
-            backend_of=lambda order: seams.Backend(self.source, self.driver),
+            backend_of=lambda order: seams.Backend(
+                self.other_sources.get(order.name, self.source), self.driver
+            ),
             connection=self.connection,
             promised_bytes=lambda unit: 0,
             read_setup=self._read_setup,

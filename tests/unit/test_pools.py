@@ -13,7 +13,7 @@ from som_api.run import heartbeats
 from som_device_plugin import database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
-from unit.pool_nodes import GIB, Node, order, reported
+from unit.pool_nodes import GIB, FakeSource, Node, order, reported
 
 
 @pytest.fixture
@@ -77,6 +77,16 @@ async def test_a_policy_that_cannot_be_read_refuses_the_pool(node: Node) -> None
         await node.until(lambda: condition("Ready")[1] == "Refused")
         assert condition("Ready")[2] == "reading kubelet's memoryManagerPolicy: no"
         assert node.source.calls == []
+
+
+async def test_each_pool_is_reserved_and_kept_by_its_own_source(node: Node) -> None:
+    node.other_sources["b"] = other = FakeSource()
+    node.order(order(GIB), order(2 * GIB, name="b", unit="1Gi"))
+    async with node.agent():
+        await node.until(lambda: (node.source.has, other.has) == ({"a": GIB}, {"b": 2 * GIB}))
+        await node.until(lambda: "check" in node.source.calls and "check" in other.calls)
+        node.order(order(GIB))
+        await node.until(lambda: (node.source.has, other.has) == ({"a": GIB}, {}))
 
 
 async def test_pods_without_a_limit_are_named_and_refuse_nothing(node: Node) -> None:
