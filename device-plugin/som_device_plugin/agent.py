@@ -60,10 +60,8 @@ class Settings:
 class _Parts:
     pools: pools.Pools
     leases: store.LeaseStore
-    starts: starts.Starts
     reconciler: reconciler.Reconciler
     tickets: service.TicketService
-    kubelet: podresources.Client
     turns: turns.Turns
     boot_id: str
 
@@ -110,9 +108,7 @@ class Agent:
             driver.self_check()
             # Before the pools are looked at: what the last agent left running may lock them.
             await asyncio.to_thread(driver.end_builders)
-        parts = self._parts(own_backends, boot_id)
-        stack.push_async_callback(parts.kubelet.close)
-        stack.push_async_callback(parts.starts.close)
+        parts = self._parts(stack, own_backends, boot_id)
         collector = collected.Collected(parts.pools, parts.leases, parts.reconciler)
         registry.REGISTRY.register(collector)
         stack.callback(registry.REGISTRY.unregister, collector)
@@ -128,14 +124,16 @@ class Agent:
                 loops.repeat("kubelet", functools.partial(self._keep_registered, parts))
             )
 
-    def _parts(self, own_backends: backends.Backends, boot_id: str) -> _Parts:
+    def _parts(
+        self, stack: contextlib.AsyncExitStack, own_backends: backends.Backends, boot_id: str
+    ) -> _Parts:
         settings, outside = self._settings, self._outside
-        [driver] = own_backends.drivers.values()
         connection = database.open_database(settings.state_dir / state_dir.STORE)
         taking_turns = turns.Turns(time=self._time)
         resources = podresources.Client(
             settings.kubelet.pod_resources_socket, taking_turns=taking_turns, time=self._time
         )
+        stack.push_async_callback(resources.close)
         own_pools = pools.Pools(
             backend_of=own_backends.of,
             connection=connection,
@@ -156,6 +154,7 @@ class Agent:
             reporter=outside.reporter,
             time=self._time,
         )
+        stack.push_async_callback(own_starts.close)
         own_witnesses = witnesses.Witnesses(outside.pods, resources, settings.own_pod)
         own_reconciler = reconciler.Reconciler(
             leases=leases,
@@ -171,7 +170,6 @@ class Agent:
             leases=leases,
             own_starts=own_starts,
             own_reconciler=own_reconciler,
-            driver=driver,
             own_pools=own_pools,
             own_witnesses=own_witnesses,
             tickets=_tickets(hugepages.nodes()),
@@ -179,16 +177,7 @@ class Agent:
             changed=self._changed,
             time=self._time,
         )
-        return _Parts(
-            own_pools,
-            leases,
-            own_starts,
-            own_reconciler,
-            tickets,
-            resources,
-            taking_turns,
-            boot_id,
-        )
+        return _Parts(own_pools, leases, own_reconciler, tickets, taking_turns, boot_id)
 
     async def _keep_registered(self, parts: _Parts) -> None:
         """Advertise nothing before there is something to serve: memory, or leases of before."""

@@ -30,7 +30,6 @@ class TicketService:
         leases: store.LeaseStore,
         own_starts: starts.Starts,
         own_reconciler: reconciler.Reconciler,
-        driver: seams.Driver,
         own_pools: pools.Pools,
         own_witnesses: witnesses.Witnesses,
         tickets: Sequence[seams.Ticket],
@@ -41,7 +40,6 @@ class TicketService:
         self._store = leases
         self._starts = own_starts
         self._reconciler = own_reconciler
-        self._driver = driver
         self._pools = own_pools
         self._witnesses = own_witnesses
         self._tickets = tuple(tickets)

@@ -107,7 +107,6 @@ class World:
         self.service = service.TicketService(
             **shared,
             **seen,
-            driver=self.driver,
             own_reconciler=self.reconciler,
             tickets=TICKETS,
             changed=changed,
