@@ -43,7 +43,7 @@ def plan_node(
 ) -> NodePlan:
     """The plan of one node; `somnode` is None where there is none yet.
 
-    `agent_lost` says what is the matter where nothing is to be expected of the agent. It changes
+    `agent_lost` says why the agent will not report, or is empty. It changes
     how pools stand, never what is ordered or advertised.
     """
     ordered = {entry.name: entry for entry in somnode.spec.pools} if somnode else {}

@@ -1,4 +1,4 @@
-"""How a SomPool there: how it stands on each node, counted and put into conditions.
+"""A SomPool's status: how the pool stands on each node, counted and put into conditions.
 
 Ready is True when at least one match has its full capacity and every match whose kubelet is ready
 has it. It is Unknown while no kubelet of a match is ready: silence is no information.
@@ -21,7 +21,7 @@ _Verdict = tuple[Literal["True", "False", "Unknown"], str, str]
 
 
 class _Silent(enum.Enum):
-    """Nodes from which nothing is to be expected, whatever the state of the pool there."""
+    """Nodes that report nothing, whatever the state of the pool there."""
 
     UNREACHABLE = enum.auto()
     UNSERVED = enum.auto()
@@ -50,7 +50,7 @@ _PROGRESSING: Final[Mapping[State | _Silent, str]] = {
 
 
 def pool_status(pool: Pool, on_nodes: Mapping[str, PoolOnNode]) -> v1alpha1.SomPoolStatus:
-    """The status of a pool; how it stands on each node is given by the node's name."""
+    """The status of a pool. `on_nodes`: how it stands on each node, by the node's name."""
     groups = _group(on_nodes)
     verdicts = {
         "Ready": _ready(pool, groups),
@@ -106,7 +106,7 @@ def _matched(groups: _Groups) -> int:
 
 
 def _full(groups: _Groups) -> int:
-    """Matches that have their full capacity: more than it is no trouble."""
+    """Matches that have their full capacity, or more."""
     return _count(groups, State.RESERVED, State.SHRINKING)
 
 
@@ -197,8 +197,8 @@ def holders(
 ) -> list[str]:
     """Nodes whose SomNode shows the pool, in spec or status: its finalizer stays until none does.
 
-    The memory of a deleted Node counts as released. While no Node at all is known, that is no
-    information about any of them.
+    The memory of a deleted Node counts as released. While the operator knows no Node at all, it
+    knows nothing about any of them.
     """
     return [
         name
@@ -215,7 +215,7 @@ def _holds(
     *,
     agent_lost: bool,
 ) -> bool:
-    """An order is taken back also from a node that is skipped: its agent may return."""
+    """The operator takes an order back from a skipped node as well: its agent may return."""
     if isinstance(somnode, observed.UnreadableSomNode):
         return pool in somnode.pools
     if any(entry.name == pool for entry in somnode.spec.pools):

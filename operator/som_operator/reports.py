@@ -149,7 +149,7 @@ class Report:
             detail = f"{silent}; skipped, because {SKIP_RELEASE} is true"
         elif silent:
             detail = (
-                f"{silent}; not to wait for the node: "
+                f"{silent}; to skip the node: "
                 f"kubectl annotate somnode {self._node.name} {SKIP_RELEASE}=true"
             )
         elif pool and pool.allocated:

@@ -216,7 +216,7 @@ def test_a_node_out_of_reach_is_named_while_a_pool_is_released() -> None:
     assert world.condition("Progressing") == (
         "True",
         "Releasing",
-        "1 node still has its memory: n: kubelet is not ready; not to wait for the node: "
+        "1 node still has its memory: n: kubelet is not ready; to skip the node: "
         "kubectl annotate somnode n som.io/skip-release=true",
     )
 
