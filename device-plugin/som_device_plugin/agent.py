@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable
 from concurrent import futures
 from typing import Final
 
@@ -34,9 +33,6 @@ from som_device_plugin.kubelet import plugin, podresources, registration, setup,
 from som_device_plugin.leases import reconciler, service, starts, store, witnesses
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources.hugetlb import plan
-
-TICKETS_PER_NODE: Final = 256
-"""Containers with som memory per NUMA node; kubelet hands out one ticket to each."""
 
 BOOT_ID: Final = pathlib.Path("/proc/sys/kernel/random/boot_id")
 THREADS: Final = 32
@@ -157,9 +153,7 @@ class Agent:
         stack.push_async_callback(own_starts.close)
         own_witnesses = witnesses.Witnesses(outside.pods, resources, settings.own_pod)
         own_reconciler = reconciler.Reconciler(
-            leases=leases,
             own_starts=own_starts,
-            drivers=own_backends.drivers,
             own_pools=own_pools,
             own_witnesses=own_witnesses,
             reporter=outside.reporter,
@@ -167,12 +161,11 @@ class Agent:
             time=self._time,
         )
         tickets = service.TicketService(
-            leases=leases,
             own_starts=own_starts,
             own_reconciler=own_reconciler,
             own_pools=own_pools,
             own_witnesses=own_witnesses,
-            tickets=_tickets(hugepages.nodes()),
+            numa_nodes=hugepages.nodes(),
             reporter=outside.reporter,
             changed=self._changed,
             time=self._time,
@@ -213,9 +206,3 @@ class Agent:
         )
         await self._time.sleep(REPORT_COALESCE_S)
         await loops.wait(changed, at_most_s=None)
-
-
-def _tickets(nodes: Iterable[int]) -> list[seams.Ticket]:
-    return [
-        seams.Ticket(f"n{node}-{number}") for node in nodes for number in range(TICKETS_PER_NODE)
-    ]

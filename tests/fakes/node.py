@@ -129,12 +129,17 @@ class FakeDriver:
         pass
 
 
-class FakePools:
-    """The part of pools.Pools that leases use: a pool of each unit, of all its kernel has."""
+class FakePools(pools.Pools):
+    """What leases use of it: a pool of each unit, of all its kernel has."""
 
     def __init__(self, drivers: Mapping[v1alpha1.Unit, FakeDriver]) -> None:
         self.drivers = drivers
-        self.ready = True
+        self.is_ready = True
+        self.refills = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.is_ready
 
     def for_unit(self, unit: v1alpha1.Unit) -> pools.ActivePool:
         driver = self.drivers[unit]
@@ -150,6 +155,7 @@ class FakePools:
         return pools.ActivePool(order, driver.name, reserved, pools.State.SETTLED)
 
     async def refill(self) -> None:
+        self.refills += 1
         await asyncio.sleep(0)
 
 
@@ -160,6 +166,12 @@ class FakePod:
     known_to_api: bool = True
     container_runs: bool = False
     delivered: Superblock | None = None
+
+    @property
+    def memory(self) -> Superblock:
+        """What was delivered to it."""
+        assert self.delivered is not None
+        return self.delivered
 
 
 class FakeCluster:

@@ -6,7 +6,6 @@ one, Lists keep a distance, and one that kubelet turns away for its rate is trie
 """
 
 import asyncio
-import dataclasses
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +27,6 @@ class PodResourcesUnavailable(SomError):
     """Kubelet did not answer; nothing is known about who holds which ticket."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    number: int
-    answer: seams.PodResources | PodResourcesUnavailable
-
-
 class Client:
     """Implements `seams.PodResourcesClient` over kubelet's socket."""
 
@@ -42,9 +35,9 @@ class Client:
         self._turns = taking_turns
         self._time = time
         self._one_at_a_time = asyncio.Lock()
-        self._begun = 0
+        self._begun = self._answered = 0
         self._earliest_next = 0.0
-        self._last: _Outcome | None = None
+        self._answer: seams.PodResources | PodResourcesUnavailable
         self._channel = grpc.aio.insecure_channel(
             f"unix://{socket}",
             options=[*plugin.RECEIVE_UNLIMITED, ("grpc.max_reconnect_backoff_ms", 1000)],
@@ -63,39 +56,36 @@ class Client:
         """
         begun_before = self._begun
         async with self._one_at_a_time:
-            if self._last is None or self._last.number <= begun_before:
-                self._last = await self._list_once()
-            outcome = self._last
-        if isinstance(outcome.answer, PodResourcesUnavailable):
-            raise outcome.answer
-        return outcome.answer
+            if self._answered <= begun_before:
+                self._answer = await self._list_once()
+                self._answered = self._begun
+            answer = self._answer
+        if isinstance(answer, PodResourcesUnavailable):
+            raise answer
+        return answer
 
-    async def _list_once(self) -> _Outcome:
+    async def _list_once(self) -> seams.PodResources | PodResourcesUnavailable:
         error: grpc.aio.AioRpcError | None = None
         for _ in range(RATE_LIMIT_TRIES):
             await self._time.sleep(max(0.0, self._earliest_next - self._time.monotonic()))
             async with self._turns.listing():
                 self._earliest_next = self._time.monotonic() + DISTANCE_S
                 self._begun += 1
-                number = self._begun
                 try:
                     answer = await self._lister.List(
                         podresources_pb2.ListPodResourcesRequest(), timeout=LIST_TIMEOUT_S
                     )
-                    return _Outcome(number, _from_message(answer))
+                    return _from_message(answer)
                 except grpc.aio.AioRpcError as failure:
                     error = failure
             if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                 break
             self._earliest_next = self._time.monotonic() + 10 * DISTANCE_S
         assert error is not None
-        return _Outcome(
-            number,
-            PodResourcesUnavailable(
-                f"could not ask kubelet at {self._socket} which container holds which ticket: "
-                f"{error.details()} ({error.code().name}); check that kubelet runs and that the "
-                "directory of this socket is mounted"
-            ),
+        return PodResourcesUnavailable(
+            f"could not ask kubelet at {self._socket} which container holds which ticket: "
+            f"{error.details()} ({error.code().name}); check that kubelet runs and that the "
+            "directory of this socket is mounted"
         )
 
 

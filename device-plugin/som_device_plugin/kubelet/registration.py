@@ -6,7 +6,6 @@ times a second: two stats, which unlike inotify also survive the directory's rep
 """
 
 import contextlib
-import dataclasses
 import logging
 import math
 import random
@@ -42,17 +41,12 @@ STALE_SOCKETS: Final = prometheus_client.Counter(
 
 _log = logging.getLogger(__name__)
 
+_Identity = tuple[int, int]
+"""Of a file: inode and time of change, because inode numbers alone are used again at once."""
+
 
 class RegistrationFailed(SomError):
     """Kubelet did not accept the plugin."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-    """Identity of a file: inode numbers alone are used again at once."""
-
-    inode: int
-    changed_ns: int
 
 
 class Registration:
@@ -133,7 +127,7 @@ class Registration:
                 ) from error
 
     async def _end_of(
-        self, kubelet: _File, own_socket: Path, own: _File | None, *, unwatched_s: float
+        self, kubelet: _Identity, own_socket: Path, own: _Identity | None, *, unwatched_s: float
     ) -> str:
         """Returns, with the reason, once this registration cannot stand any longer."""
         last_watched_s = self._time.monotonic()
@@ -150,12 +144,12 @@ class Registration:
             await self._time.sleep(LOOK_EVERY_S)
 
 
-def _look_at(path: Path) -> _File | None:
+def _look_at(path: Path) -> _Identity | None:
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return _File(inode=status.st_ino, changed_ns=status.st_ctime_ns)
+    return status.st_ino, status.st_ctime_ns
 
 
 def _remove_stale_sockets(directory: Path) -> None:

@@ -113,13 +113,8 @@ def refuse_two_owners(
         TwoOwners: another lease of the ticket has a live owner.
     """
     live = decide.live_uids(source)
-    others = [
-        other.owner
-        for other in leases
-        if other.ticket == lease.ticket and other.lease_id != lease.lease_id and not other.ended
-    ]
-    for owner in others:
-        if owner is not None and owner.uid in live:
-            raise TwoOwners(
-                lease.ticket, [f"{o.namespace}/{o.pod}" for o in (owner, lease.owner) if o]
-            )
+    for other in leases:
+        is_rival = other.ticket == lease.ticket and other.lease_id != lease.lease_id
+        if is_rival and other.owner is not None and not other.ended and other.owner.uid in live:
+            owners = [owner for owner in (other.owner, lease.owner) if owner is not None]
+            raise TwoOwners(lease.ticket, [f"{each.namespace}/{each.pod}" for each in owners])

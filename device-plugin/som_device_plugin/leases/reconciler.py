@@ -3,13 +3,13 @@
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from som_api import v1alpha1
 from som_api.run import clock
 from som_device_plugin import changes, loops, pools, seams
-from som_device_plugin.leases import decide, starts, state, store, witnesses
+from som_device_plugin.leases import decide, starts, state, witnesses
 from som_device_plugin.linux import expendable
 
 log = logging.getLogger(__name__)
@@ -39,18 +39,15 @@ class Reconciler:
     def __init__(
         self,
         *,
-        leases: store.LeaseStore,
         own_starts: starts.Starts,
-        drivers: Mapping[str, seams.Driver],
         own_pools: pools.Pools,
         own_witnesses: witnesses.Witnesses,
         reporter: seams.Reporter,
         changed: changes.Changes,
         time: clock.Clock,
     ) -> None:
-        self._store = leases
         self._starts = own_starts
-        self._drivers = drivers
+        self._store = own_starts.leases
         self._pools = own_pools
         self._witnesses = own_witnesses
         self._reporter = reporter
@@ -125,13 +122,12 @@ class Reconciler:
         if tuple(findings) != self.findings:
             self.findings = tuple(findings)
             self._changed.ring()
-        for lease_id in self._store.over():
-            try:
-                for driver in self._drivers.values():
-                    await asyncio.to_thread(driver.remove_path, lease_id)
-                self._store.forget_ended(lease_id)
-            except Exception as error:
-                loops.failed("lease", error, lease=lease_id)
+        for lease in self._store.leases():
+            if lease.ended and not lease.starts:
+                try:
+                    await self._starts.forget(lease.lease_id)
+                except Exception as error:
+                    loops.failed("lease", error, lease=lease.lease_id)
         try:
             self._starts.tidy_specs()
         except Exception as error:

@@ -4,15 +4,18 @@ import asyncio
 import logging
 import secrets
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from som_api import v1alpha1
 from som_api.run import clock
 from som_device_plugin import changes, metrics, pools, seams
-from som_device_plugin.leases import binding, reconciler, starts, state, store, witnesses
+from som_device_plugin.leases import binding, reconciler, starts, state, witnesses
 
 log = logging.getLogger(__name__)
+
+TICKETS_PER_NODE: Final = 256
+"""Containers with som memory per NUMA node; kubelet hands out one ticket to each."""
 
 PRE_START_LIMIT_S: Final = 25.0
 """Kubelet gives PreStartContainer 30 s (deviceplugin/v1beta1/constants.go)."""
@@ -27,40 +30,40 @@ class TicketService:
     def __init__(
         self,
         *,
-        leases: store.LeaseStore,
         own_starts: starts.Starts,
         own_reconciler: reconciler.Reconciler,
         own_pools: pools.Pools,
         own_witnesses: witnesses.Witnesses,
-        tickets: Sequence[seams.Ticket],
+        numa_nodes: Iterable[int],
         reporter: seams.Reporter,
         changed: changes.Changes,
         time: clock.Clock,
     ) -> None:
-        self._store = leases
         self._starts = own_starts
+        self._store = own_starts.leases
         self._reconciler = own_reconciler
         self._pools = own_pools
         self._witnesses = own_witnesses
-        self._tickets = tuple(tickets)
+        self._tickets = [
+            seams.Ticket(f"n{node}-{number}")
+            for node in numa_nodes
+            for number in range(TICKETS_PER_NODE)
+        ]
+        self._last_use: dict[seams.Ticket, int] = {}
         self._reporter = reporter
         self._time = time
         self._locks: weakref.WeakValueDictionary[seams.LeaseId, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
         self._changed = changed.listen()
-        self._last_use: dict[seams.Ticket, int] = {}
 
     def devices(self) -> list[seams.TicketDevice]:
         """Free tickets are healthy while a pool can serve; those in use always are."""
         self._changed.clear()
         in_use = {lease.ticket for lease in self._store.leases() if not lease.ended}
+        is_ready = self._pools.ready
         return [
-            seams.TicketDevice(
-                ticket=ticket,
-                healthy=self._pools.ready or ticket in in_use,
-                numa_node=_numa_node(ticket),
-            )
+            seams.TicketDevice(ticket, is_ready or ticket in in_use, _numa_node(ticket))
             for ticket in self._tickets
         ]
 
@@ -180,10 +183,6 @@ class TicketService:
             f"{v1alpha1.format_bytes(pool.free_bytes)} free of "
             f"{v1alpha1.format_bytes(pool.capacity_bytes)}; held by: {shown or 'nobody'}; retrying"
         )
-
-    def leases(self) -> list[state.Lease]:
-        """All leases, oldest first, for status and metrics."""
-        return self._store.leases()
 
     def _lease(self, lease_id: seams.LeaseId) -> state.Lease:
         lease = self._store.lease(lease_id)

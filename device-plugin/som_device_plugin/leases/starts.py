@@ -28,7 +28,7 @@ class _Build:
 
 
 class Starts:
-    """The starts of all leases. `wake` is set when something was freed or failed."""
+    """The starts of all `leases`. `wake` is set when something was freed or failed."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Starts:
         reporter: seams.Reporter,
         time: clock.Clock,
     ) -> None:
-        self._store = leases
+        self.leases = leases
         self._drivers = drivers
         self._specs = specs
         self._boot_id = boot_id
@@ -59,14 +59,14 @@ class Starts:
             number=lease.last_number + 1,
             pool=pool.name,
             slot=self._drivers[pool.driver].free_slot(
-                pool=pool.name, named=self._store.slots(pool.name)
+                pool=pool.name, named=self.leases.slots(pool.name)
             ),
             size_bytes=lease.request.size_bytes,
             page_bytes=pool.page_bytes,
             driver=pool.driver,
             preferred_node=preferred_node,
         )
-        record = self._store.add_start(start, boot_id=self._boot_id)
+        record = self.leases.add_start(start, boot_id=self._boot_id)
         self._builds[key_of(start)] = _Build(asyncio.create_task(self._build(start)))
         return record
 
@@ -186,7 +186,7 @@ class Starts:
         Raises:
             cdi.CdiError: its spec could not be written.
         """
-        record = self._startable(self._store.lease(start.lease_id))
+        record = self._startable(self.leases.lease(start.lease_id))
         if record is None or record.start != start:
             return False
         self._write_spec(start)
@@ -210,15 +210,15 @@ class Starts:
         """
         found = self._specs.leases()
         for lease_id in found:
-            if self._startable(self._store.lease(lease_id)) is None:
+            if self._startable(self.leases.lease(lease_id)) is None:
                 self._specs.remove(lease_id)
-        for lease in self._store.leases():
+        for lease in self.leases.leases():
             record = self._startable(lease)
             if record and record.state is state.State.DELIVERED and lease.lease_id not in found:
                 self._write_spec(record.start)
 
     def _write_spec(self, start: seams.Start) -> None:
-        lease = self._store.lease(start.lease_id)
+        lease = self.leases.lease(start.lease_id)
         assert lease is not None and lease.request is not None
         env = {
             "SOM_DEVICE": seams.DEVICE_PATH,
@@ -238,7 +238,7 @@ class Starts:
             return False
         step = state.step(record.state, event)
         if step.state is not record.state:
-            self._store.set_state(start, step.state, now_s=self._time.now().timestamp())
+            self.leases.set_state(start, step.state, now_s=self._time.now().timestamp())
         for action in step.actions:
             match action:
                 case state.Action.END_BUILD:
@@ -246,23 +246,29 @@ class Starts:
                         build.task.cancel()
                 case state.Action.REVOKE:
                     # First, so that no container begins with what is being taken away.
-                    if self._startable(self._store.lease(start.lease_id)) is None:
+                    if self._startable(self.leases.lease(start.lease_id)) is None:
                         self._specs.remove(start.lease_id)
                     await asyncio.to_thread(self._drivers[start.driver].revoke, start)
                     await self._forget_if_free(start)
                 case state.Action.FORGET:
-                    self._store.forget_start(start)
+                    self.leases.forget_start(start)
         return True
 
     async def _forget_if_free(self, start: seams.Start) -> None:
         usage = await asyncio.to_thread(self._usage, start)
         if usage.free and key_of(start) not in self._builds:
-            self._store.forget_start(start)
+            self.leases.forget_start(start)
             self.wake.set()
+
+    async def forget(self, lease_id: seams.LeaseId) -> None:
+        """Remove what is left of a lease that is over: its path, then its record."""
+        for driver in self._drivers.values():
+            await asyncio.to_thread(driver.remove_path, lease_id)
+        self.leases.forget_ended(lease_id)
 
     def record(self, key: Key) -> state.StartRecord | None:
         """The start as stored now."""
-        lease = self._store.lease(key[0])
+        lease = self.leases.lease(key[0])
         records = lease.starts if lease else ()
         return next((record for record in records if record.start.number == key[1]), None)
 

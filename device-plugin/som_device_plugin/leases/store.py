@@ -22,21 +22,16 @@ SELECT lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_n
        state, boot_id, told_at_s FROM starts ORDER BY lease_id, number
 """
 _WRITE_LEASE: Final = """
-INSERT INTO leases (lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
-                    ended, keep_on_restart, last_number)
+INSERT OR REPLACE INTO leases
+      (lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
+       ended, keep_on_restart, last_number)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (lease_id) DO UPDATE SET
-    namespace = excluded.namespace, pod = excluded.pod, container = excluded.container,
-    uid = excluded.uid, unit = excluded.unit, size_bytes = excluded.size_bytes,
-    ended = excluded.ended, keep_on_restart = excluded.keep_on_restart,
-    last_number = excluded.last_number
 """
 _WRITE_START: Final = """
-INSERT INTO starts (lease_id, number, pool, slot, size_bytes, page_bytes, driver,
-                    preferred_node, state, boot_id, told_at_s)
+INSERT INTO starts
+      (lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_node,
+       state, boot_id, told_at_s)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (lease_id, number) DO UPDATE SET
-    state = excluded.state, told_at_s = excluded.told_at_s
 """
 
 
@@ -118,10 +113,6 @@ class LeaseStore:
             left = tuple(each for each in lease.starts if each.start != start)
             self._write(dataclasses.replace(lease, starts=left))
 
-    def over(self) -> list[seams.LeaseId]:
-        """Ended leases that have no start left."""
-        return [lease.lease_id for lease in self.leases() if lease.ended and not lease.starts]
-
     def forget_ended(self, lease_id: seams.LeaseId) -> None:
         """Remove a lease that is over, unless it has a start after all."""
         lease = self.lease(lease_id)
@@ -132,20 +123,12 @@ class LeaseStore:
             self._changed.ring()
 
     def _write(self, *leases: state.Lease) -> None:
-        """What of `leases` differs from what is known: on the disk, then in memory."""
+        """`leases` as they are now: on the disk, then in memory."""
         with database.transaction(self._db):
             for lease in leases:
-                known = self.lease(lease.lease_id)
-                before = known.starts if known else ()
-                kept = {record.start for record in lease.starts}
-                gone = [record.start for record in before if record.start not in kept]
-                new = [record for record in lease.starts if record not in before]
                 self._db.execute(_WRITE_LEASE, _row(lease))
-                self._db.executemany(_WRITE_START, map(_start_row, new))
-                self._db.executemany(
-                    "DELETE FROM starts WHERE lease_id = ? AND number = ?",
-                    [(start.lease_id, start.number) for start in gone],
-                )
+                self._db.execute("DELETE FROM starts WHERE lease_id = ?", (lease.lease_id,))
+                self._db.executemany(_WRITE_START, map(_start_row, lease.starts))
         for lease in leases:
             self._leases[lease.lease_id] = lease
         self._changed.ring()
@@ -181,17 +164,9 @@ def _lease(row: tuple[Any, ...], starts: tuple[state.StartRecord, ...]) -> state
     unit, size_bytes, ended, keep, last_number = rest
     owner = request = None
     if uid is not None:
-        owner = seams.Owner(namespace, pod, container, seams.PodUid(uid))
+        owner = seams.Owner(namespace, pod, container, uid)
         count = size_bytes // v1alpha1.UNIT_BYTES[unit]
-        request = seams.ContainerRequest(name=container, unit=unit, count=count)
+        request = seams.ContainerRequest(container, unit, count)
     return state.Lease(
-        lease_id=seams.LeaseId(lease_id),
-        ticket=seams.Ticket(ticket),
-        named_order=order,
-        owner=owner,
-        request=request,
-        ended=bool(ended),
-        keep_on_restart=bool(keep),
-        last_number=last_number,
-        starts=starts,
+        *(lease_id, ticket, order, owner, request, bool(ended), bool(keep), last_number, starts)
     )

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from som_device_plugin import changes, database, seams
+from som_device_plugin import changes, database
 from som_device_plugin.leases import store
 
 
@@ -76,22 +76,6 @@ def test_a_commit_survives_a_power_cut(tmp_path: pathlib.Path) -> None:
     connection = database.open_database(tmp_path / "som.db")
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
-    connection.close()
-
-
-def test_a_start_is_recorded_wholly_or_not_at_all(tmp_path: pathlib.Path) -> None:
-    connection = database.open_database(tmp_path / "som.db")
-    leases = store.LeaseStore(connection, changes.Changes())
-    lease_id, ticket = seams.LeaseId("a"), seams.Ticket("n0-1")
-    leases.name(lease_id=lease_id, ticket=ticket)
-    connection.execute(
-        "CREATE TRIGGER fails BEFORE UPDATE OF last_number ON leases"
-        " BEGIN SELECT raise(ABORT, 'disk full'); END"
-    )
-    with pytest.raises(database.DatabaseError, match="disk full"):
-        leases.add_start(seams.Start(lease_id, 1, "pool", 0, 8, 2, "Fake"), boot_id="boot")
-    [lease] = leases.leases()
-    assert (lease.starts, lease.last_number) == ((), 0)
     connection.close()
 
 

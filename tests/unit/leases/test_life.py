@@ -41,11 +41,11 @@ STEPS = [
 ]
 
 
-async def one_step(world, step, choose):
+async def one_step(world: World, step: str, choose: random.Random) -> None:
     pods = world.cluster.running
     pod = choose.choice(pods) if pods else None
     match step:
-        case "admit" if len(pods) < len(TICKETS):
+        case "admit" if len(pods) < len(TICKETS) and world.chosen():
             await world.admit(choose.choice(world.unused_names()), choose.randint(1, 16))
         case "start" if pod and pod.known_to_api and not pod.container_runs:
             await world.start_container(pod)
@@ -74,7 +74,7 @@ async def one_step(world, step, choose):
         case "container ends" if pod and not pod.known_to_api:
             pods.remove(pod)
         case "pin" if pod and pod.delivered:
-            pod.delivered.pinned_bytes = node.PAGE
+            pod.memory.pinned_bytes = node.PAGE
         case "let go":
             for block in world.kernel.superblocks:
                 block.pinned_bytes = 0
@@ -93,14 +93,15 @@ async def one_step(world, step, choose):
             world.cluster.synced = step == "source synced"
         case "recreate" if pod and pod.container_runs:
             pods.remove(pod)
-            await world.admit(pod.pod.name, choose.randint(1, 16))
+            if world.chosen():
+                await world.admit(pod.pod.name, choose.randint(1, 16))
         case "ticket given twice" if pod and len(pods) < len(TICKETS):
-            await world.admit(choose.choice(world.unused_names()), 4, tickets=[pod.ticket])
+            await world.admit(choose.choice(world.unused_names()), 4, ticket=pod.ticket)
         case _:
             await world.reconciler.reconcile()
 
 
-async def live(world, chosen, choose):
+async def live(world: World, chosen: list[str], choose: random.Random) -> None:
     for step in chosen:
         with contextlib.suppress(Killed, database.DatabaseError):
             await one_step(world, step, choose)
@@ -128,13 +129,17 @@ async def live(world, chosen, choose):
     steps=strategies.lists(strategies.sampled_from(STEPS), min_size=5, max_size=60),
     seed=strategies.integers(0, 2**32),
 )
-def test_no_life_leaks_a_page_or_hands_out_memory_twice(tmp_path_factory, steps, seed):
+def test_no_life_leaks_a_page_or_hands_out_memory_twice(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], seed: int
+) -> None:
     path = tmp_path_factory.mktemp("life") / "som.db"
     asyncio.run(live(World(path), steps, random.Random(seed)))
 
 
 @pytest.mark.parametrize("calls", range(4))
-async def test_an_agent_killed_while_it_names_a_lease_leaves_no_path_behind(world, calls):
+async def test_an_agent_killed_while_it_names_a_lease_leaves_no_path_behind(
+    world: World, calls: int
+) -> None:
     world.calls_left = calls
     with contextlib.suppress(Killed):
         await world.service.allocate([TICKETS[0]])
@@ -143,7 +148,9 @@ async def test_an_agent_killed_while_it_names_a_lease_leaves_no_path_behind(worl
 
 
 @pytest.mark.parametrize("calls", range(24))
-async def test_an_agent_killed_while_a_lease_ends_takes_all_of_it_when_it_is_back(world, calls):
+async def test_an_agent_killed_while_a_lease_ends_takes_all_of_it_when_it_is_back(
+    world: World, calls: int
+) -> None:
     await world.start_container(await world.admit("db", 4))
     world.cluster.running.clear()
     world.calls_left = calls
@@ -160,8 +167,8 @@ async def test_an_agent_killed_while_a_lease_ends_takes_all_of_it_when_it_is_bac
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("calls", range(30))
 async def test_an_agent_killed_while_a_container_restarts_leaves_no_spec_of_lost_memory(
-    world, calls, keep
-):
+    world: World, calls: int, keep: bool
+) -> None:
     pod = await world.admit("db", 4, keep=keep)
     await world.start_container(pod)
     pod.container_runs = False

@@ -4,22 +4,24 @@ import asyncio
 import dataclasses
 import shutil
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
 from fakes import node
 from som_device_plugin import seams
 from som_device_plugin.leases import decide, state
+from unit.leases.worlds import World
 
 
-async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
+async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world: World) -> None:
     for name in ("first", "second"):
         await world.start_container(await world.admit(name, 4))
     world.cluster.running.clear()
     first = world.store.leases()[0].lease_id
     revoke = world.driver.revoke
 
-    def refused(start):
+    def refused(start: seams.Start) -> None:
         if start.lease_id == first:
             raise seams.DriverError("covered")
         revoke(start)
@@ -34,13 +36,13 @@ async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world):
     assert world.store.leases() == []
 
 
-async def test_a_pass_that_fails_is_tried_again(world):
+async def test_a_pass_that_fails_is_tried_again(world: World) -> None:
     await world.start_container(await world.admit("db", 4))
     world.cluster.running.clear()
     attached = world.driver.attached
     refusals = iter([seams.DriverError("the cgroup hierarchy is gone")] * 3)
 
-    def refused():
+    def refused() -> object:
         for refusal in refusals:
             raise refusal
         return attached()
@@ -51,7 +53,9 @@ async def test_a_pass_that_fails_is_tried_again(world):
     running.cancel()
 
 
-async def test_passes_end_when_told_although_something_was_freed_in_that_moment(world):
+async def test_passes_end_when_told_although_something_was_freed_in_that_moment(
+    world: World,
+) -> None:
     running = asyncio.create_task(world.reconciler.run())
     await world.clock.settle()
     world.starts.wake.set()
@@ -60,11 +64,11 @@ async def test_passes_end_when_told_although_something_was_freed_in_that_moment(
         await asyncio.wait([running])
 
 
-async def test_those_who_wait_for_a_reconciliation_share_one(world):
+async def test_those_who_wait_for_a_reconciliation_share_one(world: World) -> None:
     passes = 0
     attached = world.driver.attached
 
-    def counted():
+    def counted() -> object:
         nonlocal passes
         passes += 1
         return attached()
@@ -74,12 +78,12 @@ async def test_those_who_wait_for_a_reconciliation_share_one(world):
     assert passes == 2
 
 
-async def test_a_start_that_is_built_during_a_pass_is_no_stray(world):
+async def test_a_start_that_is_built_during_a_pass_is_no_stray(world: World) -> None:
     pod = await world.admit("db", 4)
     attached = world.driver.attached
     loop = asyncio.get_running_loop()
 
-    def late():
+    def late() -> object:
         asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
         return attached()
 
@@ -89,14 +93,14 @@ async def test_a_start_that_is_built_during_a_pass_is_no_stray(world):
     assert decide.Outcome.STRAY not in outcomes
 
 
-async def test_a_restart_during_a_pass_is_no_lost_mount(world):
+async def test_a_restart_during_a_pass_is_no_lost_mount(world: World) -> None:
     pod = await world.admit("db", 4)
     await world.start_container(pod)
     usage = world.driver.usage
     loop = asyncio.get_running_loop()
     world.driver.attached = lambda: {}
 
-    def late(start):
+    def late(start: seams.Start) -> object:
         world.driver.usage = usage
         asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
         return usage(start)
@@ -108,7 +112,9 @@ async def test_a_restart_during_a_pass_is_no_lost_mount(world):
 
 
 @pytest.mark.parametrize(("keep", "reports"), [(False, ["ContentKept"]), (True, [])])
-async def test_a_restart_while_no_agent_served_is_reported_once(world, keep, reports):
+async def test_a_restart_while_no_agent_served_is_reported_once(
+    world: World, keep: bool, reports: list[str]
+) -> None:
     pod = await world.admit("db", 4, keep=keep)
     await world.start_container(pod)
     now_s = world.clock.now().timestamp()
@@ -124,7 +130,9 @@ async def test_a_restart_while_no_agent_served_is_reported_once(world, keep, rep
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
-async def test_a_lease_that_was_replaced_before_it_had_memory_is_forgotten(world, is_bound):
+async def test_a_lease_that_was_replaced_before_it_had_memory_is_forgotten(
+    world: World, is_bound: bool
+) -> None:
     pod = await world.admit("db", 40)
     if is_bound:
         assert not await world.start_container(pod)
@@ -133,7 +141,9 @@ async def test_a_lease_that_was_replaced_before_it_had_memory_is_forgotten(world
     assert [lease.lease_id for lease in world.store.leases()] == [newer]
 
 
-async def test_specs_of_another_boot_and_of_nobody_go_before_anything_is_served(world):
+async def test_specs_of_another_boot_and_of_nobody_go_before_anything_is_served(
+    world: World,
+) -> None:
     await world.start_container(await world.admit("db", 4))
     (spec,) = world.cdi_dir.iterdir()
     spec.with_name("som.io-lease-0123456789abcdef.json").touch()
@@ -144,34 +154,36 @@ async def test_specs_of_another_boot_and_of_nobody_go_before_anything_is_served(
     assert list(world.cdi_dir.iterdir()) == []
 
 
-async def test_a_directory_of_specs_that_is_gone_keeps_no_memory_from_going_back(world):
+async def test_a_directory_of_specs_that_is_gone_keeps_no_memory_from_going_back(
+    world: World,
+) -> None:
     await world.start_container(await world.admit("db", 4))
     shutil.rmtree(world.cdi_dir)
     world.cluster.running.clear()
-    refilled = []
-    world.pools.refill = lambda: asyncio.sleep(0, refilled.append(True))
     await world.reconciler.reconcile()
     assert world.kernel.used_bytes() == 0
-    assert refilled == [True]
+    assert world.pools.refills == 1
 
 
-async def test_a_spec_that_somebody_deleted_is_there_again_after_a_pass(world):
+async def test_a_spec_that_somebody_deleted_is_there_again_after_a_pass(world: World) -> None:
     pod = await world.admit("db", 4)
     await world.start_container(pod)
     (spec,) = world.cdi_dir.iterdir()
     spec.unlink()
     await world.reconciler.reconcile()
-    world.check_spec(pod.delivered, pod.pod)
+    world.check_spec(pod.memory, pod.pod)
 
 
-async def test_one_lease_that_nobody_foresaw_keeps_no_other_from_being_released(world):
+async def test_one_lease_that_nobody_foresaw_keeps_no_other_from_being_released(
+    world: World,
+) -> None:
     for name in ("first", "second"):
         await world.start_container(await world.admit(name, 4))
     world.cluster.running.clear()
     first = world.store.leases()[0].lease_id
     revoke = world.driver.revoke
 
-    def poisoned(start):
+    def poisoned(start: seams.Start) -> None:
         if start.lease_id == first:
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "poison")
         revoke(start)
@@ -183,11 +195,11 @@ async def test_one_lease_that_nobody_foresaw_keeps_no_other_from_being_released(
 
 
 @pytest.fixture
-async def held(world):
+async def held(world: World) -> AsyncIterator[World]:
     """A pod that has gone and whose memory is pinned; the reconciler runs."""
     pod = await world.admit("db", 4)
     await world.start_container(pod)
-    pod.delivered.pinned_bytes = node.PAGE
+    pod.memory.pinned_bytes = node.PAGE
     world.cluster.running.clear()
     running = asyncio.create_task(world.reconciler.run())
     yield world
@@ -195,9 +207,9 @@ async def held(world):
     await asyncio.wait([running])
 
 
-async def test_who_holds_memory_is_reported_once_with_its_last_owner(held):
+async def test_who_holds_memory_is_reported_once_with_its_last_owner(held: World) -> None:
     held.driver.culprits = lambda start: ["pid 7 (thief): mapping"]
-    await held.clock.until(lambda: held.events, step_s=1)
+    await held.clock.until(lambda: bool(held.events), step_s=1)
     await held.reconciler.reconcile()
     await held.clock.advance(60)
     [event] = held.events
@@ -211,32 +223,34 @@ async def test_who_holds_memory_is_reported_once_with_its_last_owner(held):
 @pytest.mark.parametrize(
     "error", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, ""), RecursionError()]
 )
-async def test_a_diagnosis_that_fails_ends_nothing(held, error):
-    def fail(start):
+async def test_a_diagnosis_that_fails_ends_nothing(held: World, error: Exception) -> None:
+    def fail(start: seams.Start) -> None:
         raise error
 
     held.driver.culprits = fail
-    await held.clock.until(lambda: held.events, step_s=1)
+    await held.clock.until(lambda: bool(held.events), step_s=1)
     assert "could not be found; the agent's log says why" in held.events[0].message
     assert await held.start_container(await held.admit("next", 4))
 
 
-async def test_a_diagnosis_that_is_blocked_by_a_stranger_delays_no_start(held):
+async def test_a_diagnosis_that_is_blocked_by_a_stranger_delays_no_start(held: World) -> None:
     blocked = threading.Event()
     held.driver.culprits = lambda start: blocked.wait()
     held.reconciler._diagnosis._limit_s = 0.05
-    await held.clock.until(lambda: held.events, step_s=1)
+    await held.clock.until(lambda: bool(held.events), step_s=1)
     assert "was not found within" in held.events[0].message
     assert await held.start_container(await held.admit("next", 4))
     blocked.set()
 
 
-async def test_memory_whose_holder_keeps_it_from_being_truncated_is_tried_again(held):
+async def test_memory_whose_holder_keeps_it_from_being_truncated_is_tried_again(
+    held: World,
+) -> None:
     tries = 0
     revoke = held.driver.revoke
     [block] = held.kernel.superblocks
 
-    def resisted(start):
+    def resisted(start: seams.Start) -> None:
         nonlocal tries
         tries += 1
         revoke(start)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import errno
+from collections.abc import Callable
 
 import pytest
 
@@ -10,32 +11,39 @@ from fakes import node
 from som_api import SomError
 from som_device_plugin import cdi, seams
 from som_device_plugin.leases import state
-from unit.leases.worlds import TICKETS
+from unit.leases.worlds import TICKETS, World
+
+Progress = Callable[[int], None]
 
 KUBELETS_PATIENCE_S = 30
 
 
-async def test_a_restarted_container_gets_new_memory(world):
+async def test_a_restarted_container_gets_new_memory(world: World) -> None:
     pod = await world.admit("db", 4)
     await world.start_container(pod)
-    first = pod.delivered
+    first = pod.memory
     await world.start_container(pod)
-    assert pod.delivered is not first
+    assert pod.memory is not first
 
 
-async def test_memory_of_an_earlier_start_that_resists_costs_its_successor_no_spec(world):
+async def test_memory_of_an_earlier_start_that_resists_costs_its_successor_no_spec(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pod = await world.admit("db", 4)
     await world.start_container(pod)
-    first = pod.delivered
+    first = pod.memory
     first.pinned_bytes = node.PAGE
     await world.start_container(pod)
     world.driver.resisting = lambda: frozenset({(first.start.lease_id, first.start.number)})
-    world.starts.tidy_specs = lambda: None  # It would write the spec again.
+    # It would write the spec again.
+    monkeypatch.setattr(world.starts, "tidy_specs", lambda: None)
     await world.reconciler.reconcile()
-    world.check_spec(pod.delivered, pod.pod)
+    world.check_spec(pod.memory, pod.pod)
 
 
-async def test_a_spec_that_cannot_be_written_refuses_the_start_and_keeps_what_was_built(world):
+async def test_a_spec_that_cannot_be_written_refuses_the_start_and_keeps_what_was_built(
+    world: World,
+) -> None:
     pod = await world.admit("db", 4)
     world.cdi_dir.rmdir()
     with pytest.raises(cdi.CdiError, match="No such file or directory"):
@@ -45,25 +53,27 @@ async def test_a_spec_that_cannot_be_written_refuses_the_start_and_keeps_what_wa
     assert len(world.kernel.superblocks) == 1
 
 
-async def test_a_warm_restart_gets_its_content_back_although_its_spec_was_lost(world):
+async def test_a_warm_restart_gets_its_content_back_although_its_spec_was_lost(
+    world: World,
+) -> None:
     pod = await world.admit("db", 4, keep=True)
     await world.start_container(pod)
     (spec,) = world.cdi_dir.iterdir()
     spec.unlink()
-    first = pod.delivered
+    first = pod.memory
     assert await world.start_container(pod)
-    assert pod.delivered is first
+    assert pod.memory is first
 
 
-async def test_a_warm_restart_gets_its_content_back(world):
+async def test_a_warm_restart_gets_its_content_back(world: World) -> None:
     pod = await world.admit("db", 4, keep=True)
     await world.start_container(pod)
-    first = pod.delivered
+    first = pod.memory
     await world.start_container(pod)
-    assert pod.delivered is first
+    assert pod.memory is first
 
 
-async def test_each_lease_is_served_by_the_driver_of_its_pool(world):
+async def test_each_lease_is_served_by_the_driver_of_its_pool(world: World) -> None:
     kernels = {"Fake": world.kernel, "Large": world.large_kernel}
     small, large = await world.admit("small", 4), await world.admit("large", 2, unit="1Gi")
     for pod in (small, large):
@@ -80,12 +90,12 @@ async def test_each_lease_is_served_by_the_driver_of_its_pool(world):
     assert world.store.leases() == []
 
 
-async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world):
+async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world: World) -> None:
     pod = await world.admit("db", 4)
     gate, building = asyncio.Event(), asyncio.Event()
     build = world.driver.build
 
-    async def slow(start, *, on_progress):
+    async def slow(start: seams.Start, *, on_progress: Progress) -> object:
         building.set()
         await gate.wait()
         return await build(start, on_progress=on_progress)
@@ -101,11 +111,11 @@ async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world
     assert len(world.kernel.superblocks) == 1
 
 
-async def test_a_pod_deleted_while_it_warms_frees_its_memory(world):
+async def test_a_pod_deleted_while_it_warms_frees_its_memory(world: World) -> None:
     pod = await world.admit("db", 4)
     building = asyncio.Event()
 
-    async def stuck(start, *, on_progress):
+    async def stuck(start: seams.Start, *, on_progress: Progress) -> None:
         building.set()
         await asyncio.Event().wait()
 
@@ -120,7 +130,7 @@ async def test_a_pod_deleted_while_it_warms_frees_its_memory(world):
     assert world.store.leases() == []
 
 
-async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world):
+async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world: World) -> None:
     holder = await world.admit("big", 30)
     await world.start_container(holder)
     pod = await world.admit("db", 4)
@@ -130,28 +140,28 @@ async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world):
     assert "has 4Mi free of 64Mi; held by: default/big/main 60Mi" in str(refused.value)
 
 
-async def test_a_pod_that_goes_while_it_waits_for_memory_gets_no_start(world):
+async def test_a_pod_that_goes_while_it_waits_for_memory_gets_no_start(world: World) -> None:
     pod = await world.admit("db", 40)
-    reconcile = world.reconciler.reconcile
+    attached = world.driver.attached
 
-    async def pod_goes():
+    def pod_goes() -> object:
         world.cluster.running.clear()
-        await reconcile()
+        return attached()
 
-    world.reconciler.reconcile = pod_goes
+    world.driver.attached = pod_goes
     with pytest.raises(seams.StartRefused, match="has ended or was replaced meanwhile"):
         await world.service.pre_start([pod.ticket])
     assert world.store.leases() == []
 
 
-async def test_memory_of_a_pod_that_just_went_is_found_by_the_next_start(world):
+async def test_memory_of_a_pod_that_just_went_is_found_by_the_next_start(world: World) -> None:
     await world.start_container(await world.admit("old", 32))
     world.cluster.running.clear()
     pod = await world.admit("new", 32)
     assert await world.start_container(pod)
 
 
-async def test_after_a_reboot_the_lease_keeps_its_owner_and_is_built_anew(world):
+async def test_after_a_reboot_the_lease_keeps_its_owner_and_is_built_anew(world: World) -> None:
     pod = await world.admit("db", 4)
     await world.start_container(pod)
     world.kernel.superblocks.clear()
@@ -163,12 +173,14 @@ async def test_after_a_reboot_the_lease_keeps_its_owner_and_is_built_anew(world)
     assert [record.state for record in lease.starts] == [state.State.DELIVERED]
 
 
-async def test_a_ticket_without_a_lease_says_that_the_store_was_lost(world):
+async def test_a_ticket_without_a_lease_says_that_the_store_was_lost(world: World) -> None:
     with pytest.raises(seams.StartRefused, match="store was lost"):
         await world.service.pre_start([TICKETS[0]])
 
 
-async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_running(world):
+async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_running(
+    world: World,
+) -> None:
     first = await world.admit("first", 4)
     await world.start_container(first)
     await world.service.allocate([first.ticket])
@@ -189,7 +201,7 @@ async def test_one_ticket_in_two_live_pods_is_reported_and_the_first_keeps_runni
     assert await world.start_container(first)
 
 
-async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world):
+async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world: World) -> None:
     first = await world.admit("first", 4)
     await world.start_container(first)
     await world.service.allocate([first.ticket])
@@ -211,18 +223,20 @@ async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world)
     assert await world.start_container(third)
 
 
-def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world):
+def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world: World) -> None:
     asyncio.run(world.admit("db", 4))
-    world.service._pools.ready = False
+    world.pools.is_ready = False
     healthy = [device.ticket for device in world.service.devices() if device.healthy]
     assert healthy == [world.cluster.running[0].ticket]
 
 
-async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_disk_has_room(world):
+async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_disk_has_room(
+    world: World,
+) -> None:
     pod = await world.admit("db", 4)
     build = world.driver.build
 
-    async def built_as_the_disk_fills_up(start, *, on_progress):
+    async def built_as_the_disk_fills_up(start: seams.Start, *, on_progress: Progress) -> object:
         world.disk(full=True)
         return await build(start, on_progress=on_progress)
 
@@ -238,11 +252,11 @@ async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_di
     assert len(world.kernel.superblocks) == 1
 
 
-async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world):
+async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world: World) -> None:
     pod = await world.admit("db", 4)
     build = world.driver.build
 
-    async def refused(start, *, on_progress):
+    async def refused(start: seams.Start, *, on_progress: Progress) -> None:
         raise OSError(errno.EAGAIN, "fork: no more processes")
 
     world.driver.build = refused
@@ -252,9 +266,11 @@ async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world):
     assert await world.start_container(pod)
 
 
-async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_patience(world):
+async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_patience(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pod = await world.admit("db", 40)
-    world.reconciler.reconcile = asyncio.Event().wait
+    monkeypatch.setattr(world.reconciler, "reconcile", asyncio.Event().wait)
     starting = asyncio.create_task(world.service.pre_start([pod.ticket]))
     await world.clock.until(starting.done, step_s=1)
     assert world.clock.monotonic() < KUBELETS_PATIENCE_S
@@ -262,12 +278,14 @@ async def test_a_start_that_waits_for_the_agent_is_answered_within_kubelets_pati
         await starting
 
 
-async def test_a_start_that_takes_long_says_how_far_it_is_within_kubelets_patience(world):
+async def test_a_start_that_takes_long_says_how_far_it_is_within_kubelets_patience(
+    world: World,
+) -> None:
     pod = await world.admit("db", 4)
     gate = asyncio.Event()
     build = world.driver.build
 
-    async def slow(start, *, on_progress):
+    async def slow(start: seams.Start, *, on_progress: Progress) -> object:
         on_progress(3 * node.PAGE)
         await gate.wait()
         return await build(start, on_progress=on_progress)
@@ -288,11 +306,11 @@ async def test_a_start_that_takes_long_says_how_far_it_is_within_kubelets_patien
     ids=["whole", "punched", "truncated", "made longer"],
 )
 async def test_a_warm_restart_gives_back_what_still_has_all_its_pages(
-    world, pages, file_pages, is_kept
-):
+    world: World, pages: int, file_pages: int, is_kept: bool
+) -> None:
     pod = await world.admit("db", 4, keep=True)
     await world.start_container(pod)
-    first = pod.delivered
+    first = pod.memory
     usage = world.driver.usage
     key = (first.start.lease_id, first.start.number)
     world.driver.attached = lambda: {key: file_pages * node.PAGE}
@@ -305,28 +323,28 @@ async def test_a_warm_restart_gives_back_what_still_has_all_its_pages(
     assert first.truncated is not is_kept
 
 
-async def test_what_is_done_to_a_start_is_recorded_before_it_is_done(world):
+async def test_what_is_done_to_a_start_is_recorded_before_it_is_done(world: World) -> None:
     """An agent that dies in between finds in the store what it has to finish."""
-    seen = []
+    seen: list[tuple[str, state.State | None]] = []
 
-    def state_of(start):
+    def state_of(start: seams.Start) -> state.State | None:
         record = world.starts.record((start.lease_id, start.number))
         return record.state if record else None
 
     build, revoke = world.driver.build, world.driver.revoke
 
-    async def seen_building(start, *, on_progress):
+    async def seen_building(start: seams.Start, *, on_progress: Progress) -> object:
         seen.append(("build", state_of(start)))
         return await build(start, on_progress=on_progress)
 
-    def seen_revoking(start):
+    def seen_revoking(start: seams.Start) -> None:
         seen.append(("revoke", state_of(start)))
         revoke(start)
 
     world.driver.build, world.driver.revoke = seen_building, seen_revoking
     pod = await world.admit("db", 4)
     await world.start_container(pod)
-    assert state_of(pod.delivered.start) is state.State.DELIVERED
+    assert state_of(pod.memory.start) is state.State.DELIVERED
     await world.start_container(pod)
     world.cluster.running.clear()
     await world.reconciler.reconcile()
@@ -335,19 +353,19 @@ async def test_what_is_done_to_a_start_is_recorded_before_it_is_done(world):
     assert seen == [building, revoking, building, revoking]
 
 
-async def test_kubelet_is_not_offered_a_ticket_whose_lease_holds_memory(world):
+async def test_kubelet_is_not_offered_a_ticket_whose_lease_holds_memory(world: World) -> None:
     pod = await world.admit("db", 4)
     await world.start_container(pod)
     offered = world.service.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
     assert pod.ticket not in offered
     world.cluster.running.clear()
-    pod.delivered.pinned_bytes = node.PAGE
+    pod.memory.pinned_bytes = node.PAGE
     await world.reconciler.reconcile()
     offered = world.service.preferred(available=TICKETS, must_include=[], size=len(TICKETS))
     assert pod.ticket not in offered, "its memory is held, though its pod is gone"
 
 
-async def test_the_ticket_that_was_used_last_is_offered_last(world):
+async def test_the_ticket_that_was_used_last_is_offered_last(world: World) -> None:
     for ticket in (TICKETS[1], TICKETS[0]):
         await world.service.allocate([ticket])
     offered = world.service.preferred(available=TICKETS, must_include=[], size=len(TICKETS))

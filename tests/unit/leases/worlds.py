@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import pathlib
+from collections.abc import Awaitable
+from typing import Any, TypeVar, cast
 
 from fakes import node
 from fakes.clock import FakeClock
 from fakes.reporter import FakeReporter
-from som_api import SomError
+from som_api import SomError, v1alpha1
 from som_device_plugin import cdi, changes, database, seams
 from som_device_plugin.leases import reconciler, service, starts, store, witnesses
+
+T = TypeVar("T")
 
 CAPACITY = 32 * node.PAGE
 TICKETS = [seams.Ticket(f"n0-{number}") for number in range(4)]
@@ -21,15 +26,20 @@ class Killed(BaseException):
 class Mortal:
     """A part of an agent, which may die before and after each of its calls."""
 
-    def __init__(self, part, world):
-        self._part, self._world = part, world
+    def __init__(self, part: object, world: "World") -> None:
+        self._part = part
+        self._world = world
 
-    def __getattr__(self, name):
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A test may replace a method."""
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
         method = getattr(self._part, name)
         if not callable(method):
             return method
 
-        def call(*arguments, **named):
+        def call(*arguments: Any, **named: Any) -> Any:
             self._world.may_die()
             result = method(*arguments, **named)
             if asyncio.iscoroutine(result):
@@ -39,7 +49,7 @@ class Mortal:
 
         return call
 
-    async def _awaited(self, result):
+    async def _awaited(self, result: Awaitable[T]) -> T:
         value = await result
         self._world.may_die()
         return value
@@ -51,7 +61,9 @@ class World:
     Units of 1Gi come from a kernel and a driver of their own.
     """
 
-    def __init__(self, path):
+    calls_left: int | None
+
+    def __init__(self, path: pathlib.Path) -> None:
         self.kernel = node.FakeKernel(CAPACITY)
         self.large_kernel = node.FakeKernel(4 << 30)
         self.cluster = node.FakeCluster()
@@ -64,55 +76,65 @@ class World:
         self.boot_id = "boot-1"
         self.start_agent()
 
-    def may_die(self):
+    def may_die(self) -> None:
         """SIGKILL after so many more calls of store and driver as `calls_left` says."""
         if self.calls_left is not None:
             self.calls_left -= 1
             if self.calls_left < 0:
                 raise Killed
 
-    def disk(self, *, full):
+    def disk(self, *, full: bool) -> None:
         """Whether the store can be written."""
         self.connection.execute(f"PRAGMA query_only = {int(full)}")
 
     @property
-    def killed(self):
+    def killed(self) -> bool:
         return self.calls_left is not None and self.calls_left < 0
 
-    def start_agent(self):
+    def start_agent(self) -> None:
         self.calls_left = None
         self.connection = database.open_database(self.path)
         changed = changes.Changes()
-        self.store = Mortal(store.LeaseStore(self.connection, changed), self)
-        self.driver = Mortal(node.FakeDriver(self.kernel), self)
-        large = node.FakeDriver(self.large_kernel, name="Large")
-        drivers = {"Fake": self.driver, "Large": large}
-        self.pools = node.FakePools({"2Mi": self.driver, "1Gi": large})
-        shared = {"leases": self.store, "reporter": self.reporter, "time": self.clock}
-        self.specs = Mortal(cdi.Specs(self.cdi_dir), self)
-        self.starts = starts.Starts(
-            **shared, drivers=drivers, specs=self.specs, boot_id=self.boot_id
+        self.store: store.LeaseStore = self.mortal(store.LeaseStore(self.connection, changed))
+        driver, large = (
+            node.FakeDriver(self.kernel),
+            node.FakeDriver(self.large_kernel, name="Large"),
         )
-        seen = {
-            "own_starts": self.starts,
-            "own_pools": self.pools,
-            "own_witnesses": witnesses.Witnesses(self.cluster, self.cluster, node.OWN_POD),
-        }
+        self.driver = Mortal(driver, self)
+        self.pools = node.FakePools({"2Mi": driver, "1Gi": large})
+        self.specs: cdi.Specs = self.mortal(cdi.Specs(self.cdi_dir))
+        self.starts = starts.Starts(
+            leases=self.store,
+            drivers={"Fake": cast(seams.Driver, self.driver), "Large": large},
+            specs=self.specs,
+            boot_id=self.boot_id,
+            reporter=self.reporter,
+            time=self.clock,
+        )
+        own_witnesses = witnesses.Witnesses(self.cluster, self.cluster, node.OWN_POD)
         self.reconciler = reconciler.Reconciler(
-            **shared,
-            **seen,
-            drivers=drivers,
+            own_starts=self.starts,
+            own_pools=self.pools,
+            own_witnesses=own_witnesses,
+            reporter=self.reporter,
             changed=changed,
+            time=self.clock,
         )
         self.service = service.TicketService(
-            **shared,
-            **seen,
+            own_starts=self.starts,
             own_reconciler=self.reconciler,
-            tickets=TICKETS,
+            own_pools=self.pools,
+            own_witnesses=own_witnesses,
+            numa_nodes=[0],
+            reporter=self.reporter,
             changed=changed,
+            time=self.clock,
         )
 
-    async def crash(self):
+    def mortal(self, part: T) -> T:
+        return cast(T, Mortal(part, self))
+
+    async def crash(self) -> None:
         """SIGKILL: builds stop where they are, nothing is tidied up but by the kernel."""
         for build in list(self.starts._builds.values()):
             build.task.cancel()
@@ -124,13 +146,23 @@ class World:
         self.driver.end_builders()
         await self.reconciler.reconcile()
 
-    async def admit(self, name, count, *, unit="2Mi", keep=False, tickets=()):
-        """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
+    def chosen(self) -> list[seams.Ticket]:
+        """The ticket that kubelet would hand out now, if any."""
         used = {p.ticket for p in self.cluster.running}
         free = [t for t in TICKETS if t not in used]
-        chosen = tickets or self.service.preferred(available=free, must_include=[], size=1)
-        if not chosen:
-            return None
+        return self.service.preferred(available=free, must_include=[], size=1)
+
+    async def admit(
+        self,
+        name: str,
+        count: int,
+        *,
+        unit: v1alpha1.Unit = "2Mi",
+        keep: bool = False,
+        ticket: seams.Ticket | None = None,
+    ) -> node.FakePod:
+        """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
+        ticket = ticket or self.chosen()[0]
         self.uid += 1
         pod = seams.Pod(
             namespace="default",
@@ -140,12 +172,12 @@ class World:
             containers=(seams.ContainerRequest(name="main", unit=unit, count=count),),
             keep_on_restart=keep,
         )
-        await self.service.allocate(chosen)
-        fake = node.FakePod(pod, chosen[0])
+        await self.service.allocate([ticket])
+        fake = node.FakePod(pod, ticket)
         self.cluster.running.append(fake)
         return fake
 
-    async def start_container(self, pod):
+    async def start_container(self, pod: node.FakePod) -> bool:
         """PreStartContainer, then the container runs and writes to its memory."""
         try:
             await self.service.pre_start([pod.ticket])
@@ -164,16 +196,16 @@ class World:
         pod.delivered, pod.container_runs = block, True
         return True
 
-    def unused_names(self):
+    def unused_names(self) -> list[str]:
         """The API server knows each name once."""
         used = {p.pod.name for p in self.cluster.running if p.known_to_api}
         return sorted({f"pod-{number}" for number in range(len(TICKETS) + 1)} - used)
 
-    def owner_of(self, block):
+    def owner_of(self, block: node.Superblock) -> seams.PodUid | None:
         lease = self.store.lease(block.start.lease_id)
         return lease.owner.uid if lease and lease.owner else None
 
-    def check_spec(self, block, pod):
+    def check_spec(self, block: node.Superblock, pod: seams.Pod) -> None:
         """What the runtime finds when it makes the container."""
         spec = json.loads((self.cdi_dir / f"som.io-lease-{block.start.lease_id}.json").read_text())
         edits = spec["devices"][0]["containerEdits"]
@@ -181,19 +213,19 @@ class World:
         assert f"SOM_BYTES={pod.containers[0].size_bytes}" in edits["env"]
         assert f"SOM_DRIVER={block.start.driver}" in edits["env"]
 
-    def check_specs(self):
+    def check_specs(self) -> None:
         """At any moment, also with a dead agent: no container can be made with memory that went."""
         there = {node.path_of(b.start) for b in self.kernel.superblocks if b.mounted}
         for path in self.cdi_dir.glob("*.json"):
             edits = json.loads(path.read_text())["devices"][0]["containerEdits"]
             assert {mount["hostPath"] for mount in edits["mounts"]} <= there
 
-    def check(self):
+    def check(self) -> None:
         self.check_specs()
         assert self.kernel.used_bytes() <= CAPACITY
         for pod in self.cluster.running:
             if pod.container_runs:
-                assert pod.delivered.mounted and not pod.delivered.truncated, (
+                assert pod.memory.mounted and not pod.memory.truncated, (
                     "memory was taken from a running container"
                 )
         slots = [
