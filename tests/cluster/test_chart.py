@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster.harness import binaries
+from som_device_plugin import cdi
 from som_device_plugin import main as agent
 from som_operator import main as operator
 
@@ -151,6 +152,7 @@ def test_agent_sees_of_the_node_only_what_it_needs(helm_binary: str) -> None:
         "/var/lib/som",
         "/var/lib/kubelet",
         "/sys/fs/cgroup",
+        str(cdi.DIRECTORY),
     }
     propagation = {
         mount["mountPath"]: mount.get("mountPropagation")
