@@ -1,1 +1,0 @@
-"""som.ko, the kernel module."""
