@@ -5,8 +5,8 @@ on is worked on again afterwards, never twice at the same time. A key that faile
 a pause that doubles for this key, and all failed keys together come back at a bounded rate, so
 that a server that is down meets no flood from a large fleet.
 
-Two lines wait, and every second turn is the urgent one's: what one object did is answered though
-thousands of keys wait, and they are not kept waiting by it. The event loop has its turn after each
+Two lines wait, and of four turns three are the urgent one's: what one object did is answered
+though thousands of keys wait, and they go on meanwhile. The event loop has its turn after each
 key: a reconcile that writes nothing never suspends by itself.
 """
 
@@ -23,6 +23,8 @@ from som_api.run import backoff, clock, heartbeats
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 300.0
 RETRIES_PER_S = 10.0
+URGENT_TURNS = 3
+"""For each turn of the ordinary line: about as often as what is begun there makes its key due."""
 
 K = TypeVar("K", bound=Hashable)
 Reconcile = Callable[[K], Awaitable[float | None]]
@@ -50,7 +52,7 @@ class WorkQueue(Generic[K]):
         # Key -> since when it waits, first come first.
         self._urgent: collections.OrderedDict[K, float] = collections.OrderedDict()
         self._ordinary: collections.OrderedDict[K, float] = collections.OrderedDict()
-        self._is_urgents_turn = True
+        self._turns = 0
         self._filled = asyncio.Semaphore(0)
         self._working: set[K] = set()
         self._again: dict[K, bool] = {}
@@ -147,7 +149,8 @@ class WorkQueue(Generic[K]):
             await asyncio.sleep(0)
 
     def _next(self) -> K:
-        prefers_urgent, self._is_urgents_turn = self._is_urgents_turn, not self._is_urgents_turn
+        self._turns += 1
+        prefers_urgent = self._turns % (URGENT_TURNS + 1) > 0
         is_urgent = bool(self._urgent) and (prefers_urgent or not self._ordinary)
         key, _ = (self._urgent if is_urgent else self._ordinary).popitem(last=False)
         return key
