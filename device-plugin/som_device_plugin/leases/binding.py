@@ -21,22 +21,13 @@ from som_device_plugin import seams
 from som_device_plugin.leases import decide, state
 
 
-@dataclasses.dataclass(frozen=True)
-class Bound:
-    """The container that a ticket belongs to, and what it asked for."""
-
-    owner: seams.Owner
-    request: seams.ContainerRequest
-    keep_on_restart: bool
-
-
 def bind(
     lease: state.Lease,
     leases: Sequence[state.Lease],
     resources: seams.PodResources,
     source: seams.PodSource,
-) -> Bound:
-    """Find out whose ticket this is, and so whose the lease: once two are listed, the new one's.
+) -> state.Lease:
+    """`lease`, and whose it is: its ticket's holder's, or of two the one who has no lease yet.
 
     Raises:
         seams.StartRefused: nobody's yet, or nobody can tell whose, or the pod is not known yet, or
@@ -69,7 +60,9 @@ def bind(
         )
     for request in pod.containers:
         if request.name == holder.container:
-            return Bound(owner, request, pod.keep_on_restart)
+            return dataclasses.replace(
+                lease, owner=owner, request=request, keep_on_restart=pod.keep_on_restart
+            )
     raise seams.StartRefused(
         f"som: container {holder.container} holds a som.io/ticket but requests neither som.io/2Mi "
         "nor som.io/1Gi; request units, and leave the ticket to admission"

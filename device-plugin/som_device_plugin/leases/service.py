@@ -140,7 +140,7 @@ class TicketService:
             if lease.last_number == 0:
                 answer = await self._witnesses.resources.list()
                 bound = binding.bind(lease, self._store.leases(), answer, self._witnesses.pods)
-                self._store.bind(lease.lease_id, bound)
+                self._store.bind(bound)
                 lease = self._lease(lease.lease_id)
                 if lease.owner != bound.owner:
                     raise seams.StartRefused(

@@ -135,28 +135,23 @@ class Starts:
 
     async def kernel_view(self, leases: Sequence[state.Lease]) -> decide.KernelView:
         """What the kernel shows of the starts of `leases`, and mounts of som that are nobody's."""
-        return await asyncio.to_thread(self._look, leases, frozenset(self._builds))
-
-    def _look(self, leases: Sequence[state.Lease], building: frozenset[Key]) -> decide.KernelView:
+        building, drivers = frozenset(self._builds), self._drivers.values()
         records = [record for lease in leases for record in lease.starts]
-        return decide.KernelView(
-            boot_id=self._boot_id,
-            attached=self._attached(),
-            usage={
-                key_of(record.start): self._usage(record.start)
-                for record in records
-                if record.boot_id == self._boot_id
-            },
-            building=building,
-            resisting=frozenset().union(*(each.resisting() for each in self._drivers.values())),
-        )
 
-    def _attached(self) -> dict[Key, int]:
-        return {
-            key: size_bytes
-            for driver in self._drivers.values()
-            for key, size_bytes in driver.attached().items()
-        }
+        def look() -> decide.KernelView:
+            return decide.KernelView(
+                boot_id=self._boot_id,
+                attached=dict(mount for each in drivers for mount in each.attached().items()),
+                usage={
+                    key_of(record.start): self._usage(record.start)
+                    for record in records
+                    if record.boot_id == self._boot_id
+                },
+                building=building,
+                resisting=frozenset().union(*(each.resisting() for each in drivers)),
+            )
+
+        return await asyncio.to_thread(look)
 
     def _usage(self, start: seams.Start) -> seams.Usage:
         return self._drivers[start.driver].usage(start)
@@ -173,7 +168,7 @@ class Starts:
         start = record.start
         if record.boot_id != self._boot_id:
             return False
-        if key_of(start) not in await asyncio.to_thread(self._attached):
+        if key_of(start) not in await asyncio.to_thread(self._drivers[start.driver].attached):
             return False
         usage = await asyncio.to_thread(self._usage, start)
         return usage.current_bytes >= start.size_bytes

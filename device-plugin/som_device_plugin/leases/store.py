@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from som_api import v1alpha1
 from som_device_plugin import changes, database, seams
-from som_device_plugin.leases import binding, state
+from som_device_plugin.leases import state
 
 _LOAD_LEASES: Final = """
 SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
@@ -69,9 +69,9 @@ class LeaseStore:
             state.Lease(lease_id, ticket, order),
         )
 
-    def bind(self, lease_id: seams.LeaseId, bound: binding.Bound) -> None:
+    def bind(self, bound: state.Lease) -> None:
         """Record whose lease this is and how much it is to hold; the first binding stands."""
-        lease = self.lease(lease_id)
+        lease = self.lease(bound.lease_id)
         if lease is not None and lease.owner is None:
             self._write(
                 dataclasses.replace(

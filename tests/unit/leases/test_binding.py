@@ -73,7 +73,7 @@ def test_one_ticket_in_two_live_pods_serves_nobody_until_one_of_them_has_gone() 
     second = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-2"))
     listing = resources(LISTED, OTHER_LISTED)
     bound = binding.bind(NEWER, [BOUND, NEWER], listing, Pods(POD, second))
-    assert bound.owner.pod == "web-0"
+    assert bound.owner is not None and bound.owner.pod == "web-0"
     newer = dataclasses.replace(NEWER, owner=bound.owner)
     for pods in (Pods(POD, second), Pods(POD)):
         with pytest.raises(binding.TwoOwners):
@@ -86,7 +86,7 @@ def test_a_ticket_still_listed_for_an_ending_pod_is_bound_to_the_new_one() -> No
     second = dataclasses.replace(POD, name="web-0", uid=seams.PodUid("uid-2"))
     listing = resources(LISTED, OTHER_LISTED)
     bound = binding.bind(NEWER, [BOUND, NEWER], listing, Pods(ending, second))
-    assert bound.owner.pod == "web-0"
+    assert bound.owner is not None and bound.owner.pod == "web-0"
 
 
 def test_a_listing_that_may_be_a_successors_is_not_taken_for_the_ending_pods() -> None:

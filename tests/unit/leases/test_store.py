@@ -1,6 +1,7 @@
 """The lease store: what it answers from memory is what the next agent reads from the disk."""
 
 import contextlib
+import dataclasses
 import pathlib
 import sqlite3
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import strategies
 
 from som_device_plugin import changes, database, seams
-from som_device_plugin.leases import binding, state, store
+from som_device_plugin.leases import state, store
 from unit.leases.worlds import World
 
 WRITES = ["name", "bind", "add_start", "set_state", "set_state", "end", "forget_start", "forget"]
@@ -52,7 +53,10 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
         case "bind":
             owner = seams.Owner("shop", f"db-{number}", "main", seams.PodUid(f"uid-{number}"))
             request = seams.ContainerRequest("main", "1Gi" if number % 2 else "2Mi", 1 + number)
-            leases.bind(lease.lease_id, binding.Bound(owner, request, keep_on_restart=number > 5))
+            keep = number > 5
+            leases.bind(
+                dataclasses.replace(lease, owner=owner, request=request, keep_on_restart=keep)
+            )
         case "add_start":
             start = seams.Start(
                 *(lease.lease_id, lease.last_number + 1, "pool", number, 8 << 20, 2 << 20, "Fake"),
