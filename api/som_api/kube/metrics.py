@@ -1,14 +1,14 @@
 """What the runtime knows of itself, for Prometheus: what one asks for first when all is still."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import core, registry
 
 from som_api.kube import events, reflector
 from som_api.run import workqueue
 
-Family = TypeVar("Family", bound=core.Metric)
+Family = core.GaugeMetricFamily | core.CounterMetricFamily
 
 
 class Collector(registry.Collector):
@@ -31,70 +31,63 @@ class Collector(registry.Collector):
         self._recorder = recorder
 
     def collect(self) -> Iterator[core.Metric]:
-        yield from self._of_watches()
-        if self._queues:
-            yield from self._of_queues()
-        dropped = self._named(
-            core.CounterMetricFamily(
-                "som_component_events_dropped", "Events lost: too many waited, or refused"
-            )
-        )
-        dropped.add_metric([], self._recorder.dropped)
-        yield dropped
+        for family, values in self._counted():
+            family.name = family.name.replace("_component_", f"_{self._component}_")
+            for label, value in values.items():
+                family.add_metric([label] if label else [], value)
+            yield family
 
-    def _of_watches(self) -> Iterator[core.Metric]:
-        age = self._named(
+    def _counted(self) -> Iterator[tuple[Family, Mapping[str, float]]]:
+        """Each family with its values by label."""
+        watches = {watch.resource.plural: watch for watch in self._watches}
+        yield (
             core.GaugeMetricFamily(
                 "som_component_watch_age_seconds",
                 "Since the API server was last heard about a kind: how old what is known may be",
                 labels=["resource"],
-            )
+            ),
+            {kind: watch.age_s for kind, watch in watches.items()},
         )
-        lost = self._named(
+        yield (
             core.CounterMetricFamily(
                 "som_component_watch_failures", "Lists and watches that failed", labels=["resource"]
-            )
+            ),
+            {kind: watch.failures for kind, watch in watches.items()},
         )
-        unreadable = self._named(
+        yield (
             core.GaugeMetricFamily(
                 "som_component_unreadable_objects",
                 "Objects that exist and cannot be read; the log names them",
                 labels=["resource"],
-            )
+            ),
+            {kind: len(watch.unreadable) for kind, watch in watches.items()},
         )
-        for watch in self._watches:
-            label = [watch.resource.plural]
-            age.add_metric(label, watch.age_s)
-            lost.add_metric(label, watch.failures)
-            unreadable.add_metric(label, len(watch.unreadable))
-        yield from (age, lost, unreadable)
-
-    def _of_queues(self) -> Iterator[core.Metric]:
-        depth = self._named(
-            core.GaugeMetricFamily(
-                "som_component_queue_keys", "Keys that wait to be reconciled", labels=["queue"]
+        if queues := {queue.name: queue for queue in self._queues}:
+            yield (
+                core.GaugeMetricFamily(
+                    "som_component_queue_keys", "Keys that wait to be reconciled", labels=["queue"]
+                ),
+                {name: queue.depth for name, queue in queues.items()},
             )
-        )
-        age = self._named(
-            core.GaugeMetricFamily(
-                "som_component_queue_age_seconds",
-                "How long the first key in line has waited",
-                labels=["queue"],
+            yield (
+                core.GaugeMetricFamily(
+                    "som_component_queue_age_seconds",
+                    "How long the first key in line has waited",
+                    labels=["queue"],
+                ),
+                {name: queue.age_s for name, queue in queues.items()},
             )
-        )
-        retries = self._named(
+            yield (
+                core.CounterMetricFamily(
+                    "som_component_queue_retries",
+                    "Reconciles that failed and were put back, conflicts included",
+                    labels=["queue"],
+                ),
+                {name: queue.retries for name, queue in queues.items()},
+            )
+        yield (
             core.CounterMetricFamily(
-                "som_component_queue_retries",
-                "Reconciles that failed and were put back, conflicts included",
-                labels=["queue"],
-            )
+                "som_component_events_dropped", "Events lost: too many waited, or refused"
+            ),
+            {"": self._recorder.dropped},
         )
-        for queue in self._queues:
-            depth.add_metric([queue.name], queue.depth)
-            age.add_metric([queue.name], queue.age_s)
-            retries.add_metric([queue.name], queue.retries)
-        yield from (depth, age, retries)
-
-    def _named(self, family: Family) -> Family:
-        family.name = family.name.replace("_component_", f"_{self._component}_")
-        return family
