@@ -10,6 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
+from som_device_plugin.local import layout
+from som_device_plugin.local.command import background
+
 SOM = pathlib.Path(sys.executable).parent / "som"
 HERE = pathlib.Path(__file__).parent
 NR_HUGEPAGES = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
@@ -53,7 +56,10 @@ class Local:
                 return
 
     def agent_pid(self) -> int:
-        return int((self.state_dir / "agent.pid").read_text().split()[0])
+        agent = background.agent(layout.StateDir(self.state_dir))
+        if agent is None:
+            raise SystemExit("the kubelet stand-in does not answer")
+        return agent.pid
 
 
 @contextlib.contextmanager
