@@ -519,6 +519,25 @@ def test_an_agent_that_was_killed_starts_again_and_finds_pool_and_leases(
     assert local.run(owner, "look", units=32).stdout.split() == ["zero"]
 
 
+def test_a_run_whose_agent_is_killed_while_it_is_admitted_starts_all_the_same(
+    local: Local, owner: str
+) -> None:
+    local.up()
+    os.kill(local.pid("agent"), signal.SIGSTOP)
+    process = local.start("run", "--request", "som.io/2Mi=4", "--", owner, "look")
+
+    def asks() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            files = pathlib.Path(f"/proc/{process.pid}/fd").iterdir()
+            return any(str(file.readlink()).startswith("socket:") for file in files)
+        return False
+
+    machine.wait_until(asks, what="it asks to be admitted", deadline_s=DEADLINE_S)
+    local.kill("agent")
+    said, _ = process.communicate(timeout=DEADLINE_S)
+    assert (said.split(), process.returncode) == (["zero"], 0)
+
+
 @pytest.mark.parametrize("process", ["agent", "kubelet"])
 def test_down_gives_all_back_where_a_process_was_just_killed(local: Local, process: str) -> None:
     before = pages()

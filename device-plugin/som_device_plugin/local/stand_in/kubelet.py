@@ -49,6 +49,10 @@ _AGENT_AWAY: Final = "the agent has gone; waiting for it to register again"
 _log = logging.getLogger(__name__)
 
 
+class _Away(Exception):
+    """The agent has ended, and one that comes after it registers again."""
+
+
 class _Plugin:
     """The device plugin that registered last: its answers, and its list of devices."""
 
@@ -67,6 +71,19 @@ class _Plugin:
         finally:
             self.healthy = frozenset()
             await self.channel.close()
+
+    async def call(self, method: str, request: Any, *, timeout_s: float | None = None) -> Any:
+        """The plugin's answer; raises _Away where the channel was closed, or AioRpcError."""
+        try:
+            return await getattr(self.calls, method)(request, timeout=timeout_s)
+        except asyncio.CancelledError:
+            # A call whose channel is closed ends like this, though nobody cancelled this task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+        except grpc.aio.UsageError:
+            pass
+        raise _Away
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,29 +229,36 @@ class StandIn(
         async with self._admission:
             status = orders.read_status(self._state_dir)
             programs.admit(pod.request, pods=list(self._pods.values()), status=status)
-            agent, free = await self._free_tickets()
-            begun = time.monotonic()
-            try:
-                preferred = await agent.calls.GetPreferredAllocation(_preference(free))
-                [choice] = preferred.container_responses
-                preferred_free = [ticket for ticket in choice.deviceIDs if ticket in free]
-                pod = dataclasses.replace(pod, ticket=(*preferred_free, *free)[0])
-                allocated = await agent.calls.Allocate(
-                    deviceplugin_pb2.AllocateRequest(
-                        container_requests=[
-                            deviceplugin_pb2.ContainerAllocateRequest(devices_ids=[pod.ticket])
-                        ]
-                    )
-                )
-            except grpc.aio.AioRpcError as error:
-                raise programs.Refused(
-                    f"the agent refused the program: {error.details()}"
-                ) from error
+            while True:
+                agent, free = await self._free_tickets()
+                begun = time.monotonic()
+                try:
+                    pod, answer = await self._allocate(pod, agent, free)
+                    break
+                except _Away:
+                    agent.healthy = frozenset()
             allocate_s = time.monotonic() - begun
             self._enter(pod)
         _log.info("admitted %s with ticket %s", pod.name, pod.ticket)
-        [answer] = allocated.container_responses
         return _Admitted(pod, answer, allocate_s)
+
+    async def _allocate(
+        self, pod: programs.Program, agent: _Plugin, free: list[str]
+    ) -> tuple[programs.Program, deviceplugin_pb2.ContainerAllocateResponse]:
+        try:
+            preferred = await agent.call("GetPreferredAllocation", _preference(free))
+            [choice] = preferred.container_responses
+            preferred_free = [ticket for ticket in choice.deviceIDs if ticket in free]
+            ticket = (*preferred_free, *free)[0]
+            containers = [deviceplugin_pb2.ContainerAllocateRequest(devices_ids=[ticket])]
+            request = deviceplugin_pb2.AllocateRequest(container_requests=containers)
+            allocated = await agent.call("Allocate", request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise _Away from error
+            raise programs.Refused(f"the agent refused the program: {error.details()}") from error
+        [answer] = allocated.container_responses
+        return dataclasses.replace(pod, ticket=ticket), answer
 
     def _enter(self, pod: programs.Program) -> None:
         """The program is written down before it starts, or refused."""
@@ -297,17 +321,11 @@ class StandIn(
             return _AGENT_AWAY
         request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=[pod.ticket])
         try:
-            await self._plugin.calls.PreStartContainer(request, timeout=PRE_START_TIMEOUT_S)
+            await self._plugin.call("PreStartContainer", request, timeout_s=PRE_START_TIMEOUT_S)
+        except _Away:
+            return _AGENT_AWAY
         except grpc.aio.AioRpcError as error:
             return error.details() or str(error.code())
-        except asyncio.CancelledError:
-            # A call whose channel is closed ends like this, though nobody cancelled this task.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return _AGENT_AWAY
-        except grpc.aio.UsageError:
-            return _AGENT_AWAY
         return ""
 
     async def _end(self, pod: programs.Program) -> None:
