@@ -57,8 +57,8 @@ def _keep_to_root(state_dir: pathlib.Path) -> bool:
     mode = state_dir.stat().st_mode
     if mode & stat.S_IWOTH:
         raise SomError(
-            f"the state directory {state_dir} can be written by everybody, so that nobody knows "
-            "whose files are in it; give som a directory of its own"
+            f"everybody can write to the state directory {state_dir}, so nobody knows whose files "
+            "are in it; give som a directory of its own"
         )
     if mode & 0o077:
         state_dir.chmod(0o700)

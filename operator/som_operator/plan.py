@@ -81,8 +81,8 @@ def unreadable(
 ) -> dict[str, PoolOnNode]:
     """How the pools stand that a SomNode names which cannot be read: nothing is planned there."""
     detail = (
-        f"its SomNode cannot be read ({somnode.problem}); mend what wrote it, or, to have it made "
-        f"again: kubectl delete somnode {node.name}"
+        f"its SomNode cannot be read ({somnode.problem}); repair what wrote it, or have the "
+        f"operator make it again: kubectl delete somnode {node.name}"
     )
     released = {n for n in somnode.pools if pools.standing(n) is standing.Standing.RELEASED}
     return {

@@ -142,8 +142,8 @@ def memory_manager_policy(path: pathlib.Path) -> str:
         return ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SomError(
-            f"reading kubelet's memoryManagerPolicy from {path}: {error!r}; with Static no huge "
-            "page may be reserved, so nothing is until the file can be read"
+            f"reading kubelet's memoryManagerPolicy from {path}: {error!r}; with Static "
+            "nobody may reserve huge pages, so the agent reserves none until it can read the file"
         ) from error
 
 

@@ -144,8 +144,8 @@ class TicketService:
                 lease = self._lease(lease.lease_id)
                 if lease.owner != bound.owner:
                     raise seams.StartRefused(
-                        f"som: ticket {lease.ticket} was {lease.owner}'s, which has not gone for "
-                        "certain yet, retrying"
+                        f"som: ticket {lease.ticket} belonged to {lease.owner}, which may still "
+                        "run, retrying"
                     )
             binding.refuse_two_owners(lease, self._store.leases(), self._witnesses.pods)
         except binding.TwoOwners as fault:

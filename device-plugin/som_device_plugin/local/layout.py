@@ -108,7 +108,7 @@ def _check(path: Path, status: os.stat_result, *, is_last: bool) -> None:
     # In a sticky directory such as /tmp nobody else can rename or remove what is root's.
     if mode & (stat.S_IWGRP | stat.S_IWOTH) and (is_last or not mode & stat.S_ISVTX):
         raise Wrong(
-            f"{path} can be written by others than root (mode {stat.S_IMODE(mode):04o}); run "
+            f"others than root can write to {path} (mode {stat.S_IMODE(mode):04o}); run "
             f"`chmod go-w {path}`, or {cure}"
         )
 

@@ -185,7 +185,7 @@ def test_only_the_policy_static_blocks(directories: setup.Directories, policy: s
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])
 def test_a_policy_that_cannot_be_read_is_not_guessed(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / setup.STATE_FILE).write_text(text)
-    with pytest.raises(SomError, match="nothing is until the file can be read"):
+    with pytest.raises(SomError, match="reserves none until it can read the file"):
         setup.blocked(setup.Directories(plugins=tmp_path, root=tmp_path))
 
 

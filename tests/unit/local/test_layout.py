@@ -64,15 +64,17 @@ def test_a_directory_that_others_may_write_is_refused(place: pathlib.Path) -> No
     (place / "open" / "below").mkdir(parents=True)
     for mode in (0o775, 0o757, 0o777):
         (place / "open").chmod(mode)
-        assert f"{place / 'open'} can be written by others" in refused(place / "open")
-        assert f"{place / 'open'} can be written by others" in refused(place / "open" / "below")
+        assert f"others than root can write to {place / 'open'}" in refused(place / "open")
+        assert f"others than root can write to {place / 'open'}" in refused(
+            place / "open" / "below"
+        )
 
 
 def test_below_a_directory_like_tmp_what_is_roots_is_good(place: pathlib.Path) -> None:
     (place / "tmp" / "below").mkdir(parents=True)
     (place / "tmp").chmod(0o1777)
     assert layout.find(place / "tmp" / "below").path == place / "tmp" / "below"
-    assert "can be written by others" in refused(place / "tmp")
+    assert "others than root can write to" in refused(place / "tmp")
 
 
 def test_what_is_no_directory_or_has_none_above_it_is_refused(place: pathlib.Path) -> None:
