@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "som" / "driver"
@@ -27,7 +27,7 @@ BUILD_TOOLS = (
     "make", "binutils", "bash", "dash", "coreutils", "sed", "grep", "mawk", "findutils",
     "diffutils", "gzip",
 )  # fmt: skip
-NOT_NEEDED = ("initramfs-tools", "linux-base", "kmod")
+NOT_NEEDED = ("initramfs-tools", "linux-base")
 LISTS_MAX_AGE_S = 24 * 3600
 
 
@@ -95,7 +95,8 @@ def kernel(name: str) -> Kernel:
         found = Kernel(name=name, release=release, root=CACHE / "kernels" / release)
         if not found.image.exists():
             shutil.rmtree(found.root, ignore_errors=True)
-            unpack(series, release, found.root)
+            built_with = (f"linux-headers-{release}", *BUILD_TOOLS)
+            unpack(series, (f"linux-image-{release}", *built_with), found.root)
         return found
 
 
@@ -145,20 +146,12 @@ def by_version(release: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", release)]
 
 
-def unpack(series: Series, release: str, root: Path) -> None:
-    apt(
-        series, "apt-get", "-qq", "-y", "--no-install-recommends", "--download-only", "install",
-        f"linux-image-{release}", f"linux-headers-{release}", *BUILD_TOOLS,
-    )  # fmt: skip
-    names = re.findall(
-        r"^'[^']+' (\S+\.deb)",
-        apt(
-            series, "apt-get", "-qq", "-y", "--no-install-recommends", "--print-uris",
-            "-o", "Dir::Cache::archives=/nonexistent", "install",
-            f"linux-image-{release}", f"linux-headers-{release}", *BUILD_TOOLS,
-        ),
-        re.M,
-    )  # fmt: skip
+def unpack(series: Series, packages: Sequence[str], root: Path) -> None:
+    """Packages and what they depend on, without their scripts, as a new directory."""
+    install = ("apt-get", "-qq", "-y", "--no-install-recommends", "install", *packages)
+    apt(series, *install, "--download-only")
+    listed = apt(series, *install, "--print-uris", "-o", "Dir::Cache::archives=/nonexistent")
+    names = re.findall(r"^'[^']+' (\S+\.deb)", listed, re.M)
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for merged in ("bin", "sbin", "lib", "lib64"):
@@ -192,9 +185,6 @@ def world(series: Series) -> Path:
 def update(series: Series) -> None:
     """Fetches the package lists unless those here are of today."""
     base = world(series)
-    stamp = base / "updated"
-    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_MAX_AGE_S:
-        return
     for made in ("lists/partial", "archives/partial", "none"):
         (base / made).mkdir(parents=True, exist_ok=True)
     (base / "status").write_text(
@@ -222,8 +212,10 @@ def update(series: Series) -> None:
         'APT::Architecture "amd64"; Acquire::Languages "none"; APT::Sandbox::User "root";\n'
         'Acquire::Retries "3";\n'
     )
-    apt(series, "apt-get", "-qq", "update", "--error-on=any")
-    stamp.touch()
+    stamp = base / "updated"
+    if not stamp.exists() or time.time() - stamp.stat().st_mtime > LISTS_MAX_AGE_S:
+        apt(series, "apt-get", "-qq", "update", "--error-on=any")
+        stamp.touch()
 
 
 def apt(series: Series, *command: str, cwd: Path | None = None) -> str:

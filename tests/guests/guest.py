@@ -126,18 +126,8 @@ def run(
     console, results = log / "console", log / "results"
     plan.write_text("".join(f"{test.name} {test.limit_s} {test.command}\n" for test in tests))
     initrd.write_bytes(initramfs(kernel, {**files, "plan": plan}, machine))
-    command: list[str | Path] = [
-        "nice", "-n", "10", "qemu-system-x86_64",
-        "-accel", "tcg,thread=single,tb-size=256", "-cpu", "max,-cx16,-erms,-fsrm", "-smp", "2",
-        "-m", machine.memory, *numa(machine), "-nodefaults", "-no-user-config", "-no-reboot",
-        "-display", "none", "-monitor", "none",
-        "-serial", f"file:{console}", "-serial", f"file:{results}",
-        "-kernel", kernel.image, "-initrd", initrd,
-        "-append",
-        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=unstable "
-        "no_timer_check random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
-        f"{machine.append}", *machine.hardware,
-    ]  # fmt: skip
+    ports = (f"file:{console}", f"file:{results}")
+    command = ["nice", "-n", "10", *emulator(kernel, machine, initrd, ports), "-no-reboot"]
     finished = True
     try:
         subprocess.run(
@@ -159,6 +149,24 @@ def run(
         console=said,
         finished=finished and "done" in lines,
     )
+
+
+def emulator(
+    kernel: debian.Kernel, machine: Machine, initrd: Path, ports: Sequence[str]
+) -> list[str | Path]:
+    """QEMU's command; `ports`: where each serial port leads, the console first."""
+    return [
+        "qemu-system-x86_64",
+        "-accel", "tcg,thread=single,tb-size=256", "-cpu", "max,-cx16,-erms,-fsrm", "-smp", "2",
+        "-m", machine.memory, *numa(machine), "-nodefaults", "-no-user-config",
+        "-display", "none", "-monitor", "none",
+        *(word for port in ports for word in ("-serial", port)),
+        "-kernel", kernel.image, "-initrd", initrd,
+        "-append",
+        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=unstable "
+        "no_timer_check random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
+        f"{machine.append}", *machine.hardware,
+    ]  # fmt: skip
 
 
 def numa(machine: Machine) -> list[str]:

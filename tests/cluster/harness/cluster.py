@@ -74,17 +74,21 @@ class Cluster:
         hugetlb.remember_pages(namespaces.state / "pages.json")
         certificates.write_all(namespaces.pki)
         namespaces.create(keep_open=lock)
+        control_plane.start(namespaces)
+        self._start_node()
+        self.kubectl("wait", "--for=create", f"node/{certificates.NODE}", "--timeout=60s")
+        self.kubectl("wait", "--for=condition=Ready", f"node/{certificates.NODE}", "--timeout=60s")
+        self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+
+    def _start_node(self) -> None:
+        namespaces = self.namespaces
         node.write_settings(namespaces)
         hugetlb.mount_controller(namespaces)
         node.make_cgroups(namespaces)
-        control_plane.start(namespaces)
         node.start_containerd(namespaces)
         self.load(images.build_static("pause", tag=images.PAUSE))
         self.load(images.build_static("workload", tag=images.WORKLOAD))
         node.start_kubelet(namespaces)
-        self.kubectl("wait", "--for=create", f"node/{certificates.NODE}", "--timeout=60s")
-        self.kubectl("wait", "--for=condition=Ready", f"node/{certificates.NODE}", "--timeout=60s")
-        self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
 
     def _clean(self, *, keep_logs: bool = False) -> None:
         state = self.namespaces.state
@@ -133,6 +137,10 @@ class Cluster:
 
     def in_pod(self, pod: str, command: Sequence[str], *, namespace: str = "default") -> str:
         return self.kubectl("exec", pod, f"--namespace={namespace}", "--", *command)
+
+    def on_node(self, command: Sequence[str]) -> str:
+        """Run a command on the node, without kubelet; return what it printed."""
+        return self.namespaces.run(command).stdout
 
     def stop_api_server(self) -> None:
         """The control plane's machine goes away, but for the contents of etcd."""

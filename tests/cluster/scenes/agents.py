@@ -68,8 +68,8 @@ def restart(cluster: Cluster) -> None:
 def kill(cluster: Cluster) -> None:
     """SIGKILL the agent's process, and wait until kubelet has started its container again."""
     before = _restarts(cluster)
-    agents = cluster.namespaces.run(["pgrep", "--full", "--oldest", "bin/som-agent"])
-    cluster.namespaces.run(["kill", "-KILL", *agents.stdout.split()])
+    agents = cluster.on_node(["pgrep", "--full", "--oldest", "bin/som-agent"])
+    cluster.on_node(["kill", "-KILL", *agents.split()])
     cluster.wait_for("the agent's restart", lambda: _restarts(cluster) > before)
 
 
@@ -79,7 +79,7 @@ def logged(cluster: Cluster, text: str) -> int:
     Kubelet removes the logs of agents that have ended, when it likes.
     """
     script = f"cat /var/log/pods/{NAMESPACE}_som-agent-*/agent/*.log"
-    return len(re.findall(text, cluster.namespaces.run(["sh", "-c", script]).stdout))
+    return len(re.findall(text, cluster.on_node(["sh", "-c", script])))
 
 
 @contextlib.contextmanager

@@ -132,12 +132,12 @@ def programs(cluster: Cluster, pod_uid: str) -> list[str]:
         [ "$(readlink $process/exe)" != /workload ] || echo ${process#/proc/}
     done
     """
-    return cluster.namespaces.run(["sh", "-c", script, "programs", pod_uid]).stdout.split()
+    return cluster.on_node(["sh", "-c", script, "programs", pod_uid]).split()
 
 
 def kill_programs(cluster: Cluster, pod_uid: str) -> None:
     """SIGKILL the programs of a pod, so that kubelet starts its containers again."""
-    cluster.namespaces.run(["kill", "-KILL", *programs(cluster, pod_uid)])
+    cluster.on_node(["kill", "-KILL", *programs(cluster, pod_uid)])
 
 
 def kill(cluster: Cluster, name: str) -> None:
