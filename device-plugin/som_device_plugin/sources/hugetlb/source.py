@@ -21,11 +21,7 @@ _T = TypeVar("_T")
 
 
 class SourceError(SomError):
-    """The source could not do what it was asked for; nothing was taken by the failed step."""
-
-
-class Refused(SourceError):
-    """What was asked for may not be done on this node as it is; nothing was taken."""
+    """The node as it is, or its kernel, refuses; nothing was taken by the failed step."""
 
 
 @dataclasses.dataclass
@@ -90,8 +86,8 @@ class HugeTLBSource:
         """See `seams.Source`. The split over the NUMA nodes is even.
 
         Raises:
-            Refused: the growth passes the guard, or overcommit is on, or the page size changed.
-            SourceError: the kernel refused otherwise, with what it answered.
+            SourceError: also when growth passes the guard, overcommit is on, or the page size
+                has changed.
         """
         order = _Order(
             pool=pool.name,
@@ -111,12 +107,7 @@ class HugeTLBSource:
         return await self.reserved(pool.name)
 
     async def release(self, pool: str) -> None:
-        """See `seams.Source`.
-
-        Raises:
-            Refused: starts still hold memory of the pool.
-            SourceError: the kernel refused otherwise, with what it answered.
-        """
+        """See `seams.Source`."""
         await self._in_thread(self._release, pool)
 
     async def check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
@@ -162,17 +153,17 @@ class HugeTLBSource:
         page_bytes, name = order.page_bytes, plan.human_bytes(order.page_bytes)
         known = self._records.pools().get(order.pool, page_bytes)
         if known != page_bytes:
-            raise Refused(
+            raise SourceError(
                 f"pool {order.pool} has huge pages of {plan.human_bytes(known)}: the page size "
                 "cannot change; remove the pool first, or make another"
             )
         if page_bytes not in hugepages.page_sizes():
-            raise Refused(
+            raise SourceError(
                 f"this machine has no huge pages of {name}: its processor or kernel lacks them; "
                 "use another pageSize"
             )
         if overcommit := _overcommit(page_bytes):
-            raise Refused(f"pool {order.pool} is not reserved: {overcommit}")
+            raise SourceError(f"pool {order.pool} is not reserved: {overcommit}")
         with self._counters.locked():
             if order.pool not in self._records.pools():
                 self._find_again(order.pool, page_bytes)
@@ -188,7 +179,8 @@ class HugeTLBSource:
                     total_bytes=memory.total_bytes,
                     largest_bytes=(order.target_bytes // page_bytes - growth + room) * page_bytes,
                 )
-                raise Refused(f"pool {order.pool} of {plan.human_bytes(order.target_bytes)}: {why}")
+                size = plan.human_bytes(order.target_bytes)
+                raise SourceError(f"pool {order.pool} of {size}: {why}")
             self._records.add(order.pool, page_bytes, dict.fromkeys(hugepages.nodes(), 0))
             self._orders[order.pool] = order
             self._fill(order.pool)
@@ -274,7 +266,7 @@ class HugeTLBSource:
             self._counters.settle(page_bytes)
             with pool_hold.locked() as has:
                 if has.held_bytes:
-                    raise Refused(
+                    raise SourceError(
                         f"pool {pool} cannot be given back: {plan.human_bytes(has.held_bytes)} are "
                         "held by containers; end them first"
                     )
@@ -317,8 +309,8 @@ class HugeTLBSource:
         turn.add_done_callback(lambda _: self._turn.release())
         try:
             return await asyncio.shield(turn)
-        except (SomError, OSError) as error:
-            raise error if isinstance(error, SourceError) else SourceError(str(error)) from error
+        except OSError as error:
+            raise SourceError(str(error)) from error
 
     def _pages(self, pool: str) -> dict[int, int]:
         return dict.fromkeys(hugepages.nodes(), 0) | self._records.pages(pool)
