@@ -26,19 +26,13 @@ _OPTIONS: Final = ("bind", "rw", "rprivate", "noexec", "nosuid", "nodev")
 
 
 class HugeTLBFS:
-    """Implements `seams.Driver` with files of hugetlbfs.
-
-    Raises:
-        CgroupError: the machine has no hugetlb controller; with the cure.
-    """
+    """Implements `seams.Driver` with files of hugetlbfs, below the resolved path `state_dir`."""
 
     name = "HugeTLBFS"
 
-    def __init__(
-        self, *, state_dir: pathlib.Path, hierarchy: cgroups.Hierarchy | None = None
-    ) -> None:
-        self._state_dir = state_dir.resolve()
-        self._hierarchy = hierarchy or cgroups.find(mountinfo.read())
+    def __init__(self, *, state_dir: pathlib.Path, hierarchy: cgroups.Hierarchy) -> None:
+        self._state_dir = state_dir
+        self._hierarchy = hierarchy
         self._workers = spare.Spare(self._hierarchy.leaving)
         # Of starts that were revoked and are not free: the superblock, and a descriptor (O_PATH)
         # of the file while the kernel refuses to truncate it.
