@@ -3,7 +3,6 @@ import datetime
 import pytest
 
 from fakes.api_server import FakeApiServer
-from fakes.clock import FakeClock
 from som_api import kube, v1alpha1
 
 NOW = datetime.datetime(2026, 11, 24, 12, 0, 0, tzinfo=datetime.UTC)
@@ -22,15 +21,13 @@ def condition(
 class Pool:
     """A SomPool in the fake server whose status is published through `kube.publish`."""
 
-    def __init__(self, server: FakeApiServer, client: kube.Client, clock: FakeClock) -> None:
+    def __init__(self, server: FakeApiServer, client: kube.Client) -> None:
         self._server = server
         self._client = client
-        self.recorder = kube.Recorder(client, component="test", instance="test-0", time=clock)
         self.events: list[tuple[str, bool]] = []
-        self.recorder.emit = self._note  # type: ignore[method-assign]
         server.put("som.io/v1alpha1", "sompools", {"metadata": {"name": "databases"}})
 
-    def _note(
+    def emit(
         self, target: kube.ObjectRef, *, reason: str, message: str, warning: bool = False
     ) -> None:
         assert target == POOL
@@ -49,7 +46,7 @@ class Pool:
     ) -> bool:
         return await kube.publish(
             self._client,
-            self.recorder,
+            self,
             POOL,
             current=await self.status(),
             wanted=v1alpha1.SomPoolStatus.model_validate({"conditions": conditions, **fields}),
@@ -59,8 +56,8 @@ class Pool:
 
 
 @pytest.fixture
-def pool(server: FakeApiServer, client: kube.Client, clock: FakeClock) -> Pool:
-    return Pool(server, client, clock)
+def pool(server: FakeApiServer, client: kube.Client) -> Pool:
+    return Pool(server, client)
 
 
 async def test_a_status_that_did_not_change_takes_no_request(
