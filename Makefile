@@ -40,9 +40,11 @@ test: setup ## every tier that this machine can run, with the time of each
 	$(BIN)/python tests/tiers.py
 
 # pytest compiles its tests once, also where the environment says not to keep what is compiled.
+# Durable writes of a store under test need no disk.
 test-unit: export PYTHONDONTWRITEBYTECODE =
+test-unit: export PYTEST_DEBUG_TEMPROOT = $(wildcard /dev/shm)
 test-unit: setup ## types and decisions; needs nothing
-	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal tests/unit
+	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -o tmp_path_retention_policy=failed tests/unit
 
 test-node: setup ## real huge pages on this machine, and local mode; needs root
 	@command -v strace >/dev/null || tests/install-packages strace

@@ -1,6 +1,7 @@
 """Every `file: function` of the walks exists."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -13,6 +14,7 @@ STEPS = sorted(set(re.findall(r"`([\w/.-]+\.(?:py|c)): ([\w.]+)`", PAGE.read_tex
 OF_THE_MODULE = sorted(set(re.findall(r"`((?:som(?!_api)|take|zero)_\w+)`", PAGE.read_text())))
 
 
+@functools.cache
 def _names(path: pathlib.Path) -> set[str]:
     """`function`, `Class` and `Class.method` of a file of Python, functions of one of C."""
     text = path.read_text()
