@@ -79,6 +79,19 @@ def test_pods_see_their_own_memory_only(scene: Cluster) -> None:
     assert pods.ask(scene, "two", "check", TWOS) == ["check: same"]
 
 
+def test_pod_that_names_the_device_of_another_pod_gets_nothing_of_it(scene: Cluster) -> None:
+    uid = pods.uid(scene, "one")
+    [process] = pods.programs(scene, uid)
+    mounts = scene.namespaces.run(["cat", f"/proc/{process}/mountinfo"]).stdout
+    [lease] = set(re.findall(r"som:([0-9a-f]{16})\.", mounts))
+    thief = pods.pod("thief", pods.container("size", "hold"), restartPolicy="Never")
+    annotations = {"cdi.k8s.io/som": f"som.io/lease={lease}"}
+    scene.apply({**thief, "metadata": {**thief["metadata"], "annotations": annotations}})
+    scene.wait_for("the thief's end", lambda: scene.logs("thief"))
+    assert scene.logs("thief") == "size: No such file or directory\n"
+    pods.delete(scene, "thief")
+
+
 def test_sidecar_and_app_containers_have_their_own_amounts(scene: Cluster) -> None:
     for name, units in {"sidecar": 2, "app": 4, "other": 8}.items():
         lines = pods.wait_output(scene, "several", "hold", container=name)
