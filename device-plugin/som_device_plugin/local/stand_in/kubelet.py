@@ -33,10 +33,8 @@ from som_device_plugin.kubelet import (
 )
 from som_device_plugin.linux import cgroups, mountinfo
 from som_device_plugin.local import layout, locks, orders, programs, units
-from som_device_plugin.local.stand_in import agent_pod, limits, runtime
+from som_device_plugin.local.stand_in import agent_pod, limits, runtime, tickets
 
-DIAL_TIMEOUT_S: Final = 10.0
-PRE_START_TIMEOUT_S: Final = 30.0
 PRE_START_RETRY_S: Final = 1.0
 """Kubelet waits about 10 s; here a person waits."""
 
@@ -44,52 +42,13 @@ TICKET_PATIENCE_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.2
 WRITE_RETRY_S: Final = 1.0
 
-_AGENT_AWAY: Final = "the agent has gone; waiting for it to register again"
-
 _log = logging.getLogger(__name__)
-
-
-class _Away(Exception):
-    """The agent has ended, and one that comes after it registers again."""
-
-
-class _Plugin:
-    """The device plugin that registered last: its answers, and its list of devices."""
-
-    def __init__(self, socket: Path) -> None:
-        self.channel = grpc.aio.insecure_channel(f"unix://{socket}")
-        self.calls = deviceplugin_pb2_grpc.DevicePluginStub(self.channel)
-        self.healthy: frozenset[str] = frozenset()
-
-    async def follow(self) -> None:
-        """Keeps `healthy` as ListAndWatch says; the end of the stream makes nothing healthy."""
-        try:
-            async for answer in self.calls.ListAndWatch(deviceplugin_pb2.Empty()):
-                self.healthy = frozenset(d.ID for d in answer.devices if d.health == "Healthy")
-        except grpc.aio.AioRpcError as error:
-            _log.warning("the agent's list of tickets ended: %s", error.details())
-        finally:
-            self.healthy = frozenset()
-            await self.channel.close()
-
-    async def call(self, method: str, request: Any, *, timeout_s: float | None = None) -> Any:
-        """The plugin's answer; raises _Away where the channel was closed, or AioRpcError."""
-        try:
-            return await getattr(self.calls, method)(request, timeout=timeout_s)
-        except asyncio.CancelledError:
-            # A call whose channel is closed ends like this, though nobody cancelled this task.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-        except grpc.aio.UsageError:
-            pass
-        raise _Away
 
 
 @dataclasses.dataclass(frozen=True)
 class _Admitted:
     pod: programs.Program
-    answer: deviceplugin_pb2.ContainerAllocateResponse
+    device: str
     allocate_s: float
 
 
@@ -103,7 +62,7 @@ class StandIn(
         self._agent = agent_pod.AgentPod(state_dir)
         self._limits = limits.PodLimits(state_dir, hierarchy)
         self._pods = {pod.uid: pod for pod in programs.read(state_dir)}
-        self._plugin: _Plugin | None = None
+        self._plugin: tickets.Plugin | None = None
         self._admission = asyncio.Lock()
         self._starts: dict[str, asyncio.Task[None]] = {}
         self._programs_changed = asyncio.Event()
@@ -146,11 +105,8 @@ class StandIn(
         """Dial the plugin back, then follow its list."""
         if Path(request.endpoint).name != request.endpoint:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "endpoint is no file name")
-        registered = _Plugin(self._state_dir.device_plugins / request.endpoint)
-        options = await registered.calls.GetDevicePluginOptions(
-            deviceplugin_pb2.Empty(), timeout=DIAL_TIMEOUT_S
-        )
-        if not (options.pre_start_required and options.get_preferred_allocation_available):
+        registered = tickets.Plugin(self._state_dir.device_plugins / request.endpoint)
+        if not await registered.has_options():
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "som's options are missing")
         self._plugin = registered
         self._group.create_task(registered.follow())
@@ -233,32 +189,15 @@ class StandIn(
                 agent, free = await self._free_tickets()
                 begun = time.monotonic()
                 try:
-                    pod, answer = await self._allocate(pod, agent, free)
+                    ticket, device = await agent.allocate(free)
                     break
-                except _Away:
+                except tickets.Away:
                     agent.healthy = frozenset()
             allocate_s = time.monotonic() - begun
+            pod = dataclasses.replace(pod, ticket=ticket)
             self._enter(pod)
         _log.info("admitted %s with ticket %s", pod.name, pod.ticket)
-        return _Admitted(pod, answer, allocate_s)
-
-    async def _allocate(
-        self, pod: programs.Program, agent: _Plugin, free: list[str]
-    ) -> tuple[programs.Program, deviceplugin_pb2.ContainerAllocateResponse]:
-        try:
-            preferred = await agent.call("GetPreferredAllocation", _preference(free))
-            [choice] = preferred.container_responses
-            preferred_free = [ticket for ticket in choice.deviceIDs if ticket in free]
-            ticket = (*preferred_free, *free)[0]
-            containers = [deviceplugin_pb2.ContainerAllocateRequest(devices_ids=[ticket])]
-            request = deviceplugin_pb2.AllocateRequest(container_requests=containers)
-            allocated = await agent.call("Allocate", request)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise _Away from error
-            raise programs.Refused(f"the agent refused the program: {error.details()}") from error
-        [answer] = allocated.container_responses
-        return dataclasses.replace(pod, ticket=ticket), answer
+        return _Admitted(pod, device, allocate_s)
 
     def _enter(self, pod: programs.Program) -> None:
         """The program is written down before it starts, or refused."""
@@ -274,7 +213,7 @@ class StandIn(
                 "space and is writable"
             ) from error
 
-    async def _free_tickets(self) -> tuple[_Plugin, list[str]]:
+    async def _free_tickets(self) -> tuple[tickets.Plugin, list[str]]:
         used = {pod.ticket for pod in self._pods.values()}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TICKET_PATIENCE_S):
@@ -307,26 +246,14 @@ class StandIn(
 
     async def _try_to_start(self, admitted: _Admitted) -> Mapping[str, Any] | str:
         """What the program's container gets, once it may start; else why it may not yet."""
-        if refusal := await self._pre_start(admitted.pod):
+        if self._plugin is None:
+            return tickets.AWAY
+        if refusal := await self._plugin.pre_start(admitted.pod.ticket):
             return refusal
-        [device] = admitted.answer.cdi_devices
         try:
-            return runtime.container_edits(device.name, directory=self._state_dir.cdi)
+            return runtime.container_edits(admitted.device, directory=self._state_dir.cdi)
         except runtime.Unresolvable as error:
             return str(error)
-
-    async def _pre_start(self, pod: programs.Program) -> str:
-        """One try of PreStartContainer: "" when the container may start, else why not yet."""
-        if self._plugin is None:
-            return _AGENT_AWAY
-        request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=[pod.ticket])
-        try:
-            await self._plugin.call("PreStartContainer", request, timeout_s=PRE_START_TIMEOUT_S)
-        except _Away:
-            return _AGENT_AWAY
-        except grpc.aio.AioRpcError as error:
-            return error.details() or str(error.code())
-        return ""
 
     async def _end(self, pod: programs.Program) -> None:
         """End what the program left running; only then is the pod gone."""
@@ -372,16 +299,6 @@ class StandIn(
     def _write_programs(self) -> None:
         programs.write(self._state_dir, list(self._pods.values()))
         self._programs_changed.clear()
-
-
-def _preference(free: list[str]) -> deviceplugin_pb2.PreferredAllocationRequest:
-    return deviceplugin_pb2.PreferredAllocationRequest(
-        container_requests=[
-            deviceplugin_pb2.ContainerPreferredAllocationRequest(
-                available_deviceIDs=free, allocation_size=1
-            )
-        ]
-    )
 
 
 def _tell(writer: asyncio.StreamWriter, **message: Any) -> None:
