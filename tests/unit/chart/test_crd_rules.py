@@ -1,6 +1,7 @@
 """What the CRDs say to a manifest, by their own schema and CEL, without an API server."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -90,7 +91,9 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
         case "string" if schema.get("format") == "date-time":
             return st.datetimes().map(lambda time: f"{time.isoformat()}Z")
         case "string" if "pattern" in schema:
-            return st.from_regex(schema["pattern"], fullmatch=True)
+            most = schema.get("maxLength", math.inf)
+            text = st.from_regex(schema["pattern"], fullmatch=True)
+            return text.filter(lambda value: len(value) <= most)
         case "string":
             return st.text(max_size=schema["maxLength"])
     if "additionalProperties" in schema:
