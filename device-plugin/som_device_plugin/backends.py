@@ -1,6 +1,7 @@
 """Which source of memory goes with which driver, and how both are made on this node.
 
-The two tables are the whole choice: who adds a source or a driver adds it here.
+The tables below name all of them. An order can ask for one pair alone so far; `Backends.of` chooses
+by the order once `v1alpha1.Source` has another.
 """
 
 import dataclasses

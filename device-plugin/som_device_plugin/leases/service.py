@@ -78,7 +78,7 @@ class TicketService:
         must_include: Sequence[seams.Ticket],
         size: int,
     ) -> list[seams.Ticket]:
-        """Unused longest first; never one that a lease with memory still uses."""
+        """What must be, then those unused longest, and of these none whose lease has memory."""
         busy = {lease.ticket for lease in self._store.leases() if lease.starts}
         free = [t for t in available if t not in busy and t not in must_include]
         free.sort(key=lambda ticket: self._last_use.get(ticket, 0))
