@@ -44,7 +44,7 @@ async def pods(client: kube.Client, node: str) -> None:
     known = NodePods(client, node_name=node)
     printed = None
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(known.run())
+        tasks.create_task(known.watch.run())
         while True:
             if known.synced and (names := sorted(pod.name for pod in known.pods())) != printed:
                 print(json.dumps(names), flush=True)

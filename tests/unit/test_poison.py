@@ -50,7 +50,7 @@ async def agent(server: FakeApiServer, clock: FakeClock) -> AsyncIterator[pods.N
     async with server.client() as client, asyncio.TaskGroup() as tasks:
         known = pods.NodePods(client, node_name="n", time=clock)
         ordered = orders.NodeOrders(client, node_name="n", time=clock)
-        running = [tasks.create_task(known.run()), tasks.create_task(ordered.run())]
+        running = [tasks.create_task(known.watch.run()), tasks.create_task(ordered.watch.run())]
         yield known
         for task in running:
             task.cancel()

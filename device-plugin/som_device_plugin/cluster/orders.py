@@ -8,7 +8,6 @@ read, as a newer operator may write it; the node's report says so.
 import dataclasses
 import logging
 from collections.abc import AsyncIterator
-from typing import NoReturn
 
 import pydantic
 
@@ -32,7 +31,7 @@ class Observed:
 
 
 class NodeOrders:
-    """`seams.SpecSource` of the SomNode named `node_name`; `run` keeps it current.
+    """`seams.SpecSource` of the SomNode named `node_name`; `watch` keeps it current.
 
     `changed` rings when anything of the SomNode has changed.
     """
@@ -75,10 +74,6 @@ class NodeOrders:
                     yield observed.generation, observed.spec
                     continue
             await changed.wait()
-
-    async def run(self) -> NoReturn:
-        """Follow the SomNode until cancelled."""
-        await self.watch.run()
 
     def _take(self, key: kube.Key, old: Observed | None, new: Observed | None) -> None:
         if new is None:

@@ -37,9 +37,8 @@ async def outside(
             "agent", watches=(ordered.watch, node_pods.watch), recorder=recorder
         )
         registry.REGISTRY.register(collector)
-        running = [
-            tasks.create_task(part.run()) for part in (recorder, ordered, reports, node_pods)
-        ]
+        parts = (recorder, ordered.watch, reports, node_pods.watch)
+        running = [tasks.create_task(part.run()) for part in parts]
         try:
             yield seams.Outside(specs=ordered, pods=node_pods, reporter=reports)
         finally:

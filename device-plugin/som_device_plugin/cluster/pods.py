@@ -7,7 +7,6 @@ its memory, and its container does not start.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NoReturn
 
 from som_api import kube
 from som_api.run import clock, heartbeats
@@ -15,7 +14,7 @@ from som_device_plugin import pods, seams
 
 
 class NodePods:
-    """`seams.PodSource` of the pods that are bound to `node_name`; `run` keeps it current."""
+    """`seams.PodSource` of the pods that are bound to `node_name`; `watch` keeps it current."""
 
     def __init__(
         self,
@@ -59,7 +58,3 @@ class NodePods:
         if known is None or known.uid != uid:
             known = seams.Pod(namespace, name, uid, terminal=False, containers=())
         return dataclasses.replace(known, terminal=pods.has_ended(item))
-
-    async def run(self) -> NoReturn:
-        """Follow the node's pods until cancelled."""
-        await self.watch.run()

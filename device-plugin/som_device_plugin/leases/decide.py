@@ -80,30 +80,17 @@ def about_owner(
         return Outcome.IN_USE
     if pods.resources is None or pods.own_pod not in pods.resources.pods:
         return Outcome.UNPROVEN
-    if _listings(lease, pods.resources) > _newer_of_same_names(lease, leases):
-        return Outcome.CONTAINER_RUNS
-    return state.Event.OWNER_GONE
-
-
-def _listings(lease: state.Lease, resources: seams.PodResources) -> int:
-    owner = lease.owner
-    assert owner is not None
-    wanted = seams.TicketHolder(owner.namespace, owner.pod, owner.container, lease.ticket)
-    return sum(holder == wanted for holder in resources.holders)
-
-
-def _newer_of_same_names(lease: state.Lease, leases: Sequence[state.Lease]) -> int:
-    """Listings that belong to a newer pod of the same name with the same ticket."""
-    mine = lease.owner
-    assert mine is not None
-    return sum(
+    listings = pods.resources.holders.count(seams.TicketHolder(*lease.owner.names, lease.ticket))
+    # Some belong to a newer pod of the same name with the same ticket.
+    newer = sum(
         other.ticket == lease.ticket
         and other.named_order > lease.named_order
         and other.owner is not None
         and not other.ended
-        and other.owner.names == mine.names
+        and other.owner.names == lease.owner.names
         for other in leases
     )
+    return Outcome.CONTAINER_RUNS if listings > newer else state.Event.OWNER_GONE
 
 
 def about_start(

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from som_api import SomError
+from som_device_plugin import seams
 from som_device_plugin.linux import hugepages, mountinfo
 
 DEFAULT_STATE_DIR: Final = pathlib.Path("/var/lib/som")
@@ -27,14 +28,6 @@ _V1_TO_LEAVE: Final = frozenset({"cpuset", "cpu", "memory"})
 
 class CgroupError(SomError):
     """The machine has no hugetlb controller, or refused what was asked of it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Charge:
-    """What the kernel has charged to a cgroup: pages in use, and pages reserved or in use."""
-
-    current_bytes: int
-    reserved_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +78,7 @@ class Hierarchy:
         """The files to which a process writes 0 to be in `group` and free of other limits."""
         return [*self.leaving, str(group / "cgroup.procs")]
 
-    def charge(self, group: pathlib.Path, page_bytes: int) -> Charge:
+    def charge(self, group: pathlib.Path, page_bytes: int) -> seams.Usage:
         """What `group` and its children hold; nothing where it does not exist."""
         prefix = f"hugetlb.{size_name(page_bytes)}."
         current, reserved = (
@@ -94,7 +87,7 @@ class Hierarchy:
             else ("usage_in_bytes", "rsvd.usage_in_bytes")
         )
         try:
-            return Charge(
+            return seams.Usage(
                 current_bytes=int((group / (prefix + current)).read_text()),
                 reserved_bytes=int((group / (prefix + reserved)).read_text()),
             )
@@ -109,7 +102,7 @@ class Hierarchy:
                     f"the cgroup hierarchy at {self.root} is gone, and only it can tell who holds "
                     "huge pages; mount it again"
                 ) from None
-            return Charge(current_bytes=0, reserved_bytes=0)
+            return seams.Usage(current_bytes=0, reserved_bytes=0)
 
     def slots(self, group: pathlib.Path) -> dict[int, pathlib.Path]:
         """The slots in a pool's group: number -> group."""
@@ -121,17 +114,15 @@ class Hierarchy:
         Holds and slots one by one: one of them may have pages only in use, the next only reserved.
         """
         own = self.som(state_dir)
-        charges = [
-            self.charge(group, page_bytes)
+        return sum(
+            self.charge(group, page_bytes).held_bytes
             for group in self.root.glob("som*/pool-*/*/")
             if own not in group.parents and _SOM.fullmatch(group.parent.parent.name)
-        ]
-        return sum(max(charge.current_bytes, charge.reserved_bytes) for charge in charges)
+        )
 
     def empty(self, group: pathlib.Path) -> bool:
         """Whether `group` holds no huge page of any size."""
-        charges = [self.charge(group, page_bytes) for page_bytes in hugepages.page_sizes()]
-        return not any(charge.current_bytes or charge.reserved_bytes for charge in charges)
+        return all(self.charge(group, size).free for size in hugepages.page_sizes())
 
     def node_bytes(self, group: pathlib.Path, page_bytes: int) -> dict[int, int]:
         """NUMA node -> bytes in use of `group`, nodes without any left out (Linux 5.16)."""
@@ -184,12 +175,10 @@ def find(mounts: Sequence[mountinfo.Mount]) -> Hierarchy:
         for mount in mounts
         if mount.fstype == "cgroup" and (mount.mountpoint / "release_agent").exists()
     ]
-    to_leave = _one_each(
-        (mount.device, mount.mountpoint) for mount in legacy if mount.super_options & _V1_TO_LEAVE
-    )
+    to_leave = {m.device: m.mountpoint for m in legacy if m.super_options & _V1_TO_LEAVE}.values()
     for root in unified:
         if "hugetlb" in (root / "cgroup.controllers").read_text().split():
-            return Hierarchy(root=root, version=2, others=to_leave)
+            return Hierarchy(root=root, version=2, others=tuple(to_leave))
     for mount in legacy:
         if "hugetlb" in mount.super_options:
             return Hierarchy(root=mount.mountpoint, version=1, others=(*unified[:1], *to_leave))
@@ -207,12 +196,6 @@ def size_name(page_bytes: int) -> str:
         if page_bytes % factor == 0:
             return f"{page_bytes // factor}{suffix}"
     return f"{page_bytes // 1024}KB"
-
-
-def _one_each(
-    found: Iterator[tuple[str, pathlib.Path]] | Sequence[tuple[str, pathlib.Path]],
-) -> tuple[pathlib.Path, ...]:
-    return tuple({device: mountpoint for device, mountpoint in found}.values())
 
 
 def _processes(group: pathlib.Path) -> Iterator[int]:

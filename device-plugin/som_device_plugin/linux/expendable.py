@@ -4,9 +4,9 @@ The threads of `asyncio.to_thread` are few, and the process cannot end before th
 """
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -26,31 +26,23 @@ class Thread:
         Raises:
             TimeoutError: it did not answer in time, or the call before it has not yet.
         """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def tell(result: list[T], failure: BaseException | None) -> None:
-            if answer.done():
-                return
-            if failure is None:
-                answer.set_result(result[0])
-            else:
-                answer.set_exception(failure)
+        answer: futures.Future[T] = futures.Future()
+        # Who does not wait any longer cancels nothing.
+        answer.set_running_or_notify_cancel()
 
         def work() -> None:
-            result: list[T] = []
-            failure: BaseException | None = None
             try:
-                result.append(call(*arguments, **named))
+                try:
+                    result = call(*arguments, **named)
+                finally:
+                    self._busy.release()
             except Exception as error:
-                failure = error
-            self._busy.release()
-            # Left behind, it may outlive the loop.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(tell, result, failure)
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
 
         if not self._busy.acquire(blocking=False):
             raise TimeoutError("the call before this one has not answered yet")
         threading.Thread(target=work, name="som-expendable", daemon=True).start()
         async with asyncio.timeout(self._limit_s):
-            return await answer
+            return await asyncio.wrap_future(answer)

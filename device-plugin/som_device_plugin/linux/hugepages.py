@@ -21,7 +21,7 @@ class HugePagesError(SomError):
 
 @dataclasses.dataclass(frozen=True)
 class NodeCounts:
-    """Huge pages of one size on one NUMA node."""
+    """Huge pages of one size on one NUMA node, or of the machine."""
 
     total: int
     free: int
@@ -34,23 +34,15 @@ class NodeCounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class MachineCounts:
+class MachineCounts(NodeCounts):
     """Huge pages of one size on the machine.
 
     The kernel counts these as one: a page that moves between NUMA nodes is never missing here, as
     it can be from a sum of nodes that are read one after the other.
     """
 
-    total: int
-    free: int
-    surplus: int
     reserved: int
     overcommit: int
-
-    @property
-    def persistent(self) -> int:
-        """What was asked for."""
-        return self.total - self.surplus
 
     @property
     def available(self) -> int:

@@ -58,7 +58,7 @@ class Follower:
 @contextlib.asynccontextmanager
 async def following(client: kube.Client, clock: FakeClock) -> AsyncIterator[Follower]:
     source = orders.NodeOrders(client, node_name=NODE, time=clock)
-    task = asyncio.create_task(source.run())
+    task = asyncio.create_task(source.watch.run())
     try:
         yield Follower(source)
     finally:

@@ -29,7 +29,7 @@ def pod(name: str, *, node: str = NODE, phase: str = "Running", **units: str) ->
 @contextlib.asynccontextmanager
 async def followed(client: kube.Client, clock: FakeClock) -> AsyncIterator[pods.NodePods]:
     source = pods.NodePods(client, node_name=NODE, time=clock)
-    task = asyncio.create_task(source.run())
+    task = asyncio.create_task(source.watch.run())
     try:
         await until(lambda: source.synced)
         yield source

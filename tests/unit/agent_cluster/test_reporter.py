@@ -74,7 +74,7 @@ class Reports:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Reports"]:
-        parts = (self.recorder, self.orders, self.reporter)
+        parts = (self.recorder, self.orders.watch, self.reporter)
         tasks = [asyncio.create_task(part.run()) for part in parts]
         try:
             yield self

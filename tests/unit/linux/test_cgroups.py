@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from som_device_plugin import seams
 from som_device_plugin.linux import cgroups, mountinfo
 
 
@@ -109,7 +110,7 @@ def test_a_hierarchy_that_is_gone_says_nothing_about_who_holds_memory(
     tmp_path: pathlib.Path,
 ) -> None:
     (tmp_path / "cgroup.procs").touch()
-    nobody = cgroups.Charge(current_bytes=0, reserved_bytes=0)
+    nobody = seams.Usage(current_bytes=0, reserved_bytes=0)
     found = cgroups.Hierarchy(root=tmp_path, version=2, others=())
     assert found.charge(tmp_path / "som" / "pool-a" / "0", 2 << 20) == nobody
 

@@ -215,11 +215,11 @@ class HugeTLBFS:
 
     def usage(self, start: seams.Start) -> seams.Usage:
         """See `seams.Driver`."""
-        charge = self._hierarchy.charge(self._group(start), start.page_bytes)
-        if not charge.current_bytes and not charge.reserved_bytes:
+        usage = self._hierarchy.charge(self._group(start), start.page_bytes)
+        if usage.free:
             self._revoked_devices.pop(start.mount_source, None)
             self._forget(start.lease_id, start.number)
-        return seams.Usage(current_bytes=charge.current_bytes, reserved_bytes=charge.reserved_bytes)
+        return usage
 
     def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
         """See `seams.Driver`."""

@@ -65,7 +65,8 @@ class Hold:
     @contextlib.contextmanager
     def locked(self) -> Iterator[seams.Holding]:
         """See `seams.Hold`."""
-        if not self._made():
+        # Who dies while it is made may leave a mount without the file.
+        if not (self._mounted() and self._file.exists()):
             yield self._holding(0)
             return
         with self._file.open("r+b") as file:
@@ -82,12 +83,9 @@ class Hold:
         The pool's own cgroup adds up its children, a slot that somebody removed included.
         """
         charge = self._hierarchy.charge(self._pool, self._page_bytes)
-        slots = [
-            self._hierarchy.charge(slot, self._page_bytes)
-            for slot in self._hierarchy.slots(self._pool).values()
-        ]
+        slots = self._hierarchy.slots(self._pool).values()
         held_bytes = max(
-            sum(max(slot.current_bytes, slot.reserved_bytes) for slot in slots),
+            sum(self._hierarchy.charge(slot, self._page_bytes).held_bytes for slot in slots),
             charge.current_bytes,
             charge.reserved_bytes - free_bytes,
         )
@@ -150,10 +148,6 @@ class Hold:
             self._hierarchy.remove(group)
         if not any(self._pool.parent.glob("pool-*")):
             self._hierarchy.remove(self._pool.parent)
-
-    def _made(self) -> bool:
-        """Who dies in `prepare` may leave a mount without the file."""
-        return self._mounted() and self._file.exists()
 
     def _mounted(self) -> bool:
         return any(

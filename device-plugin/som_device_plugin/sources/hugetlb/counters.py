@@ -71,10 +71,6 @@ class Counters:
         keep_bytes = self.guard.keep_bytes(total_bytes=memory.total_bytes)
         return max(memory.available_bytes - keep_bytes, 0) // page_bytes
 
-    def settle(self, page_bytes: int) -> None:
-        """Find out whose the pages are, and add what somebody has lost by others' writes."""
-        self._settle(page_bytes, interrupted=True)
-
     def change(self, pool: str, page_bytes: int, node: int, pages: int) -> int:
         """Add `pages` (below 0: take them away) to the pool's on `node`; how many it became.
 
@@ -85,12 +81,13 @@ class Counters:
         self._records.intend(pool, page_bytes, node, before[node] + pages)
         there = hugepages.node_counts(page_bytes, node).persistent
         hugepages.write_persistent(page_bytes, node, max(there + pages, 0))
-        self._settle(page_bytes, interrupted=False)
+        self.settle(page_bytes, after_change=True)
         return sum(self._records.pages(pool).values()) - sum(before.values())
 
-    def _settle(self, page_bytes: int, *, interrupted: bool) -> None:
+    def settle(self, page_bytes: int, *, after_change: bool = False) -> None:
+        """Find out whose the pages are, and add what somebody has lost by others' writes."""
         found, settled = self._look(page_bytes)
-        if interrupted and settled.doubted:
+        if settled.doubted and not after_change:
             self._events.append(_doubted(page_bytes, settled))
         if settled.missing:
             self._add(page_bytes, found, settled.missing)
