@@ -17,8 +17,9 @@ def build() -> list[Path]:
     return [images.build_product(target, tag=f"localhost/som-{target}:test") for target in TARGETS]
 
 
-def install(cluster: Cluster, *, tag: str = "test") -> None:
-    """Install or upgrade; the node must have the images."""
+def install(cluster: Cluster, *, tag: str = "test", wait: bool = True) -> None:
+    """Install or upgrade, and `wait` for the pods; the node must have the images."""
     words = ["upgrade", "--install", "som", str(CHART), "--create-namespace"]
     words += [f"--set=images.{target}.tag={tag}" for target in TARGETS]
-    cluster.helm(*words, f"--namespace={NAMESPACE}", "--wait", "--timeout=120s")
+    words += ["--wait", "--timeout=120s"] if wait else []
+    cluster.helm(*words, f"--namespace={NAMESPACE}")

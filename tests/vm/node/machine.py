@@ -116,9 +116,11 @@ class VirtualCluster(Cluster):
             "containerd.toml": node.CONTAINERD.format(
                 socket=node.SOCKET, pause=images.PAUSE, state=NODE, base_spec=""
             ),
+            # A container's start can take longer than the two minutes that kubelet gives it.
             "kubelet.yaml": node.KUBELET.format(
                 socket=node.SOCKET, pki=f"{NODE}/pki", cgroup_root=""
-            ),
+            )
+            + "runtimeRequestTimeout: 10m\n",
             "pki/kubelet.kubeconfig": kubeconfig.replace(str(pki), f"{NODE}/pki"),
             "cni/10-bridge.conflist": node.BRIDGE,
         }

@@ -1,0 +1,15 @@
+"""som as helm installs it reserves the pool's pages, half on each NUMA node."""
+
+from __future__ import annotations
+
+from guests import guest
+from vm.node.machine import VirtualCluster
+
+
+def test_ready_pool_has_its_pages_on_both_numa_nodes(som: VirtualCluster) -> None:
+    counters = "/sys/devices/system/node/node[01]/hugepages/hugepages-2048kB/nr_hugepages"
+    assert som.on_node(["sh", "-c", f"cat {counters}"]).split() == ["64", "64"]
+
+
+def test_the_kernel_of_the_node_has_no_complaint(som: VirtualCluster) -> None:
+    assert not guest.alarms(som.said()), som.said()[-6000:]
