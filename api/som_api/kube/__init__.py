@@ -10,43 +10,23 @@
 and ending that ends them all. Time and jitter can be handed in.
 """
 
-from som_api.kube.client import Client
-from som_api.kube.conditions import Emitter, merge, publish
-from som_api.kube.connect import connect
-from som_api.kube.errors import KubeError
-from som_api.kube.events import Recorder, node_ref
-from som_api.kube.metrics import Collector
-from som_api.kube.reflector import Key, Reflector, Unreadable
-from som_api.kube.resource import (
-    EVENTS,
-    NODES,
-    PODS,
-    SOMNODES,
-    SOMPOOLS,
-    Json,
-    ObjectRef,
-    Resource,
-)
-
-__all__ = [
-    "EVENTS",
-    "NODES",
-    "PODS",
-    "SOMNODES",
-    "SOMPOOLS",
-    "Client",
-    "Collector",
-    "Emitter",
-    "Json",
-    "Key",
-    "KubeError",
-    "ObjectRef",
-    "Recorder",
-    "Reflector",
-    "Resource",
-    "Unreadable",
-    "connect",
-    "merge",
-    "node_ref",
-    "publish",
-]
+from som_api.kube.client import Client as Client
+from som_api.kube.conditions import Emitter as Emitter
+from som_api.kube.conditions import merge as merge
+from som_api.kube.conditions import publish as publish
+from som_api.kube.connect import connect as connect
+from som_api.kube.errors import KubeError as KubeError
+from som_api.kube.events import Recorder as Recorder
+from som_api.kube.events import node_ref as node_ref
+from som_api.kube.metrics import Collector as Collector
+from som_api.kube.reflector import Key as Key
+from som_api.kube.reflector import Reflector as Reflector
+from som_api.kube.reflector import Unreadable as Unreadable
+from som_api.kube.resource import EVENTS as EVENTS
+from som_api.kube.resource import NODES as NODES
+from som_api.kube.resource import PODS as PODS
+from som_api.kube.resource import SOMNODES as SOMNODES
+from som_api.kube.resource import SOMPOOLS as SOMPOOLS
+from som_api.kube.resource import Json as Json
+from som_api.kube.resource import ObjectRef as ObjectRef
+from som_api.kube.resource import Resource as Resource

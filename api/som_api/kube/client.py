@@ -15,7 +15,6 @@ import json
 import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -55,8 +54,8 @@ Params = Mapping[str, str | int | bool]
 class Client:
     """JSON in, JSON out, on any path; every failure is one `KubeError`.
 
-    Made by `connect`. Safe for many requests at once. Use it as an async context manager, or
-    call `close`.
+    Made by `connect`. Safe for many requests at once. Use it as an async context manager, whose
+    end closes all connections.
     """
 
     def __init__(self, api: official.ApiClient) -> None:
@@ -65,16 +64,7 @@ class Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close all connections."""
+    async def __aexit__(self, *_: object) -> None:
         await self._api.close()
 
     async def get(self, path: str, *, params: Params | None = None) -> Json:
@@ -150,13 +140,10 @@ class Client:
         the stream and a stream that was silent for `idle_timeout_s` included.
         """
         attempted = f"watch {path}"
-        limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_timeout_s
-        )
         with _as_kube_error(attempted):
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 response = await self._send(
-                    "GET", path, params={**params, "watch": True}, limits=limits
+                    "GET", path, silent_s=idle_timeout_s, params={**params, "watch": True}
                 )
         try:
             with _as_kube_error(attempted):
@@ -178,18 +165,15 @@ class Client:
         content_type: str = "application/json",
     ) -> Json:
         attempted = f"{method} {path}"
-        limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=ANSWER_TIMEOUT_S
-        )
         with _as_kube_error(attempted):
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 response = await self._send(
                     method,
                     path,
+                    silent_s=ANSWER_TIMEOUT_S,
                     params=params,
                     body=body,
                     content_type=content_type,
-                    limits=limits,
                 )
                 async with response:
                     answer = await _whole(response.content)
@@ -202,11 +186,15 @@ class Client:
         method: str,
         path: str,
         *,
-        limits: aiohttp.ClientTimeout,
+        silent_s: float,
         params: Params | None = None,
         body: Json | list[Json] | bytes | None = None,
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
+        """Send a request; the server may be silent for `silent_s` at a time."""
+        limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silent_s
+        )
         headers = {"Accept": "application/json", "Content-Type": content_type}
         method, url, headers, body, _ = await self._api.param_serialize(
             method,

@@ -4,80 +4,35 @@ The CustomResourceDefinitions are generated from these models (`som_api.v1alpha1
 field exists here, in the cluster and in local mode with the same name, bounds and description.
 """
 
-from som_api.v1alpha1.faults import Fault, InvalidManifest
-from som_api.v1alpha1.meta import (
-    API_VERSION,
-    GROUP,
-    LONGEST_MESSAGE,
-    VERSION,
-    Condition,
-    ObjectMeta,
-)
-from som_api.v1alpha1.quantities import (
-    MOST_BYTES,
-    Bytes,
-    format_bytes,
-    parse_bytes,
-    read_bytes,
-)
-from som_api.v1alpha1.selectors import LabelSelector, LabelSelectorRequirement
-from som_api.v1alpha1.somnode import (
-    HugePages,
-    NodePool,
-    NumaShare,
-    PoolStatus,
-    SomNode,
-    SomNodeSpec,
-    SomNodeStatus,
-)
-from som_api.v1alpha1.sompool import (
-    TICKET_RESOURCE,
-    UNIT_BYTES,
-    HugeTLB,
-    NodeCounts,
-    PageSize,
-    SomPool,
-    SomPoolSpec,
-    SomPoolStatus,
-    Source,
-    Unit,
-    parse_sompool,
-    resource_name,
-)
-
-__all__ = [
-    "API_VERSION",
-    "GROUP",
-    "LONGEST_MESSAGE",
-    "MOST_BYTES",
-    "TICKET_RESOURCE",
-    "UNIT_BYTES",
-    "VERSION",
-    "Bytes",
-    "Condition",
-    "Fault",
-    "HugePages",
-    "HugeTLB",
-    "InvalidManifest",
-    "LabelSelector",
-    "LabelSelectorRequirement",
-    "NodeCounts",
-    "NodePool",
-    "NumaShare",
-    "ObjectMeta",
-    "PageSize",
-    "PoolStatus",
-    "SomNode",
-    "SomNodeSpec",
-    "SomNodeStatus",
-    "SomPool",
-    "SomPoolSpec",
-    "SomPoolStatus",
-    "Source",
-    "Unit",
-    "format_bytes",
-    "parse_bytes",
-    "parse_sompool",
-    "read_bytes",
-    "resource_name",
-]
+from som_api.v1alpha1.faults import Fault as Fault
+from som_api.v1alpha1.faults import InvalidManifest as InvalidManifest
+from som_api.v1alpha1.meta import API_VERSION as API_VERSION
+from som_api.v1alpha1.meta import GROUP as GROUP
+from som_api.v1alpha1.meta import LONGEST_MESSAGE as LONGEST_MESSAGE
+from som_api.v1alpha1.meta import Condition as Condition
+from som_api.v1alpha1.meta import ObjectMeta as ObjectMeta
+from som_api.v1alpha1.quantities import MOST_BYTES as MOST_BYTES
+from som_api.v1alpha1.quantities import format_bytes as format_bytes
+from som_api.v1alpha1.quantities import parse_bytes as parse_bytes
+from som_api.v1alpha1.quantities import read_bytes as read_bytes
+from som_api.v1alpha1.selectors import LabelSelector as LabelSelector
+from som_api.v1alpha1.selectors import LabelSelectorRequirement as LabelSelectorRequirement
+from som_api.v1alpha1.somnode import HugePages as HugePages
+from som_api.v1alpha1.somnode import NodePool as NodePool
+from som_api.v1alpha1.somnode import NumaShare as NumaShare
+from som_api.v1alpha1.somnode import PoolStatus as PoolStatus
+from som_api.v1alpha1.somnode import SomNode as SomNode
+from som_api.v1alpha1.somnode import SomNodeSpec as SomNodeSpec
+from som_api.v1alpha1.somnode import SomNodeStatus as SomNodeStatus
+from som_api.v1alpha1.sompool import TICKET_RESOURCE as TICKET_RESOURCE
+from som_api.v1alpha1.sompool import UNIT_BYTES as UNIT_BYTES
+from som_api.v1alpha1.sompool import HugeTLB as HugeTLB
+from som_api.v1alpha1.sompool import NodeCounts as NodeCounts
+from som_api.v1alpha1.sompool import PageSize as PageSize
+from som_api.v1alpha1.sompool import SomPool as SomPool
+from som_api.v1alpha1.sompool import SomPoolSpec as SomPoolSpec
+from som_api.v1alpha1.sompool import SomPoolStatus as SomPoolStatus
+from som_api.v1alpha1.sompool import Source as Source
+from som_api.v1alpha1.sompool import Unit as Unit
+from som_api.v1alpha1.sompool import parse_sompool as parse_sompool
+from som_api.v1alpha1.sompool import resource_name as resource_name

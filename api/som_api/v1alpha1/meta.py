@@ -51,13 +51,7 @@ class OwnerReference(ApiModel):
 class ObjectMeta(ApiModel):
     """The part of Kubernetes' ObjectMeta that som reads; the rest is kept by the API server."""
 
-    name: Annotated[
-        str,
-        pydantic.Field(
-            max_length=253,
-            pattern=NAME_PATTERN,
-        ),
-    ]
+    name: Annotated[str, pydantic.Field(max_length=253, pattern=NAME_PATTERN)]
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
