@@ -205,7 +205,7 @@ def test_without_root_the_cure_is_said_and_nothing_is_done(local: Local) -> None
     # Imports first: another user may not read the virtual environment.
     code = (
         "import os, sys; from som_device_plugin.local import cli; "
-        "from som_device_plugin.local.command import manifest, pool; "
+        "from som_device_plugin.local.command import manifest, up; "
         "os.setuid(1000); sys.exit(cli.main())"
     )
     done = subprocess.run(
@@ -426,13 +426,11 @@ def test_an_up_whose_process_is_killed_leaves_nothing_and_says_so(
 ) -> None:
     before = pages()
     up = start_up(local, "1Gi")
-    machine.wait_until(lambda: local.pid("agent"), what="it waits", deadline_s=DEADLINE_S)
-    up.send_signal(signal.SIGSTOP)
+    machine.wait_until(lambda: local.pid("agent"), what="it starts", deadline_s=DEADLINE_S)
+    os.kill(local.pid("agent"), signal.SIGSTOP)
+    assert up.stdout
+    assert "waiting for the agent" in up.stdout.readline()
     local.kill(process)
-    machine.wait_until(
-        lambda: process == "agent" or not local.pid(process), what="it is gone", deadline_s=60
-    )
-    up.send_signal(signal.SIGCONT)
     said, _ = up.communicate(timeout=DEADLINE_S)
     assert up.returncode == 1
     assert "has ended" in said
