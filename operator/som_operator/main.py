@@ -74,12 +74,15 @@ async def _run(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     if arguments.command == "uninstall":
-        await uninstall.uninstall(
-            kubeconfig=arguments.kubeconfig,
-            namespace=arguments.namespace,
-            timeout_s=arguments.timeout_s,
-            release=arguments.release,
-        )
+        async with await kube.connect(
+            user_agent=f"som-uninstall/{VERSION}", kubeconfig=arguments.kubeconfig
+        ) as client:
+            await uninstall.Uninstall(
+                client,
+                namespace=arguments.namespace,
+                timeout_s=arguments.timeout_s,
+                release=arguments.release,
+            ).run()
         return
     time = clock.SystemClock()
     beats = heartbeats.Heartbeats()

@@ -15,14 +15,13 @@ and does nothing unless helm's own record says that the release is being uninsta
 
 import asyncio
 import dataclasses
-import pathlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import pydantic
 
-from som_api import VERSION, SomError, kube, v1alpha1
+from som_api import SomError, kube, v1alpha1
 from som_operator import observed, reports, standing
 
 DEPLOYMENT: Final = kube.Resource("apps/v1", "Deployment", "deployments")
@@ -39,15 +38,6 @@ _CURES: Final = f"mend it, delete the Node, or set {reports.SKIP_RELEASE}=true o
 
 class NotUninstalled(SomError):
     """Memory is in use, or was not given back; the message names who and what to do."""
-
-
-async def uninstall(
-    *, kubeconfig: pathlib.Path | None, namespace: str, timeout_s: float, release: str
-) -> None:
-    """Connect, and release everything. Raises SomError."""
-    agent = f"som-uninstall/{VERSION}"
-    async with await kube.connect(user_agent=agent, kubeconfig=kubeconfig) as client:
-        await Uninstall(client, namespace=namespace, timeout_s=timeout_s, release=release).run()
 
 
 @dataclasses.dataclass(frozen=True)
