@@ -17,6 +17,7 @@ from som_operator.fleet import Fleet
 from som_operator.node_controller import NodeController
 from som_operator.overview import Overview
 from som_operator.pool_controller import PoolController
+from som_operator.statuses import Statuses
 from som_operator.survey import Survey
 
 NODE_WORKERS: Final = 8
@@ -52,9 +53,18 @@ class Controllers:
         overview, agents = Overview(), Agents(time=time)
         events = node_events.NodeEvents(recorder, time=time)
         self._survey = Survey(self.fleet, overview, agents, events, pools_due=pools_due)
-        self._nodes = NodeController(client, self.fleet, self._survey, agents, events, time=time)
+        self._nodes = NodeController(
+            client, self.fleet, self._survey, agents, events, Statuses(client, time=time)
+        )
         self._pools = PoolController(
-            client, self.fleet, self._survey, overview, agents, recorder, time=time
+            client=client,
+            fleet=self.fleet,
+            survey=self._survey,
+            overview=overview,
+            agents=agents,
+            recorder=recorder,
+            statuses=Statuses(client, time=time),
+            time=time,
         )
         collected.register(metrics.FleetCollector(self.fleet, overview, agents))
         collected.register(

@@ -4,55 +4,47 @@ What kubelet's books lack, whether the agent is there, and a runtime that is too
 conditions of the SomNode, beside the agent's own.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
 
 from som_api import kube, v1alpha1
-from som_api.run import clock
-from som_operator import agents, books, node_events, observed, runtimes, statuses
+from som_operator import agents, books, node_events, observed, runtimes
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
+from som_operator.statuses import Statuses
 from som_operator.survey import Facts, Survey
 
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
 class NodeController:
     """Reconciles nodes by name."""
 
-    def __init__(
-        self,
-        client: kube.Client,
-        fleet: Fleet,
-        survey: Survey,
-        agents: Agents,
-        events: node_events.NodeEvents,
-        *,
-        time: clock.Clock,
-    ) -> None:
-        self._client = client
-        self._fleet = fleet
-        self._survey = survey
-        self._agents = agents
-        self._events = events
-        self._statuses = statuses.Statuses[v1alpha1.SomNodeStatus](client, time=time)
+    client: kube.Client
+    fleet: Fleet
+    survey: Survey
+    agents: Agents
+    events: node_events.NodeEvents
+    statuses: Statuses[v1alpha1.SomNodeStatus]
 
     async def reconcile(self, name: str) -> float | None:
         """Make the node what its plan says. Raises KubeError.
 
         Returns the seconds after which its agent is lost, where that may be.
         """
-        surveyed = self._survey.node(name)
+        surveyed = self.survey.node(name)
         if surveyed is not None:
             facts, planned = surveyed
             # Stop advertising memory before taking it away.
             await self._advertise(facts.node, planned.units)
             await self._order(facts, planned.entries)
             await self._tell_conditions(facts)
-        elif name not in self._fleet.nodes:
-            self._statuses.forget(name)
-        left_s = self._agents.left_s(name)
+        elif name not in self.fleet.nodes:
+            self.statuses.forget(name)
+        left_s = self.agents.left_s(name)
         return left_s if 0.0 < left_s < math.inf else None
 
     async def _advertise(self, node: observed.Node, units: observed.Units) -> None:
@@ -66,7 +58,7 @@ class NodeController:
             # The uid keeps the patch from another Node of the same name.
             patch = {"metadata": {"uid": node.uid}, "status": {"capacity": changed}}
             path = kube.NODES.path(name=node.name, subresource="status")
-            await self._client.merge_patch(path, patch)
+            await self.client.merge_patch(path, patch)
             _log.info("node advertises", extra={"node": node.name, "capacity": changed})
 
     async def _order(self, facts: Facts, entries: Sequence[v1alpha1.NodePool]) -> None:
@@ -84,7 +76,7 @@ class NodeController:
         if metadata.deletion_timestamp or (somnode.spec.pools == tuple(entries) and is_owned):
             return
         # The generation is that of the spec: agents write statuses all the time meanwhile.
-        await self._client.json_patch(
+        await self.client.json_patch(
             kube.SOMNODES.path(name=node.name),
             [
                 {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
@@ -97,7 +89,7 @@ class NodeController:
 
     async def _tell_conditions(self, facts: Facts) -> None:
         """In one request: what is not in it would be taken back."""
-        node, somnode = facts.node, self._fleet.somnode(facts.node.name)
+        node, somnode = facts.node, self.fleet.somnode(facts.node.name)
         if somnode is None or somnode.metadata.deletion_timestamp:
             return
         wanted = (
@@ -108,10 +100,10 @@ class NodeController:
         conditions = tuple(condition for condition in wanted if condition is not None)
         if not conditions:
             return
-        pool = next((self._fleet.pool_ref(entry.name) for entry in somnode.spec.pools), None)
-        await self._statuses.publish(
+        pool = next((self.fleet.pool_ref(entry.name) for entry in somnode.spec.pools), None)
+        await self.statuses.publish(
             kube.ObjectRef(kube.SOMNODES, node.name),
-            self._events.of_pool(pool),
+            self.events.of_pool(pool),
             version=somnode.metadata.resource_version,
             current=somnode.status,
             wanted=v1alpha1.SomNodeStatus(conditions=conditions),
@@ -126,7 +118,7 @@ class NodeController:
             "spec": spec,
         }
         try:
-            await self._client.create(kube.SOMNODES.path(), somnode)
+            await self.client.create(kube.SOMNODES.path(), somnode)
         except kube.KubeError as error:
             if error.status != 409:
                 raise
