@@ -49,7 +49,6 @@ class Settings:
     own_pod: str
     guard: plan.Guard
     cdi_dir: pathlib.Path = cdi.DIRECTORY
-    boot_id_file: pathlib.Path = BOOT_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Agent:
             await self._serve(stack)
 
     async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
-        boot_id = self._settings.boot_id_file.read_text(encoding="ascii").strip()
+        boot_id = BOOT_ID.read_text(encoding="ascii").strip()
         own_backends = backends.Backends(
             self._settings.state_dir, boot_id=boot_id, guard=self._settings.guard
         )

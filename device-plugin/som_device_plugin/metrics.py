@@ -28,7 +28,6 @@ STORE_WRITE_SECONDS: Final = prometheus_client.Histogram(
 REGISTRATIONS: Final = prometheus_client.Counter(
     "som_agent_registrations", "Times that the agent registered with kubelet"
 )
-_BUILD_INFO: Final = prometheus_client.Gauge(
+prometheus_client.Gauge(
     "som_agent_build_info", "The running version, always 1", ["version"]
-)
-_BUILD_INFO.labels(version=VERSION).set(1)
+).labels(version=VERSION).set(1)

@@ -244,16 +244,13 @@ class Starts:
                     if self._startable(self.leases.lease(start.lease_id)) is None:
                         self._specs.remove(start.lease_id)
                     await asyncio.to_thread(self._drivers[start.driver].revoke, start)
-                    await self._forget_if_free(start)
+                    usage = await asyncio.to_thread(self._usage, start)
+                    if usage.free and key_of(start) not in self._builds:
+                        self.leases.forget_start(start)
+                        self.wake.set()
                 case state.Action.FORGET:
                     self.leases.forget_start(start)
         return True
-
-    async def _forget_if_free(self, start: seams.Start) -> None:
-        usage = await asyncio.to_thread(self._usage, start)
-        if usage.free and key_of(start) not in self._builds:
-            self.leases.forget_start(start)
-            self.wake.set()
 
     async def forget(self, lease_id: seams.LeaseId) -> None:
         """Remove what is left of a lease that is over: its path, then its record."""

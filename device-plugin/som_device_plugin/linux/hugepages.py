@@ -88,10 +88,7 @@ def node_counts(page_bytes: int, node: int) -> NodeCounts:
 
 def total_bytes() -> dict[int, int]:
     """Page size -> bytes of huge pages of this size on the machine, surplus pages included."""
-    return {
-        page_bytes: sum(node_counts(page_bytes, node).total for node in nodes()) * page_bytes
-        for page_bytes in page_sizes()
-    }
+    return {size: machine_counts(size).total * size for size in page_sizes()}
 
 
 def machine_counts(page_bytes: int) -> MachineCounts:

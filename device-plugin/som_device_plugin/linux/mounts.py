@@ -65,8 +65,13 @@ def attach(mount_fd: int, directory: str) -> None:
 def detach(directory: str) -> None:
     """Take the topmost mount of `directory` out of the tree, whoever still uses it."""
     if _libc.umount2(directory.encode(), _MNT_DETACH):
-        number = ctypes.get_errno()
-        raise OSError(number, f"umount2 {directory}: {os.strerror(number)}")
+        raise failure(f"umount2 {directory}")
+
+
+def failure(what: str) -> OSError:
+    """Of the last call of the C library in this thread, which was `what`."""
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def _call(what: str, number: int, *arguments: int | bytes | None) -> int:
@@ -76,6 +81,5 @@ def _call(what: str, number: int, *arguments: int | bytes | None) -> int:
     ]
     result: int = _libc.syscall(ctypes.c_long(number), *typed)
     if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
+        raise failure(what)
     return result

@@ -32,6 +32,7 @@ class HugeTLBFS:
 
     def __init__(self, *, state_dir: pathlib.Path, hierarchy: cgroups.Hierarchy) -> None:
         self._state_dir = state_dir
+        self._leases = state_dir / "leases"
         self._hierarchy = hierarchy
         self._workers = spare.Spare(self._hierarchy.leaving)
         # Of starts that were revoked and are not free: the superblock, and a descriptor (O_PATH)
@@ -88,8 +89,8 @@ class HugeTLBFS:
         self, start: seams.Start, *, on_progress: Callable[[int], None]
     ) -> Mapping[int, int]:
         """See `seams.Driver`."""
-        group = self._group(start)
-        mounted = await asyncio.to_thread(self._mounted, self._directory(start.lease_id))
+        group, directory = self._group(start), self._directory(start.lease_id)
+        mounted = await asyncio.to_thread(self._mounted, directory)
         if all(mount.source != start.mount_source for mount in mounted):
             if mounted:
                 raise seams.DriverError(
@@ -103,19 +104,15 @@ class HugeTLBFS:
                     f"building {start.mount_source}: {usage.held_bytes} bytes are still held in "
                     f"its slot {group}; another slot is needed"
                 )
-            await asyncio.to_thread(self._make_directory, start.lease_id)
+            try:
+                await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+            except OSError as error:
+                raise seams.DriverError(
+                    f"making {directory}: {error.strerror}; see that the disk has free space and "
+                    "is writable"
+                ) from error
             await self._run_worker(start, on_progress)
         return self._hierarchy.node_bytes(group, start.page_bytes)
-
-    def _make_directory(self, lease_id: seams.LeaseId) -> None:
-        directory = self._directory(lease_id)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise seams.DriverError(
-                f"making {directory}: {error.strerror}; see that the disk has free space and is "
-                "writable"
-            ) from error
 
     async def _run_worker(self, start: seams.Start, on_progress: Callable[[int], None]) -> None:
         node = -1 if start.preferred_node is None else start.preferred_node
@@ -257,10 +254,6 @@ class HugeTLBFS:
         """Nothing is left to be truncated, or somebody else sees to it."""
         if (place := self._resisting.pop((lease_id, number), None)) is not None:
             os.close(place)
-
-    @property
-    def _leases(self) -> pathlib.Path:
-        return self._state_dir / "leases"
 
     def _directory(self, lease_id: seams.LeaseId) -> pathlib.Path:
         return self._leases / lease_id

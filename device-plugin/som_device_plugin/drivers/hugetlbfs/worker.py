@@ -69,10 +69,12 @@ def main(arguments: list[str]) -> int:
                 _extend(hold, int(more))
         else:
             _join(given)
-            orders = _read_orders()
-            if orders is None:
+            with open(0, closefd=False) as file:
+                line = file.readline()
+            if not line:
+                # The agent has no use for this worker any more.
                 return 0
-            hold, size, page, directory, source, node, group = orders
+            hold, size, page, directory, source, node, group = json.loads(line)
             _enter(group)
             if not _abandoned():
                 _build(hold, int(size), int(page), directory, source, int(node))
@@ -83,13 +85,6 @@ def main(arguments: list[str]) -> int:
         print(error.strerror if error.filename is None else error, file=sys.stderr)
         return 1
     return 0
-
-
-def _read_orders() -> list[str] | None:
-    """What to build; None: the agent has no use for this worker any more."""
-    with open(0, closefd=False) as file:
-        line = file.readline()
-    return json.loads(line) if line else None
 
 
 def _enter(group: str) -> None:
@@ -107,7 +102,7 @@ def _enter(group: str) -> None:
     parent = os.getpid()
     child = _libc.syscall(_CLONE3, arguments, ctypes.sizeof(arguments))
     if child < 0:
-        raise _error(f"starting a process in {group}")
+        raise mounts.failure(f"starting a process in {group}")
     if child > 0:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status < 0:
@@ -158,7 +153,7 @@ def _populate(address: int, size: int, page: int, source: str) -> None:
             for offset in offsets:
                 length = min(chunk, size - offset)
                 if _libc.madvise(address + offset, length, _MADV_POPULATE_WRITE):
-                    raise _error(f"populating {length} bytes at {offset} of {source}")
+                    raise mounts.failure(f"populating {length} bytes at {offset} of {source}")
                 ready.append(length)
                 # Fails when the agent is gone: then nothing may be attached.
                 os.write(1, b"ready %d\n" % sum(ready))
@@ -226,7 +221,7 @@ def _map(file: int, size: int) -> int | None:
         return address
     if ctypes.get_errno() == errno.ENOMEM:
         return None
-    raise _error(f"mmap of {size} bytes")
+    raise mounts.failure(f"mmap of {size} bytes")
 
 
 def _prefer(node: int) -> None:
@@ -236,15 +231,10 @@ def _prefer(node: int) -> None:
     mask = (ctypes.c_ulong * 16)()
     mask[node // 64] = 1 << node % 64
     if _libc.syscall(number, _MPOL_PREFERRED, mask, ctypes.c_ulong(1024)):
-        raise _error(f"preferring NUMA node {node}")
+        raise mounts.failure(f"preferring NUMA node {node}")
 
 
 def _join(groups: list[str]) -> None:
     for path in groups:
         with open(path, "w") as file:  # noqa: PTH123
             file.write("0")
-
-
-def _error(what: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{what}: {os.strerror(number)}")
