@@ -65,6 +65,7 @@ class Recorder:
     """Puts Events on objects: `emit` notes them, `run` writes them.
 
     `component` is what `kubectl describe` shows as the sender; `instance` names the process.
+    `dropped` counts Events that were lost because too many waited, or by refusals.
     """
 
     def __init__(
@@ -86,13 +87,8 @@ class Recorder:
             collections.OrderedDict()
         )
         self._outbox: asyncio.Queue[_Series] = asyncio.Queue(maxsize=OUTBOX)
-        self._dropped = 0
+        self.dropped = 0
         self._dropping_told_s = -REPEAT_S
-
-    @property
-    def dropped(self) -> int:
-        """Events that were lost because too many waited, or by refusals."""
-        return self._dropped
 
     def emit(self, target: ObjectRef, *, reason: str, message: str, warning: bool = False) -> None:
         """Note an Event on `target`; `warning` only for trouble.
@@ -111,10 +107,10 @@ class Recorder:
         try:
             self._outbox.put_nowait(series)
         except asyncio.QueueFull:
-            self._dropped += 1
+            self.dropped += 1
             if now_s - self._dropping_told_s >= REPEAT_S:
                 self._dropping_told_s = now_s
-                _log.warning("%d Events dropped by now: %d wait", self._dropped, OUTBOX)
+                _log.warning("%d Events dropped by now: %d wait", self.dropped, OUTBOX)
 
     def _one_of(self, topic: _Topic, message: str, *, now: datetime.datetime) -> _Series:
         """The series that `message` belongs to: its own, or the one for all the rest."""
@@ -142,7 +138,7 @@ class Recorder:
                     await self._time.sleep(self._backoff.next_s())
             except Exception:
                 _log.exception("Event %s is lost: a mistake", series.topic.reason)
-                self._dropped += 1
+                self.dropped += 1
             self._backoff.reset()
 
     async def _write(self, series: _Series) -> bool:
@@ -170,7 +166,7 @@ class Recorder:
                 return True
             if error.status in (0, 401, 429) or error.status >= 500:
                 return False
-            self._dropped += 1
+            self.dropped += 1
             _log.warning("Event %s is lost: %s", series.topic.reason, error)
         return True
 

@@ -79,6 +79,8 @@ class Reflector(Generic[T]):
     kept in `unreadable`, and everything else goes on. `on_change` is called, too, when an object
     becomes unreadable or readable again (with `old` and `new` as the cache has them).
 
+    `failures` counts how often sight was lost, ends of watches that were of use aside.
+
     With `beats`, the process is unhealthy once the reflector hangs. A server that is away is no
     reason: a new start of the process would not bring it back; see `age_s`.
     """
@@ -97,7 +99,7 @@ class Reflector(Generic[T]):
         jitter: backoff.Jitter | None = None,
     ) -> None:
         self._kube = kube
-        self._resource = resource
+        self.resource = resource
         self._decode = decode
         self._on_change = on_change
         self._path = resource.path()
@@ -111,16 +113,11 @@ class Reflector(Generic[T]):
         self._unreadable: dict[Key, str] = {}
         self._version: str | None = None
         self._useless = 0
-        self._failures = 0
+        self.failures = 0
         self._is_news = False
         self._opened_s: float | None = None
         self._heard_s = self._time.monotonic()
         self._synced = asyncio.Event()
-
-    @property
-    def resource(self) -> Resource:
-        """The kind that is followed."""
-        return self._resource
 
     @property
     def cache(self) -> Mapping[Key, T]:
@@ -151,11 +148,6 @@ class Reflector(Generic[T]):
         """
         return self._time.monotonic() - self._heard_s
 
-    @property
-    def failures(self) -> int:
-        """How often sight was lost, ends of watches that were of use aside."""
-        return self._failures
-
     async def wait_synced(self) -> None:
         """Return when the first list is complete."""
         await self._synced.wait()
@@ -184,7 +176,7 @@ class Reflector(Generic[T]):
             self._backoff.reset()
             pause_s = max(0.0, SPACING_S - stood_s)
         else:
-            self._failures += 1
+            self.failures += 1
             pause_s = self._backoff.next_s()
         if problem is not None and problem.retry_after_s is not None:
             pause_s = max(pause_s, min(problem.retry_after_s, _LONGEST_RETRY_AFTER_S))
@@ -211,7 +203,7 @@ class Reflector(Generic[T]):
         self._beat()
 
     def _beat(self) -> None:
-        self._beats.beat(f"watch of {self._resource.plural}")
+        self._beats.beat(f"watch of {self.resource.plural}")
 
     async def _list(self) -> None:
         listed: dict[Key, tuple[T | None, str]] = {}
@@ -278,7 +270,7 @@ class Reflector(Generic[T]):
         if problem:
             self._unreadable[key] = problem
             if problem != old_problem:
-                _log.error("%s %s cannot be read: %s", self._resource.kind, key, problem)
+                _log.error("%s %s cannot be read: %s", self.resource.kind, key, problem)
             value = old if value is None else value
         if value is None:
             self._cache.pop(key, None)
@@ -289,7 +281,7 @@ class Reflector(Generic[T]):
         try:
             self._on_change(key, old, value)
         except Exception as error:
-            _log.exception("%s %s cannot be taken in", self._resource.kind, key)
+            _log.exception("%s %s cannot be taken in", self.resource.kind, key)
             self._unreadable[key] = repr(error)[:_LONGEST_PROBLEM]
 
     @contextlib.contextmanager

@@ -35,6 +35,7 @@ class WorkQueue(Generic[K]):
     """The keys that are due, each once; `run` works on them.
 
     With `beats`, the process is unhealthy once a reconcile hangs. `name` says what the keys are.
+    `retries` counts how often a key failed and was put back.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class WorkQueue(Generic[K]):
         time: clock.Clock | None = None,
         jitter: backoff.Jitter | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._beats = beats or heartbeats.Heartbeats()
         self._time = time or clock.SystemClock()
         self._jitter = jitter or random.Random()
@@ -59,13 +60,8 @@ class WorkQueue(Generic[K]):
         self._due_s: dict[K, float] = {}
         self._backoffs: dict[K, backoff.Backoff] = {}
         self._next_retry_s = 0.0
-        self._retries = 0
+        self.retries = 0
         self._tasks: asyncio.TaskGroup | None = None
-
-    @property
-    def name(self) -> str:
-        """What the keys are."""
-        return self._name
 
     @property
     def depth(self) -> int:
@@ -77,11 +73,6 @@ class WorkQueue(Generic[K]):
         """How long the first key in line has waited for a worker; 0 when none waits."""
         firsts = [next(iter(line.values())) for line in (self._urgent, self._ordinary) if line]
         return self._time.monotonic() - min(firsts) if firsts else 0.0
-
-    @property
-    def retries(self) -> int:
-        """How often a key failed and was put back."""
-        return self._retries
 
     def add(self, key: K, *, urgent: bool = False) -> None:
         """Have `key` worked on as soon as a worker is free, whatever pause it is in.
@@ -132,7 +123,7 @@ class WorkQueue(Generic[K]):
             await self._filled.acquire()
             key = self._next()
             self._working.add(key)
-            beat = f"reconcile of {self._name} {key}"
+            beat = f"reconcile of {self.name} {key}"
             self._beats.beat(beat)
             try:
                 delay_s = await reconcile(key)
@@ -161,7 +152,7 @@ class WorkQueue(Generic[K]):
             pauses = self._backoffs[key] = backoff.Backoff(
                 jitter=self._jitter, first_s=FIRST_RETRY_S, longest_s=LONGEST_RETRY_S
             )
-        self._retries += 1
+        self.retries += 1
         pause_s = pauses.next_s()
         if isinstance(error, SomError) and error.is_race:
             _log.info("%s: %s; again in %.1f s", key, error, pause_s)
