@@ -63,6 +63,8 @@ def system(kernel: debian.Kernel) -> Path:
             (root / name).mkdir(parents=True, exist_ok=True)
         for name, text in MADE_BY_SCRIPTS.items():
             (root / name).write_text(text)
+        (root / "var/run").rmdir()
+        (root / "var/run").symlink_to("/run")
         (root / PROGRAMS).mkdir(parents=True)
         for folder in folders:
             for name in {"kubelet", "containerd", "containerd-shim-runc-v2", "ctr"}:
