@@ -11,7 +11,8 @@ import argparse
 import sys
 
 from driver import bench as benches
-from driver import debian, plans
+from driver import plans
+from guests import debian
 
 
 def main() -> int:

@@ -30,10 +30,11 @@ def measure(kind: str, program: str, mib: int, reads: int, som: local.Local) -> 
     command = [program, kind, str(mib), str(reads)]
     if kind != "som":
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return json.loads(done.stdout)
+        native: dict[str, float] = json.loads(done.stdout)
+        return native
     before = children_cpu_s(som.agent_pid())
     run = som.run(mib, command)
-    figures = json.loads(run.output)
+    figures: dict[str, float] = json.loads(run.output)
     figures["prepare_s"] += run.ready["pre_start_s"]
     figures["cpu_s"] += children_cpu_s(som.agent_pid()) - before
     return figures

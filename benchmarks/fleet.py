@@ -81,7 +81,7 @@ class Operator:
         self._asking = threading.Event()
 
     def start(self) -> None:
-        words = [pathlib.Path(sys.executable).parent / "som-operator"]
+        words = [str(pathlib.Path(sys.executable).with_name("som-operator"))]
         words += [f"--kubeconfig={self.state}/operator.kubeconfig", f"--endpoint=127.0.0.1:{PORT}"]
         with (self.state / "operator.log").open("ab") as log:
             self._process = subprocess.Popen(words, stdout=log, stderr=log)
@@ -315,7 +315,7 @@ def cluster(state: pathlib.Path) -> Iterator[Any]:
         names.start("etcd", etcd)
         control_plane.start_api_server(names)
         names.run(["kubectl", "create", "namespace", NAMESPACE])
-        render = ["helm", "template", "som", ROOT / "charts/som", f"--namespace={NAMESPACE}"]
+        render = ["helm", "template", "som", f"{ROOT}/charts/som", f"--namespace={NAMESPACE}"]
         render += ["--no-hooks", f"--kube-version={binaries.KUBERNETES}"]
         apply = ["kubectl", "apply", "--server-side", "--filename=-"]
         names.run(apply, stdin=names.run(render).stdout)

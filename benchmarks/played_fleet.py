@@ -232,14 +232,15 @@ class Fleet:
 
     def ordered(self, capacity: str | None) -> bool:
         wanted = [capacity] if capacity else []
-        return self.count == sum(
+        have = sum(
             [entry["capacity"] for entry in somnode["spec"].get("pools", ())] == wanted
             for somnode in self.somnodes.cache.values()
         )
+        return have == self.count
 
     def advertised(self, units: str, *, at_least: int | None = None) -> bool:
         """Whether all nodes have so many units, or so many nodes."""
-        have = sum(value == units for value in self.nodes.cache.values())
+        have = sum(int(value == units) for value in self.nodes.cache.values())
         return have >= (self.count if at_least is None else at_least)
 
     def ready(self, capacity: str) -> bool:

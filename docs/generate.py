@@ -131,8 +131,8 @@ def _metrics(path: pathlib.Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
-        if len(texts) < 2 or not str(texts[0]).startswith("som_"):
+        texts = [str(a.value) for a in node.args if isinstance(a, ast.Constant)]
+        if len(texts) < 2 or not texts[0].startswith("som_"):
             continue
         lists = [
             a for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.List)

@@ -199,7 +199,7 @@ def _asking(count: str, **more: Any) -> list[dict[str, Any]]:
 async def test_eight_hundred_containers_with_memory_stay_within_the_budget_of_cel(
     session: aiohttp.ClientSession, sidecars: bool
 ) -> None:
-    spec = {"containers": _asking("1")}
+    spec: dict[str, Any] = {"containers": _asking("1")}
     if sidecars:
         asking = _asking("1", restartPolicy="Always", image="program")
         spec = {"containers": [{"name": "app"}], "initContainers": asking}
@@ -224,7 +224,10 @@ async def test_refusal_of_eight_hundred_containers_is_in_words(
 async def test_critical_pods_are_admitted_in_the_namespace_of_som_where_they_need_a_quota(
     session: aiohttp.ClientSession,
 ) -> None:
-    spec = {"containers": [{"name": "a"}], "priorityClassName": "system-node-critical"}
+    spec: dict[str, Any] = {
+        "containers": [{"name": "a"}],
+        "priorityClassName": "system-node-critical",
+    }
     status, answer = await send(session, "POST", DRY_RUN, pod(**spec))
     assert "insufficient quota to match these scopes" in answer["message"], status
     path = f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All"

@@ -128,12 +128,13 @@ def test_both_kinds_are_in_the_category_som(api_server: ApiServer) -> None:
 
 def test_somnode_with_all_its_fields_is_accepted(api_server: ApiServer) -> None:
     pool = {"name": "p", "generation": 1, "unit": "2Mi", "capacity": "64Mi"}
+    pools = [{**pool, "source": {"hugeTLB": {"pageSize": "2Mi"}}}]
     node = {
         "apiVersion": "som.io/v1alpha1",
         "kind": "SomNode",
         "metadata": {"name": "ip-10-0-0-1." + "x" * 60 + ".internal"},
-        "spec": {"pools": [{**pool, "source": {"hugeTLB": {"pageSize": "2Mi"}}}]},
+        "spec": {"pools": pools},
     }
     assert _dry_run(api_server, node) == ""
-    twice = {**node, "spec": {"pools": node["spec"]["pools"] * 2}}
+    twice = {**node, "spec": {"pools": pools * 2}}
     assert 'spec.pools[1]: Duplicate value: {"name":"p"}' in _dry_run(api_server, twice)

@@ -165,7 +165,7 @@ async def test_agent_may_not_report_on_another_node(
 async def test_agent_has_no_other_rights(
     session: aiohttp.ClientSession, method: str, path: str
 ) -> None:
-    body = {} if method == "PATCH" else None
+    body: dict[str, Any] | None = {} if method == "PATCH" else None
     status, _ = await send(session, method, path, body, user="som-agent", node="n1", content=MERGE)
     assert status == 403
 

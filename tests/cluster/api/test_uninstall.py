@@ -48,7 +48,7 @@ def uninstall(api_server: ApiServer, tmp_path: pathlib.Path) -> collections.abc.
     user = f"- name: admin\n  user: {{token: {token.strip()}}}\n"
     admin = api_server.namespaces.admin.read_text()
     kubeconfig.write_text(re.sub(r"- name: admin\n  user: .*\n", lambda _: user, admin))
-    program = pathlib.Path(sys.executable).parent / "som-operator"
+    program = str(pathlib.Path(sys.executable).with_name("som-operator"))
     words = [program, f"--kubeconfig={kubeconfig}", f"--namespace={NAMESPACE}", "uninstall"]
     words.append("--timeout=30")
     yield lambda *more: run(api_server.namespaces.enter([*words, *more]), check=False)

@@ -41,20 +41,26 @@ class Between(deviceplugin_pb2_grpc.DevicePluginServicer):
         request: deviceplugin_pb2.PreferredAllocationRequest,
         context: grpc.aio.ServicerContext,
     ) -> deviceplugin_pb2.PreferredAllocationResponse:
-        return await self.agent.GetPreferredAllocation(request)
+        answer: deviceplugin_pb2.PreferredAllocationResponse
+        answer = await self.agent.GetPreferredAllocation(request)
+        return answer
 
     async def Allocate(
         self, request: deviceplugin_pb2.AllocateRequest, context: grpc.aio.ServicerContext
     ) -> deviceplugin_pb2.AllocateResponse:
-        return await self.agent.Allocate(request)
+        answer: deviceplugin_pb2.AllocateResponse = await self.agent.Allocate(request)
+        return answer
 
     async def PreStartContainer(
         self, request: deviceplugin_pb2.PreStartContainerRequest, context: grpc.aio.ServicerContext
     ) -> deviceplugin_pb2.PreStartContainerResponse:
         try:
-            return await self.agent.PreStartContainer(request)
+            answer: deviceplugin_pb2.PreStartContainerResponse
+            answer = await self.agent.PreStartContainer(request)
+            return answer
         except grpc.aio.AioRpcError as refusal:
             await context.abort(refusal.code(), refusal.details() or "")
+            raise AssertionError("abort raises") from refusal
 
 
 async def serve(make: Callable[[deviceplugin_pb2_grpc.DevicePluginStub], Between]) -> None:

@@ -34,7 +34,7 @@ class Forgetful(between.Between):
     ) -> deviceplugin_pb2.PreferredAllocationResponse:
         (container,) = request.container_requests
         if TICKET not in container.available_deviceIDs:
-            return await self.agent.GetPreferredAllocation(request)
+            return await super().GetPreferredAllocation(request, context)
         chosen = deviceplugin_pb2.ContainerPreferredAllocationResponse(deviceIDs=[TICKET])
         return deviceplugin_pb2.PreferredAllocationResponse(container_responses=[chosen])
 
@@ -46,7 +46,7 @@ class Forgetful(between.Between):
             while True:
                 answer = await lister.List(podresources_pb2.ListPodResourcesRequest())
                 if ENDING not in {f"{pod.namespace}/{pod.name}" for pod in answer.pod_resources}:
-                    return await self.agent.Allocate(request)
+                    return await super().Allocate(request, context)
                 await asyncio.sleep(0.1)
 
 

@@ -30,7 +30,7 @@ class Version01(between.Between):
     async def Allocate(
         self, request: deviceplugin_pb2.AllocateRequest, context: grpc.aio.ServicerContext
     ) -> deviceplugin_pb2.AllocateResponse:
-        answer = await self.agent.Allocate(request)
+        answer: deviceplugin_pb2.AllocateResponse = await self.agent.Allocate(request)
         for container in answer.container_responses:
             (device,) = container.cdi_devices
             path = LEASES / device.name.removeprefix("som.io/lease=") / "som"

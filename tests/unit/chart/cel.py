@@ -18,7 +18,7 @@ _ANY = cel.Type.DYN
 
 
 def _quantity(text: str) -> decimal.Decimal:
-    return quantity.parse_quantity(text)
+    return decimal.Decimal(quantity.parse_quantity(text))
 
 
 def _is_quantity(text: str) -> bool:

@@ -17,7 +17,11 @@ from unit.chart import cel
 
 KINDS = {kind.name: kind.model for kind in crd.KINDS}
 Schema = dict[str, Any]
-_schema = functools.cache(crd.schema)
+
+
+@functools.cache
+def _schema(kind: type[Any]) -> Schema:
+    return crd.schema(kind)
 
 
 def _with_defaults(schema: Schema, value: Any) -> Any:
@@ -34,7 +38,7 @@ def _with_defaults(schema: Schema, value: Any) -> Any:
     }
 
 
-def _refusals(kind: type[Any], manifest: dict[str, Any]) -> list[str]:
+def _refusals(kind: Any, manifest: dict[str, Any]) -> list[str]:
     schema = _schema(kind)
     return list(_broken_rules(schema, _with_defaults(schema, manifest)))
 

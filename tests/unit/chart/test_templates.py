@@ -143,7 +143,7 @@ def _operator_may(before: dict[str, Any], after: dict[str, Any]) -> str:
     return ""
 
 
-POOL = {
+POOL: dict[str, Any] = {
     "metadata": {"name": "p", "resourceVersion": "1", "finalizers": ["a/b"], "labels": {"x": "y"}},
     "spec": {"unit": "2Mi", "capacity": "1Gi"},
 }

@@ -100,7 +100,7 @@ def test_every_event_of_an_agent_is_explained() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "seams.Event":
                 reason = node.args[0] if node.args else node.keywords[0].value
                 reasons |= {
-                    part.value
+                    str(part.value)
                     for part in ast.walk(reason)
                     if isinstance(part, ast.Constant) and str(part.value)[:1].isupper()
                 }
