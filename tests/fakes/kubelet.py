@@ -90,9 +90,7 @@ class FakeKubelet(
         self.devices = dict.fromkeys(self.devices, "Unhealthy")
 
     async def List(
-        self,
-        request: podresources_pb2.ListPodResourcesRequest,
-        context: grpc.aio.ServicerContext,
+        self, request: podresources_pb2.ListPodResourcesRequest, context: grpc.aio.ServicerContext
     ) -> podresources_pb2.ListPodResourcesResponse:
         self.lists += 1
         if self.list_fails:

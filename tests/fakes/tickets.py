@@ -33,11 +33,7 @@ class FakeTickets:
         await self._changed.wait()
 
     def preferred(
-        self,
-        *,
-        available: Sequence[seams.Ticket],
-        must_include: Sequence[seams.Ticket],
-        size: int,
+        self, *, available: Sequence[seams.Ticket], must_include: Sequence[seams.Ticket], size: int
     ) -> Sequence[seams.Ticket]:
         return [*must_include, *sorted(set(available) - set(must_include), reverse=True)][:size]
 

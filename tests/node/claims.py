@@ -16,12 +16,7 @@ class Claim:
     """A program with `units` pages at /dev/som. Its answers are lines; see `claim.c`."""
 
     def __init__(
-        self,
-        node: local_node.LocalNode,
-        units: int,
-        *,
-        program: str,
-        user: str = "1000:1000",
+        self, node: local_node.LocalNode, units: int, *, program: str, user: str = "1000:1000"
     ) -> None:
         self.units = units
         self._text = b""

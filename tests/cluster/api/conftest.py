@@ -136,9 +136,7 @@ APPLY = "application/apply-patch+yaml"
 
 
 @pytest.fixture(scope="session")
-def api_server(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> collections.abc.Iterator[ApiServer]:
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> collections.abc.Iterator[ApiServer]:
     binaries.install_packages()
     server = ApiServer(tmp_path_factory.mktemp("api"))
     try:
@@ -150,8 +148,6 @@ def api_server(
 
 
 @pytest.fixture
-async def session(
-    api_server: ApiServer,
-) -> collections.abc.AsyncIterator[aiohttp.ClientSession]:
+async def session(api_server: ApiServer) -> collections.abc.AsyncIterator[aiohttp.ClientSession]:
     async with api_server.session() as session:
         yield session

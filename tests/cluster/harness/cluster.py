@@ -10,15 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.harness import (
-    binaries,
-    certificates,
-    control_plane,
-    hugetlb,
-    images,
-    node,
-    reboot,
-)
+from cluster.harness import binaries, certificates, control_plane, hugetlb, images, node, reboot
 from cluster.harness.errors import ClusterError, wait_until
 from cluster.harness.namespaces import Namespaces
 
