@@ -80,9 +80,11 @@ class HugePages:
         """In the place of sysfs and /proc/meminfo for `linux.hugepages`."""
         with mock.patch.multiple(
             hugepages,
+            page_sizes=lambda: [PAGE],
+            compact=lambda _node: None,
             nodes=lambda: tuple(self.total),
             node_counts=lambda _size, node: hugepages.NodeCounts(
-                total=self.total[node], free=0, surplus=self.surplus[node]
+                total=self.total[node], free=self.total[node], surplus=self.surplus[node]
             ),
             machine_counts=lambda _size: hugepages.MachineCounts(
                 total=sum(self.total.values()),

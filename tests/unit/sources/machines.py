@@ -1,13 +1,18 @@
 """A machine with huge pages, agents that keep pools on it, and strangers who write the counters."""
 
+import asyncio
+import collections
 import contextlib
 import pathlib
 import sqlite3
 from collections.abc import Iterator
+from unittest import mock
 
+from fakes import node
 from fakes.huge_pages import PAGE, HugePages
 from som_device_plugin import database, seams
-from som_device_plugin.sources.hugetlb import accounts, counters, plan, records
+from som_device_plugin.sources.hugetlb import accounts, counters, plan, records, source
+from unit import pool_nodes
 
 
 class Machine:
@@ -28,20 +33,57 @@ class Machine:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Machine"]:
-        with self.kernel.installed():
+        """With steps of 16 pages."""
+        with self.kernel.installed(), mock.patch.object(plan, "GIB", 16 * PAGE):
             yield self
 
 
+class Hold:
+    """Implements `seams.Hold` of a pool that has no starts."""
+
+    def __init__(self, kernel: HugePages) -> None:
+        self._kernel = kernel
+        self.pages = 0
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[seams.Holding]:
+        yield seams.Holding(free_bytes=self.pages * PAGE, held_bytes=0)
+
+    def shrink(self, free_bytes: int) -> None:
+        self._kernel.use(free_bytes // PAGE - self.pages)
+        self.pages = free_bytes // PAGE
+
+    def fill(self, pool_bytes: int) -> None:
+        free = sum(self._kernel.total.values()) - self._kernel.used
+        self.shrink(min(pool_bytes, (self.pages + free) * PAGE))
+
+    def remove(self) -> None:
+        assert not self.pages
+
+
+class Driver(node.FakeDriver):
+    def __init__(self, kernel: HugePages) -> None:
+        super().__init__(node.FakeKernel(0))
+        self.holds: dict[str, Hold] = collections.defaultdict(lambda: Hold(kernel))
+
+    def hold(self, pool: str, page_bytes: int) -> Hold:
+        return self.holds[pool]
+
+
 class Agent:
-    """The real counters and records, and a hold as `sources.hugetlb` keeps it, a number here."""
+    """The real source; the holds, which outlive it, are numbers."""
 
     def __init__(self, machine: Machine, state_dir: pathlib.Path) -> None:
         self._machine = machine
         self._state_dir = state_dir
         state_dir.mkdir()
         self.ordered: dict[str, int] = {}
-        self.hold = 0
+        self._driver = Driver(machine.kernel)
         self._start()
+
+    @property
+    def hold(self) -> int:
+        return sum(hold.pages for hold in self._driver.holds.values())
 
     def _neighbours_bytes(self, _page_bytes: int) -> int:
         return sum(agent.hold * PAGE for agent in self._machine.agents if agent is not self)
@@ -56,6 +98,7 @@ class Agent:
             lock=self._machine.root / "som.lock",
             neighbours_bytes=self._neighbours_bytes,
         )
+        self.source = source.HugeTLBSource(self.records, self.counters, driver=self._driver)
 
     def restart(self) -> None:
         """What a new agent finds."""
@@ -82,59 +125,19 @@ class Agent:
 
     def check(self) -> list[seams.Event]:
         """The cycle; and pools that lack pages try to have them, as `pools` has them do."""
-        with self.counters.locked():
-            if self.records.pools():
-                self.counters.settle(PAGE)
-                self._fill()
+        events, _ = asyncio.run(self.source.check())
         for pool, pages in self.ordered.items():
-            self.grow(pool, pages)
-        return self.counters.take_events()
+            if sum(self.pages(pool).values()) != pages:
+                self.grow(pool, pages)
+        return events + self.counters.take_events()
 
-    def grow(self, pool: str, pages: int, *, step: int = 16) -> None:
+    def grow(self, pool: str, pages: int) -> None:
         """Carry out an order, larger or smaller."""
         self.ordered[pool] = pages
-        nodes = dict.fromkeys(self._machine.kernel.total, 0)
-        with self.counters.locked():
-            self.counters.settle(PAGE)
-            self.records.add(pool, PAGE, nodes)
-        short: set[int] = set()
-        while True:
-            with self.counters.locked():
-                self.counters.settle(PAGE)
-                ours = nodes | self.pages(pool)
-                add = plan.next_growth(target=pages, ours=ours, exhausted=short, most=step)
-                take = plan.next_shrink(
-                    target=pages, ours=ours, free=ours, hold=self.hold, most=step
-                )
-                if add is not None:
-                    if self.counters.change(pool, PAGE, add.node, add.pages) < add.pages:
-                        short.add(add.node)
-                elif take is not None:
-                    self._reserve(self.hold - take.pages)
-                    self.counters.change(pool, PAGE, take.node, -take.pages)
-                else:
-                    break
-                self._fill()
+        order = pool_nodes.order(pages * PAGE, name=pool)
+        asyncio.run(self.source.apply(order, held_bytes=0, on_progress=lambda _reserved: None))
 
     def release(self, pool: str) -> None:
         """Give the pool back."""
         self.ordered.pop(pool, None)
-        with self.counters.locked():
-            if pool not in self.records.pools():
-                return
-            self.counters.settle(PAGE)
-            self._reserve(self.hold - min(sum(self.pages(pool).values()), self.hold))
-            for node, pages in self.pages(pool).items():
-                self.counters.change(pool, PAGE, node, -pages)
-            self.records.forget(pool)
-            if self.records.pools():
-                self._fill()
-
-    def _fill(self) -> None:
-        kernel = self._machine.kernel
-        free = sum(kernel.total.values()) - kernel.used
-        self._reserve(min(self.ours, self.hold + free))
-
-    def _reserve(self, pages: int) -> None:
-        self._machine.kernel.use(pages - self.hold)
-        self.hold = pages
+        asyncio.run(self.source.release(pool))

@@ -151,7 +151,7 @@ def test_surplus_of_overcommit_is_no_sign_of_a_writer(
     machine.kernel.total[0] += 20
     machine.kernel.surplus[0] += 20
     machine.kernel.use(20)
-    assert agent.check() == []
+    assert reasons(agent) == ["HugePagesOvercommit"]
     machine.kernel.write(1, machine.kernel.persistent(1) - 4)
     assert reasons(agent) == ["HugePagesTakenAway"]
     assert (agent.strangers, machine.kernel.persistent()) == (6, 134)
@@ -165,7 +165,7 @@ def test_adopting_surplus_pages_gives_strangers_none_of_them(
     machine.kernel.surplus[1] += 40
     machine.kernel.use(40)
     machine.kernel.write(None, 0)
-    assert reasons(agent) == ["HugePagesRewritten"]
+    assert reasons(agent) == ["HugePagesRewritten", "HugePagesOvercommit"]
     assert (agent.strangers, agent.ours, machine.kernel.persistent()) == (0, 128, 128)
 
 
