@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import registry
 
@@ -34,22 +34,14 @@ class Cluster:
     async def operator(self) -> AsyncIterator[Controllers]:
         """The operator works inside the block."""
         async with self.server.client() as client:
-            recorder = kube.Recorder(
-                client, component="som-operator", instance="i", time=self.clock
-            )
-            self.registry = registry.CollectorRegistry()
+            clock, self.registry = self.clock, registry.CollectorRegistry()
+            recorder = kube.Recorder(client, component="som-operator", instance="i", time=clock)
             controllers = Controllers(
-                client,
-                recorder,
-                agent_namespace=NAMESPACE,
-                collected=self.registry,
-                time=self.clock,
+                client, recorder, agent_namespace=NAMESPACE, collected=self.registry, time=clock
             )
             async with asyncio.TaskGroup() as tasks:
-                running = [
-                    tasks.create_task(work)
-                    for work in (recorder.run(), controllers.fleet.run(), controllers.run())
-                ]
+                works = (recorder.run(), controllers.fleet.run(), controllers.run())
+                running = [tasks.create_task(work) for work in works]
                 yield controllers
                 for task in running:
                     task.cancel()
@@ -86,9 +78,8 @@ class Cluster:
 
     def delete_pool(self, name: str = "a") -> None:
         """Delete a SomPool that finalizers hold."""
-        pool = self.expect(SOM, "sompools", name)
-        pool["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
-        self.server.put(SOM, "sompools", pool)
+        with self.edited(SOM, "sompools", name) as pool:
+            pool["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
 
     def node(
         self,
@@ -104,26 +95,21 @@ class Cluster:
             "nodeInfo": {"bootID": boot_id},
             "conditions": [{"type": "Ready", "status": "True"}],
         }
-        self.server.put(
-            "v1", "nodes", {"metadata": {"name": name, "labels": labels}, "status": status}
-        )
+        metadata = {"name": name, "labels": labels}
+        self.server.put("v1", "nodes", {"metadata": metadata, "status": status})
         if agent:
             self.pod(f"agent-{name}", node=name, is_agent=True)
 
     def runs_containers_by(self, runtime: str, *, node: str = "n") -> None:
         """kubelet says which container runtime it has, as `containerd://2.0.0`."""
-        found = self.expect("v1", "nodes", node)
-        found["status"]["nodeInfo"]["containerRuntimeVersion"] = runtime
-        self.server.put("v1", "nodes", found)
+        with self.edited("v1", "nodes", node) as found:
+            found["status"]["nodeInfo"]["containerRuntimeVersion"] = runtime
 
     def pod(self, name: str, *, node: str = "n", units: int = 0, is_agent: bool = False) -> None:
         """A Pod is bound to a node, and ready."""
         requests = {"som.io/2Mi": str(units)} if units else {}
-        metadata = {
-            "name": name,
-            "namespace": NAMESPACE,
-            "labels": dict(AGENT_LABELS) if is_agent else {},
-        }
+        labels = dict(AGENT_LABELS) if is_agent else {}
+        metadata = {"name": name, "namespace": NAMESPACE, "labels": labels}
         spec = {"nodeName": node, "containers": [{"resources": {"requests": requests}}]}
         status = {"conditions": [{"type": "Ready", "status": "True"}]}
         self.server.put("v1", "pods", {"metadata": metadata, "spec": spec, "status": status})
@@ -132,17 +118,11 @@ class Cluster:
         """The agent has done what it was ordered; with `pools`, it has these, and others not."""
         somnode = self.expect(SOM, "somnodes", name)
         node = self.expect("v1", "nodes", name)
-        entries = somnode["spec"]["pools"]
+        ordered = {entry["name"]: entry["capacity"] for entry in somnode["spec"]["pools"]}
+        facts = {"generation": 1, "unit": "2Mi", "allocated": "0", "free": "0"}
         kept = [
-            {
-                "name": pool,
-                "generation": 1,
-                "unit": "2Mi",
-                "capacity": next((e["capacity"] for e in entries if e["name"] == pool), "1Gi"),
-                "allocated": "0",
-                "free": "0",
-            }
-            for pool in (pools if pools is not None else [entry["name"] for entry in entries])
+            {**facts, "name": pool, "capacity": ordered.get(pool, "1Gi")}
+            for pool in (ordered if pools is None else pools)
         ]
         somnode["status"] = {
             "observedGeneration": somnode["metadata"]["generation"],
@@ -153,22 +133,13 @@ class Cluster:
         }
         self.server.put(SOM, "somnodes", somnode)
 
-    def count_huge_pages(self, quantity: str, *, node: str = "n") -> None:
-        """kubelet was started again and counts the huge pages that there are."""
-        item = self.expect("v1", "nodes", node)
-        item["status"]["capacity"]["hugepages-2Mi"] = quantity
-        self.server.put("v1", "nodes", item)
-
     def books(self, node: str = "n") -> tuple[str, str]:
         """Status and reason of a SomNode's condition BooksPending."""
         return self.node_condition("BooksPending", node)
 
     def node_condition(self, kind: str, node: str = "n") -> tuple[str, str]:
         """Status and reason of a SomNode's condition."""
-        somnode = self.get(SOM, "somnodes", node) or {}
-        conditions = somnode.get("status", {}).get("conditions", ())
-        found = ((c["status"], c["reason"]) for c in conditions if c["type"] == kind)
-        return next(found, ("", ""))
+        return _condition(self.get(SOM, "somnodes", node), kind)[:2]
 
     def get(self, api_version: str, plural: str, name: str) -> kube.Json | None:
         return self.server.store.get(Place(api_version, plural, "", name))
@@ -186,10 +157,8 @@ class Cluster:
         self.server.put(api_version, plural, item)
 
     def capacity(self, name: str = "n") -> str | None:
-        quantity: str | None = self.expect("v1", "nodes", name)["status"]["capacity"].get(
-            "som.io/2Mi"
-        )
-        return quantity
+        node = self.expect("v1", "nodes", name)
+        return cast(str | None, node["status"]["capacity"].get("som.io/2Mi"))
 
     def ordered(self, name: str = "n") -> list[str]:
         """Names of the pools in a SomNode's spec."""
@@ -198,13 +167,9 @@ class Cluster:
 
     def condition(self, kind: str = "Ready", *, of: str = "a") -> tuple[str, str]:
         """Status and reason of a SomPool's condition."""
-        pool = self.get(SOM, "sompools", of) or {}
-        for condition in pool.get("status", {}).get("conditions", ()):
-            if condition["type"] == kind:
-                return condition["status"], condition["reason"]
-        return "", ""
+        return _condition(self.get(SOM, "sompools", of), kind)[:2]
 
-    def events(self, name: str) -> list[str]:
+    def events(self, name: str, kinds: Sequence[str] = ("Normal", "Warning")) -> list[str]:
         """Reasons of the Events on an object, in the order in which they came."""
         return [
             request.body["reason"]
@@ -212,26 +177,15 @@ class Cluster:
             if request.verb == "create"
             and request.path.endswith("/events")
             and request.body["involvedObject"]["name"] == name
+            and request.body["type"] in kinds
         ]
 
     def message(self, kind: str = "Ready", *, of: str = "a") -> str:
         """What a SomPool's condition says."""
-        conditions = self.expect(SOM, "sompools", of)["status"]["conditions"]
-        return next(str(c["message"]) for c in conditions if c["type"] == kind)
+        return _condition(self.expect(SOM, "sompools", of), kind)[2]
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
-
-    def warnings(self, name: str) -> list[str]:
-        """Reasons of the Warnings among `events`."""
-        return [
-            request.body["reason"]
-            for request in self.server.requests
-            if request.verb == "create"
-            and request.path.endswith("/events")
-            and request.body["involvedObject"]["name"] == name
-            and request.body["type"] == "Warning"
-        ]
 
     def writes(self) -> list[Request]:
         """All requests that change something, Events excepted."""
@@ -259,3 +213,10 @@ class Cluster:
         while count != len(self.server.requests):
             count = len(self.server.requests)
             await asyncio.sleep(0.2)
+
+
+def _condition(item: kube.Json | None, kind: str) -> tuple[str, str, str]:
+    """Status, reason and message of an object's condition; of each "" where it has none."""
+    conditions = (item or {}).get("status", {}).get("conditions", ())
+    found = ((c["status"], c["reason"], c["message"]) for c in conditions if c["type"] == kind)
+    return next(found, ("", "", ""))

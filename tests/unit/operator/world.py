@@ -48,15 +48,8 @@ def pool(
 
 def node(name: str = "n", **fields: Any) -> observed.Node:
     """A Node whose kubelet is ready, in its first boot, without som capacity."""
-    facts: dict[str, Any] = {
-        "uid": f"uid-{name}",
-        "labels": {},
-        "boot_id": BOOT,
-        "ready": True,
-        "units": {},
-        "huge_pages": {},
-        "runtime": "containerd://2.1.4",
-    }
+    facts: dict[str, Any] = {"uid": f"uid-{name}", "boot_id": BOOT, "ready": True}
+    facts |= {"labels": {}, "units": {}, "huge_pages": {}, "runtime": "containerd://2.1.4"}
     return observed.Node(name=name, **(facts | fields))
 
 
@@ -139,26 +132,19 @@ class World:
             self.order(name, planned.entries)
 
     def order(self, name: str, entries: tuple[v1alpha1.NodePool, ...]) -> None:
-        old = self.somnodes.get(name)
-        if old is None and not entries:
-            return
-        if old is None:
-            metadata = v1alpha1.ObjectMeta(name=name, generation=1)
-            old = v1alpha1.SomNode(metadata=metadata)
-        elif old.spec.pools != entries:
+        new = v1alpha1.SomNode(metadata=v1alpha1.ObjectMeta(name=name, generation=0))
+        old = self.somnodes.get(name, new)
+        if old.spec.pools != entries:
             metadata = old.metadata.model_copy(update={"generation": old.metadata.generation + 1})
-        else:
-            return
-        spec = v1alpha1.SomNodeSpec(pools=entries)
-        self.somnodes[name] = old.model_copy(update={"spec": spec, "metadata": metadata})
+            spec = v1alpha1.SomNodeSpec(pools=entries)
+            self.somnodes[name] = old.model_copy(update={"spec": spec, "metadata": metadata})
 
     def report(self, name: str = "n", *reports: v1alpha1.PoolStatus) -> None:
         """The agent reports, in the node's present boot, on the present orders."""
         somnode = self.somnodes[name]
+        generation, boot_id = somnode.metadata.generation, self.nodes[name].boot_id
         status = v1alpha1.SomNodeStatus(
-            observed_generation=somnode.metadata.generation,
-            boot_id=self.nodes[name].boot_id,
-            pools=reports,
+            observed_generation=generation, boot_id=boot_id, pools=reports
         )
         self.somnodes[name] = somnode.model_copy(update={"status": status})
 
@@ -191,10 +177,8 @@ class World:
         return pool_status.pool_status(self.pools.by_name[name], self.on_nodes(name))
 
     def condition(self, kind: str, *, of: str = "a") -> tuple[str, str, str]:
-        for condition in self.status(of).conditions:
-            if condition.type == kind:
-                return condition.status, condition.reason, condition.message
-        raise AssertionError(f"no condition {kind}")
+        (found,) = (each for each in self.status(of).conditions if each.type == kind)
+        return found.status, found.reason, found.message
 
     def holders(self, name: str = "a") -> list[str]:
         return pool_status.holders(
