@@ -133,16 +133,12 @@ async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def _main(command: str, argument: str) -> None:
-    commands = {
-        "contract": contract,
-        "follow": follow,
-        "pods": pods,
-        "publish": publish,
-        "events": events,
-        "report": report,
-    }
+    (chosen,) = (each for each in COMMANDS if each.__name__ == command)
     async with await kube.connect(user_agent="som-test/1") as client:
-        await commands[command](client, argument)
+        await chosen(client, argument)
+
+
+COMMANDS = (contract, follow, pods, publish, events, report)
 
 
 if __name__ == "__main__":

@@ -94,15 +94,10 @@ async def send(
     method: str,
     path: str,
     body: Any = None,
-    *,
-    user: str = "",
-    node: str = "",
-    kubelet: str = "",
-    person: str = "",
-    content: str = "application/json",
+    **who: str,
 ) -> Answer:
     """One request; see `headers_of` for who sends it."""
-    headers = headers_of(user=user, node=node, kubelet=kubelet, person=person, content=content)
+    headers = headers_of(**who)
     async with session.request(method, path, data=json.dumps(body), headers=headers) as answer:
         return answer.status, await answer.json()
 
@@ -122,8 +117,7 @@ def headers_of(
     if user or kubelet or person:
         account = f"system:serviceaccount:{NAMESPACE}:{user}"
         name = f"system:node:{kubelet}" if kubelet else person or account
-        headers.append(("Impersonate-User", name))
-        headers.append(("Impersonate-Group", "system:authenticated"))
+        headers += [("Impersonate-User", name), ("Impersonate-Group", "system:authenticated")]
     if kubelet:
         headers.append(("Impersonate-Group", "system:nodes"))
     if node:

@@ -139,15 +139,14 @@ def _build(name: str) -> Path:
             [
                 "nice", "-n", "10", go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false",
                 "-tags", build.tags, "-ldflags", f"-s -w {flags}", "-o", f"{output}/",
-                *(package for command, package in build.commands.items()),
+                *build.commands.values(),
             ],
             cwd=tree,
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": ""},
             timeout_s=3600,
         )  # fmt: skip
         for command, package in build.commands.items():
-            built = output / _binary_name(package)
-            built.rename(output / command)
+            (output / _binary_name(package)).rename(output / command)
         output.rename(target)
     print(f"built {name} {version} in {time.monotonic() - begin:.0f} s", flush=True)
     return target

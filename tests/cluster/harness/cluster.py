@@ -127,9 +127,6 @@ class Cluster:
         words = ["logs", pod, f"--namespace={namespace}"]
         return self.kubectl(*words, *([f"--container={container}"] if container else []))
 
-    def in_pod(self, pod: str, command: Sequence[str], *, namespace: str = "default") -> str:
-        return self.kubectl("exec", pod, f"--namespace={namespace}", "--", *command)
-
     def on_node(self, command: Sequence[str]) -> str:
         """Run a command on the node, without kubelet; return what it printed."""
         return self.namespaces.run(command).stdout

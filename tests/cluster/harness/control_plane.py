@@ -39,47 +39,25 @@ plugins:
 
 def start(namespaces: Namespaces) -> None:
     """Start all four and wait until the API server says that it is ready."""
-    namespaces.start(
-        "etcd",
-        [
-            "etcd",
-            f"--data-dir={namespaces.state}/etcd",
-            f"--listen-client-urls={ETCD}",
-            f"--advertise-client-urls={ETCD}",
-            "--listen-peer-urls=http://127.0.0.1:2380",
-            "--unsafe-no-fsync",
-        ],
-    )
+    words = ["etcd", f"--data-dir={namespaces.state}/etcd", f"--listen-client-urls={ETCD}"]
+    words += [f"--advertise-client-urls={ETCD}", "--listen-peer-urls=http://127.0.0.1:2380"]
+    namespaces.start("etcd", [*words, "--unsafe-no-fsync"])
     start_api_server(namespaces)
     start_controllers(namespaces)
 
 
 def start_controllers(namespaces: Namespaces) -> None:
     """Start kube-controller-manager and kube-scheduler."""
-    for name, more in (
-        (
-            "controller-manager",
-            [
-                f"--service-account-private-key-file={namespaces.pki}/service-account.key",
-                f"--root-ca-file={namespaces.pki}/ca.crt",
-                "--use-service-account-credentials",
-            ],
-        ),
-        ("scheduler", []),
-    ):
-        kubeconfig = namespaces.pki / f"{name}.kubeconfig"
-        namespaces.start(
-            name,
-            [
-                f"kube-{name}",
-                f"--kubeconfig={kubeconfig}",
-                f"--authentication-kubeconfig={kubeconfig}",
-                f"--authorization-kubeconfig={kubeconfig}",
-                "--bind-address=127.0.0.1",
-                "--leader-elect=false",
-                *more,
-            ],
-        )
+    accounts = [
+        f"--service-account-private-key-file={namespaces.pki}/service-account.key",
+        f"--root-ca-file={namespaces.pki}/ca.crt",
+        "--use-service-account-credentials",
+    ]
+    for name, more in (("controller-manager", accounts), ("scheduler", [])):
+        config = f"{namespaces.pki}/{name}.kubeconfig"
+        words = [f"kube-{name}", f"--kubeconfig={config}", f"--authentication-kubeconfig={config}"]
+        words += [f"--authorization-kubeconfig={config}", "--bind-address=127.0.0.1"]
+        namespaces.start(name, [*words, "--leader-elect=false", *more])
 
 
 def start_api_server(namespaces: Namespaces) -> None:

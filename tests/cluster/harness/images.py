@@ -44,19 +44,9 @@ def build_product(target: str, *, tag: str) -> Path:
     begin = time.monotonic()
     with binaries.one_builder():
         _make_base()
-        _buildah(
-            [
-                "bud",
-                "--pull-never",
-                "--isolation=chroot",
-                "--network=host",
-                "--layers",
-                f"--volume={AUTHORITIES}:{AUTHORITIES}:ro",
-                f"--target={target}",
-                f"--tag={tag}",
-                str(PROJECT),
-            ]
-        )
+        words = ["bud", "--pull-never", "--isolation=chroot", "--network=host", "--layers"]
+        words += [f"--volume={AUTHORITIES}:{AUTHORITIES}:ro", f"--target={target}", f"--tag={tag}"]
+        _buildah([*words, str(PROJECT)])
         archive = _archive(tag)
     megabytes = archive.stat().st_size / 1e6
     print(f"built {tag} in {time.monotonic() - begin:.0f} s, {megabytes:.0f} MB packed", flush=True)
@@ -77,35 +67,15 @@ def _make_base() -> None:
     with tempfile.TemporaryDirectory(dir=IMAGES) as folder:
         root = Path(folder) / "root"
         keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-        run(
-            [
-                "debootstrap",
-                "--variant=minbase",
-                f"--keyring={keyring}",
-                "trixie",
-                str(root),
-                _mirror(),
-            ]
-        )
+        words = ["debootstrap", "--variant=minbase", f"--keyring={keyring}", "trixie"]
+        run([*words, root, _mirror()])
         for folder_name in SLIM:
             shutil.rmtree(root / folder_name, ignore_errors=True)
         for path in (root / "var/cache/apt", root / "var/lib/apt/lists"):
             shutil.rmtree(path)
             path.mkdir()
-        run(
-            [
-                "tar",
-                "-C",
-                root,
-                "--numeric-owner",
-                "--exclude=./dev/*",
-                "--exclude=./proc/*",
-                "--exclude=./sys/*",
-                "-cf",
-                f"{folder}/root.tar",
-                ".",
-            ]
-        )
+        left_out = [f"--exclude=./{name}/*" for name in ("dev", "proc", "sys")]
+        run(["tar", "-C", root, "--numeric-owner", *left_out, "-cf", f"{folder}/root.tar", "."])
         shutil.rmtree(root)
         (Path(folder) / "Dockerfile").write_text('FROM scratch\nADD root.tar /\nCMD ["bash"]\n')
         _buildah(["bud", f"--tag={BASE}", folder])

@@ -72,27 +72,14 @@ class Namespaces:
         self.logs.mkdir(exist_ok=True)
         reaper = self.state / "reaper"
         images.compile_static("pause", reaper)
-        outside = _background(
-            [
-                "unshare",
-                "--mount",
-                "--net",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "--propagation",
-                "private",
-                str(reaper),
-            ],
-            log=self.logs / "namespaces.log",
-            keep_open=[keep_open],
-        )
+        own = "unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private"
+        log = self.logs / "namespaces.log"
+        outside = _background([*own.split(), str(reaper)], log=log, keep_open=[keep_open])
 
         def first_process() -> int:
             children = Path(f"/proc/{outside}/task/{outside}/children")
             if not children.exists():
-                raise ClusterError((self.logs / "namespaces.log").read_text())
+                raise ClusterError(log.read_text())
             pids = children.read_text().split()
             return int(pids[0]) if pids and _program(int(pids[0])) == reaper else 0
 
@@ -128,16 +115,13 @@ class Namespaces:
         script = 'echo $$ > "$1"; shift; exec "$@"'
         pid_file = self._pid_file(name)
         pid_file.unlink(missing_ok=True)
-        _background(
-            self.enter(["sh", "-c", script, name, pid_file, *command]),
-            log=self.logs / f"{name}.log",
-        )
-        wait_until(
-            f"{name} to start",
-            lambda: pid_file.exists() and pid_file.read_text(),
-            deadline_s=5,
-            every_s=0.02,
-        )
+        inside = self.enter(["sh", "-c", script, name, pid_file, *command])
+        _background(inside, log=self.logs / f"{name}.log")
+
+        def started() -> bool:
+            return pid_file.exists() and bool(pid_file.read_text())
+
+        wait_until(f"{name} to start", started, deadline_s=5, every_s=0.02)
 
     def stop(self, name: str, *, force: bool = False) -> None:
         """End a component and wait until it is gone."""

@@ -20,12 +20,8 @@ EVERYWHERE = '{"spec":{"template":{"spec":{"nodeSelector":{"no-such":null}}}}}'
 
 def name(cluster: Cluster) -> str:
     """The agent's pod; of two, the one that is not being deleted."""
-    names = [
-        str(pod["metadata"]["name"])
-        for pod in _pods(cluster)
-        if "deletionTimestamp" not in pod["metadata"]
-    ]
-    return names[0] if names else ""
+    found = (pod["metadata"] for pod in _pods(cluster))
+    return next((str(each["name"]) for each in found if "deletionTimestamp" not in each), "")
 
 
 def wait_ready(cluster: Cluster) -> None:
@@ -85,13 +81,14 @@ def logged(cluster: Cluster, text: str) -> int:
 @contextlib.contextmanager
 def away(cluster: Cluster) -> Iterator[None]:
     """Be without an agent; kubelet offers no tickets meanwhile."""
-    _patch(cluster, NOWHERE)
+    patch = ["patch", "daemonset/som-agent", f"--namespace={NAMESPACE}", "--type=merge"]
+    cluster.kubectl(*patch, f"--patch={NOWHERE}")
     try:
         cluster.wait_for("the agent's end", lambda: not _pods(cluster))
         cluster.wait_for("no tickets", lambda: not _tickets(cluster))
         yield
     finally:
-        _patch(cluster, EVERYWHERE)
+        cluster.kubectl(*patch, f"--patch={EVERYWHERE}")
     wait_ready(cluster)
 
 
@@ -108,16 +105,6 @@ def replaced_by(cluster: Cluster, module: str, *arguments: str) -> Iterator[None
         finally:
             plugin.communicate()
     wait_tickets(cluster)
-
-
-def _patch(cluster: Cluster, patch: str) -> None:
-    cluster.kubectl(
-        "patch",
-        "daemonset/som-agent",
-        f"--namespace={NAMESPACE}",
-        "--type=merge",
-        f"--patch={patch}",
-    )
 
 
 def _pods(cluster: Cluster) -> list[Any]:

@@ -10,11 +10,13 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import grpc
 
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, plugin
 
+Context: TypeAlias = grpc.aio.ServicerContext
 PLUGINS = Path("/var/lib/kubelet/device-plugins")
 NAME = "between.sock"
 
@@ -26,38 +28,29 @@ class Between(deviceplugin_pb2_grpc.DevicePluginServicer):
         self.agent = agent
 
     async def GetDevicePluginOptions(
-        self, request: deviceplugin_pb2.Empty, context: grpc.aio.ServicerContext
+        self, request: deviceplugin_pb2.Empty, context: Context
     ) -> deviceplugin_pb2.DevicePluginOptions:
         return plugin.OPTIONS
 
     async def ListAndWatch(
-        self, request: deviceplugin_pb2.Empty, context: grpc.aio.ServicerContext
+        self, request: deviceplugin_pb2.Empty, context: Context
     ) -> AsyncIterator[deviceplugin_pb2.ListAndWatchResponse]:
         async for devices in self.agent.ListAndWatch(request):
             yield devices
 
     async def GetPreferredAllocation(
-        self,
-        request: deviceplugin_pb2.PreferredAllocationRequest,
-        context: grpc.aio.ServicerContext,
-    ) -> deviceplugin_pb2.PreferredAllocationResponse:
-        answer: deviceplugin_pb2.PreferredAllocationResponse
-        answer = await self.agent.GetPreferredAllocation(request)
-        return answer
+        self, request: deviceplugin_pb2.PreferredAllocationRequest, context: Context
+    ) -> Any:
+        return await self.agent.GetPreferredAllocation(request)
 
-    async def Allocate(
-        self, request: deviceplugin_pb2.AllocateRequest, context: grpc.aio.ServicerContext
-    ) -> deviceplugin_pb2.AllocateResponse:
-        answer: deviceplugin_pb2.AllocateResponse = await self.agent.Allocate(request)
-        return answer
+    async def Allocate(self, request: deviceplugin_pb2.AllocateRequest, context: Context) -> Any:
+        return await self.agent.Allocate(request)
 
     async def PreStartContainer(
-        self, request: deviceplugin_pb2.PreStartContainerRequest, context: grpc.aio.ServicerContext
-    ) -> deviceplugin_pb2.PreStartContainerResponse:
+        self, request: deviceplugin_pb2.PreStartContainerRequest, context: Context
+    ) -> Any:
         try:
-            answer: deviceplugin_pb2.PreStartContainerResponse
-            answer = await self.agent.PreStartContainer(request)
-            return answer
+            return await self.agent.PreStartContainer(request)
         except grpc.aio.AioRpcError as refusal:
             await context.abort(refusal.code(), refusal.details() or "")
             raise AssertionError("abort raises") from refusal

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -28,10 +29,8 @@ class Forgetful(between.Between):
     """Prefers one ticket, and is slow to allocate."""
 
     async def GetPreferredAllocation(
-        self,
-        request: deviceplugin_pb2.PreferredAllocationRequest,
-        context: grpc.aio.ServicerContext,
-    ) -> deviceplugin_pb2.PreferredAllocationResponse:
+        self, request: deviceplugin_pb2.PreferredAllocationRequest, context: between.Context
+    ) -> Any:
         (container,) = request.container_requests
         if TICKET not in container.available_deviceIDs:
             return await super().GetPreferredAllocation(request, context)
@@ -39,8 +38,8 @@ class Forgetful(between.Between):
         return deviceplugin_pb2.PreferredAllocationResponse(container_responses=[chosen])
 
     async def Allocate(
-        self, request: deviceplugin_pb2.AllocateRequest, context: grpc.aio.ServicerContext
-    ) -> deviceplugin_pb2.AllocateResponse:
+        self, request: deviceplugin_pb2.AllocateRequest, context: between.Context
+    ) -> Any:
         async with grpc.aio.insecure_channel(f"unix://{POD_RESOURCES}") as resources:
             lister = podresources_pb2_grpc.PodResourcesListerStub(resources)
             while True:

@@ -87,14 +87,8 @@ def uid(cluster: Cluster, name: str) -> str:
 def wait_ready(
     cluster: Cluster, *names: str, namespace: str = "default", limit_s: int = 90
 ) -> None:
-    objects = [f"pod/{name}" for name in names]
-    cluster.kubectl(
-        "wait",
-        "--for=condition=Ready",
-        f"--timeout={limit_s}s",
-        f"--namespace={namespace}",
-        *objects,
-    )
+    words = ["--for=condition=Ready", f"--timeout={limit_s}s", f"--namespace={namespace}"]
+    cluster.kubectl("wait", *words, *(f"pod/{name}" for name in names))
 
 
 def wait_output(
@@ -155,11 +149,11 @@ def pool_status(cluster: Cluster, pool: str) -> Mapping[str, str]:
 
 
 def wait_allocated(cluster: Cluster, pool: str, quantity: str, *, limit_s: float = 60) -> None:
-    def reached() -> bool:
-        status = pool_status(cluster, pool)
-        return status["allocated"] == quantity
-
-    cluster.wait_for(f"{pool} to have {quantity} allocated", reached, deadline_s=limit_s)
+    cluster.wait_for(
+        f"{pool} to have {quantity} allocated",
+        lambda: pool_status(cluster, pool)["allocated"] == quantity,
+        deadline_s=limit_s,
+    )
 
 
 def warnings(cluster: Cluster, name: str, *, kind: str = "pod") -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from cluster.scenes import between
-from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc
+from som_device_plugin.kubelet import deviceplugin_pb2
 
 LEASES = Path("/var/lib/som/leases")
 
@@ -23,12 +24,10 @@ LEASES = Path("/var/lib/som/leases")
 class Version01(between.Between):
     """Answers Allocate as 0.1 did, and lets one ticket start."""
 
-    def __init__(self, agent: deviceplugin_pb2_grpc.DevicePluginStub) -> None:
-        super().__init__(agent)
-        self._first: list[str] = []
+    _first: list[str] | None = None
 
     async def Allocate(
-        self, request: deviceplugin_pb2.AllocateRequest, context: grpc.aio.ServicerContext
+        self, request: deviceplugin_pb2.AllocateRequest, context: between.Context
     ) -> deviceplugin_pb2.AllocateResponse:
         answer: deviceplugin_pb2.AllocateResponse = await self.agent.Allocate(request)
         for container in answer.container_responses:
@@ -42,8 +41,8 @@ class Version01(between.Between):
         return answer
 
     async def PreStartContainer(
-        self, request: deviceplugin_pb2.PreStartContainerRequest, context: grpc.aio.ServicerContext
-    ) -> deviceplugin_pb2.PreStartContainerResponse:
+        self, request: deviceplugin_pb2.PreStartContainerRequest, context: between.Context
+    ) -> Any:
         tickets = list(request.devices_ids)
         self._first = self._first or tickets
         if tickets != self._first:
