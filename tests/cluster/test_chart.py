@@ -82,7 +82,12 @@ def test_probes_ask_where_the_programs_listen(helm_binary: str) -> None:
         (container,) = _pods(_objects(helm_binary))[name]["containers"]
         (port,) = container["ports"]
         assert parser.get_default("endpoint") == f":{port['containerPort']}"
-        for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        probes = {
+            "startupProbe": "/healthz",
+            "livenessProbe": "/healthz",
+            "readinessProbe": "/readyz",
+        }
+        for probe, path in probes.items():
             assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
 
 
