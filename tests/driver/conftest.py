@@ -24,30 +24,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "test" in metafunc.fixturenames:
         metafunc.parametrize(
             ("kernel", "boot", "test"),
-            [
-                pytest.param(
-                    kernel,
-                    boot,
-                    test,
-                    id=f"{kernel}/{boot.name}/{test.name}",
-                    marks=marks(kernel, boot),
-                )
-                for kernel, boot in boots
-                for test in boot.tests
-            ],
+            [parameters(*boot, test) for boot in boots for test in boot[1].tests],
         )
     elif "boot" in metafunc.fixturenames:
-        metafunc.parametrize(
-            ("kernel", "boot"),
-            [
-                pytest.param(kernel, boot, id=f"{kernel}/{boot.name}/", marks=marks(kernel, boot))
-                for kernel, boot in boots
-            ],
-        )
+        metafunc.parametrize(("kernel", "boot"), [parameters(*boot) for boot in boots])
 
 
-def marks(kernel: str, boot: plans.Boot) -> list[pytest.MarkDecorator]:
-    return [] if boot.on_every_kernel or kernel == plans.KERNEL else [pytest.mark.full]
+def parameters(kernel: str, boot: plans.Boot, *test: guest.Test) -> Any:
+    name = f"{kernel}/{boot.name}/" + "".join(each.name for each in test)
+    marks = [] if boot.on_every_kernel or kernel == plans.KERNEL else [pytest.mark.full]
+    return pytest.param(kernel, boot, *test, id=name, marks=marks)
 
 
 @pytest.fixture(scope="session")

@@ -17,23 +17,24 @@ RESERVED = "memmap=2560M$4G"
 # They meet at 5 GiB, 1 GiB into the range above.
 TWO_NODES = ("4G", "2G")
 CHECKED = "slub_debug=FZP kfence.sample_interval=20"
+MACHINE = Machine(memory="6G", append=f"{RESERVED} {CHECKED}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Boot:
-    """One guest per kernel: `source` is what `pool_make` of the tests takes memory from.
+    """One guest per kernel.
 
     Where kernels differ, the tests of a boot run on every one, and all others on `KERNEL`.
     """
 
     name: str
-    source: str
     machine: Machine
     tests: tuple[Test, ...]
     on_every_kernel: bool = False
 
 
 def c_tests(source: str, names: str, *, limit_s: int = 300, env: str = "") -> tuple[Test, ...]:
+    """Tests whose `pool_make` takes memory from `source`."""
     return tuple(
         Test(
             name=name,
@@ -74,9 +75,7 @@ EVERY_SOURCE = """
     a_descriptor_sent_to_nobody_holds_the_lease
     a_revoked_lease_stops_running_threads_with_sigbus
 """
-REFUSAL = """
-    memory_without_struct_pages_is_refused_where_any_user_could_crash_the_node
-"""
+REFUSAL = "memory_without_struct_pages_is_refused_where_any_user_could_crash_the_node"
 HUGETLB = """
     donated_huge_pages_stay_used_and_come_back
     only_whole_huge_pages_of_the_caller_are_taken
@@ -163,11 +162,9 @@ def source_boot(source: str, append: str, own_tests: str = "") -> Boot:
     """The tests that every source passes, the property test, and those of the source alone."""
     return Boot(
         name=source,
-        source=source,
         machine=Machine(memory="6G", append=f"{append} {CHECKED}"),
         tests=(LOAD if source.startswith("hugetlb") else LOAD_ANYWAY)
-        + c_tests(source, own_tests)
-        + c_tests(source, EVERY_SOURCE)
+        + c_tests(source, own_tests + EVERY_SOURCE)
         + c_tests(source, FAILURES, limit_s=600)
         + c_tests(source, "random_sequences_agree_with_a_model", limit_s=900, env="SOM_STEPS=2500")
         + UNLOAD,
@@ -182,31 +179,26 @@ BOOTS = (
     source_boot("carved", "movablecore=2560M", CARVED),
     Boot(
         name="traps",
-        source="external",
-        machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
+        machine=MACHINE,
         tests=LOAD
         + c_tests("external", REFUSAL)
         + RELOAD_ANYWAY
-        + c_tests("external", TRAPS)
-        + c_tests("external", SEMANTICS)
+        + c_tests("external", TRAPS + SEMANTICS)
         + UNLOAD,
         on_every_kernel=True,
     ),
     Boot(
         name="rules",
-        source="external",
-        machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
+        machine=MACHINE,
         tests=LOAD_ANYWAY
-        + c_tests("external", INTERFACE)
-        + c_tests("external", LEASES)
+        + c_tests("external", INTERFACE + LEASES)
         + c_tests("external", "an_unmodified_program_runs_on_an_unmodified_allocator")
         + c_tests("external", LIFETIME)
         + UNLOAD,
     ),
     Boot(
         name="abuse",
-        source="external",
-        machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}"),
+        machine=MACHINE,
         tests=LOAD_ANYWAY
         + c_tests("external", RACES)
         + c_tests(
@@ -220,14 +212,12 @@ BOOTS = (
     ),
     Boot(
         name="nodes",
-        source="external",
         machine=Machine(memory="6G", nodes=TWO_NODES, append=f"mem=4G {CHECKED}"),
         tests=LOAD_ANYWAY + c_tests("external", NODES) + UNLOAD,
     ),
     # Without the checks of slabs, which would be counted.
     Boot(
         name="overhead",
-        source="external",
         machine=Machine(memory="7G", append="memmap=2G$4G movablecore=2560M"),
         tests=LOAD_ANYWAY
         + c_tests(

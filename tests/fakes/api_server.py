@@ -183,8 +183,7 @@ class FakeApiServer:
         except TimeoutError:
             pass
         if request.query.get("allowWatchBookmarks") == "true":
-            bookmark = {"metadata": {"resourceVersion": str(version)}}
-            await send(response, "BOOKMARK", bookmark)
+            await send(response, "BOOKMARK", {"metadata": {"resourceVersion": str(version)}})
         return response
 
     def _create(self, place: Place, body: Json) -> web.Response:
@@ -243,10 +242,8 @@ def _verb(request: web.Request, place: Place) -> str:
 
 
 def _selected(request: web.Request, place: Place, item: Json) -> bool:
-    fields = {
-        "metadata.name": place.name,
-        "spec.nodeName": item.get("spec", {}).get("nodeName", ""),
-    }
+    node = item.get("spec", {}).get("nodeName", "")
+    fields = {"metadata.name": place.name, "spec.nodeName": node}
     labels = item["metadata"].get("labels", {})
     for selector, values in (("fieldSelector", fields), ("labelSelector", labels)):
         for term in filter(None, request.query.get(selector, "").split(",")):
@@ -263,15 +260,8 @@ async def send(response: web.StreamResponse, kind: str, item: Json) -> None:
 
 def status_object(code: int, reason: str, message: str) -> Json:
     """A metav1.Status that reports a failure."""
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": reason,
-        "code": code,
-    }
+    what = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+    return {**what, "message": message, "reason": reason, "code": code}
 
 
 def status(

@@ -51,14 +51,9 @@ async def a_watch_tells_what_happened_since_the_list(client: kube.Client) -> Non
         await client.delete(kube.NODES.path(name="contract-other"))
         await client.delete(path)
         kinds = []
-        async with client.watch(
-            kube.NODES.path(),
-            params={
-                "resourceVersion": listed["metadata"]["resourceVersion"],
-                "fieldSelector": "metadata.name=contract-watched",
-            },
-            idle_timeout_s=10,
-        ) as events:
+        version = listed["metadata"]["resourceVersion"]
+        params = {"resourceVersion": version, "fieldSelector": "metadata.name=contract-watched"}
+        async with client.watch(kube.NODES.path(), params=params, idle_timeout_s=10) as events:
             while (event := await anext(events))["type"] != "DELETED":
                 kinds.append((event["type"], event["object"]["metadata"]["name"]))
     assert kinds == [("MODIFIED", "contract-watched")]
@@ -67,15 +62,11 @@ async def a_watch_tells_what_happened_since_the_list(client: kube.Client) -> Non
 async def a_watch_ends_after_its_time_with_a_bookmark(client: kube.Client) -> None:
     async with _nodes(client, "bookmark"):
         listed = await client.get(kube.NODES.path(), params={"limit": 500})
+        version = listed["metadata"]["resourceVersion"]
+        params = {"resourceVersion": version, "fieldSelector": "metadata.name=contract-nobody"}
+        until = {"allowWatchBookmarks": True, "timeoutSeconds": 5}
         async with client.watch(
-            kube.NODES.path(),
-            params={
-                "resourceVersion": listed["metadata"]["resourceVersion"],
-                "fieldSelector": "metadata.name=contract-nobody",
-                "allowWatchBookmarks": True,
-                "timeoutSeconds": 5,
-            },
-            idle_timeout_s=30,
+            kube.NODES.path(), params={**params, **until}, idle_timeout_s=30
         ) as events:
             kinds = {event["type"] async for event in events}
     assert kinds == {"BOOKMARK"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -18,6 +19,21 @@ async def _open(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def _of_watches(
+    fail: Callable[[web.Request, web.StreamResponse], Awaitable[None]],
+) -> api_server.Failure:
+    """A watch begins well, then `fail` has it; everything else is served."""
+
+    async def failure(request: web.Request) -> web.StreamResponse | None:
+        if not _is_watch(request):
+            return None
+        response = await _open(request)
+        await fail(request, response)
+        return response
+
+    return failure
+
+
 def _break(request: web.Request) -> None:
     assert request.transport is not None
     request.transport.abort()
@@ -26,12 +42,9 @@ def _break(request: web.Request) -> None:
 def in_stream_error(code: int, reason: str) -> api_server.Failure:
     """The watch begins well and sends an ERROR event."""
 
-    async def fail(request: web.Request) -> web.StreamResponse | None:
-        if not _is_watch(request):
-            return None
-        response = await _open(request)
+    @_of_watches
+    async def fail(request: web.Request, response: web.StreamResponse) -> None:
         await api_server.send(response, "ERROR", api_server.status_object(code, reason, "no"))
-        return response
 
     return fail
 
@@ -50,30 +63,24 @@ def http_error(
     return fail
 
 
-async def clean_close(request: web.Request) -> web.StreamResponse | None:
+@_of_watches
+async def clean_close(request: web.Request, response: web.StreamResponse) -> None:
     """The watch ends well, at once."""
-    return await _open(request) if _is_watch(request) else None
 
 
-async def abort_after_one_event(request: web.Request) -> web.StreamResponse | None:
+@_of_watches
+async def abort_after_one_event(request: web.Request, response: web.StreamResponse) -> None:
     """The connection breaks after one event."""
-    if not _is_watch(request):
-        return None
-    response = await _open(request)
     metadata = {"name": "noise", "resourceVersion": request.query["resourceVersion"]}
     item = {"metadata": metadata, "spec": {}}
     await api_server.send(response, "MODIFIED", item)
     _break(request)
-    return response
 
 
-async def silence(request: web.Request) -> web.StreamResponse | None:
+@_of_watches
+async def silence(request: web.Request, response: web.StreamResponse) -> None:
     """Half-open TCP: the watch begins, and nothing comes ever again."""
-    if not _is_watch(request):
-        return None
-    response = await _open(request)
     await asyncio.sleep(3600)
-    return response
 
 
 async def silence_before_headers(request: web.Request) -> web.StreamResponse | None:
@@ -91,13 +98,10 @@ async def garbage(request: web.Request) -> web.StreamResponse | None:
     return web.Response()
 
 
-async def garbage_in_stream(request: web.Request) -> web.StreamResponse | None:
+@_of_watches
+async def garbage_in_stream(request: web.Request, response: web.StreamResponse) -> None:
     """A watch whose lines are no JSON."""
-    if not _is_watch(request):
-        return None
-    response = await _open(request)
     await response.write(b"\xff\xfe\x00<html>\n" * 3)
-    return response
 
 
 async def truncated_json(request: web.Request) -> web.StreamResponse | None:

@@ -60,7 +60,8 @@ class ObjectStore:
 
     def since(self, version: int) -> Sequence[Change]:
         """What changed after `version`."""
-        return self.history[bisect.bisect_right(self.history, version, key=_version) :]
+        first = bisect.bisect_right(self.history, version, key=lambda change: change.version)
+        return self.history[first:]
 
     def put(self, place: Place, item: Json) -> Json:
         """Store `item`; a write that changes nothing has no version, as in the real server."""
@@ -84,8 +85,7 @@ class ObjectStore:
         return _copy(new)
 
     def remove(self, place: Place) -> Json | None:
-        item = self._objects.pop(place, None)
-        if item is not None:
+        if item := self._objects.pop(place, None):
             item = {**item, "metadata": dict(item["metadata"])}
             self._record("DELETED", place, item)
         return item
@@ -93,16 +93,11 @@ class ObjectStore:
     def apply(self, place: Place, part: str, body: Json, *, manager: str) -> Json:
         """Server-side apply of `body`, which the caller has reduced to one part of the object."""
         before = self._applied.get((place, part, manager), {})
-        others = [
-            applied
-            for (where, _, who), applied in self._applied.items()
-            if where == place and who != manager
-        ]
-        item = self.get(place) or {}
-        dropped = before
-        for kept in (body, *others):
-            dropped = _without(dropped, kept)
-        item = _merged(_without_leaves(item, dropped), body)
+        dropped = _without(before, body)
+        for (where, _, who), applied in self._applied.items():
+            if where == place and who != manager:
+                dropped = _without(dropped, applied)
+        item = _merged(_without_leaves(self.get(place) or {}, dropped), body)
         self._applied[(place, part, manager)] = _copy(body)
         return self.put(place, item)
 
@@ -118,10 +113,6 @@ class ObjectStore:
             self.changed.notify_all()
 
 
-def _version(change: Change) -> int:
-    return change.version
-
-
 def _copy(item: T) -> T:
     """As copy.deepcopy of JSON, in a third of its time."""
     copied: Any = item
@@ -134,10 +125,9 @@ def _copy(item: T) -> T:
 
 def is_in(place: Place, collection: Place) -> bool:
     """Whether `place` belongs to a collection (of one namespace, or of all)."""
-    return (place.api_version, place.plural) == (
-        collection.api_version,
-        collection.plural,
-    ) and collection.namespace in ("", place.namespace)
+    kind = (place.api_version, place.plural)
+    is_of_kind = kind == (collection.api_version, collection.plural)
+    return is_of_kind and collection.namespace in ("", place.namespace)
 
 
 def merge_patched(item: Any, patch: Any) -> Any:

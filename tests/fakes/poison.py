@@ -56,33 +56,24 @@ class Poison:
         if self.often(10):
             metadata["annotations"]["note"] = self.text(200_000)
         if self.often(10):
-            metadata["labels"] = {
-                "app.kubernetes.io/name": "som",
-                "app.kubernetes.io/component": "agent",
-            }
+            labels = {"app.kubernetes.io/name": "som", "app.kubernetes.io/component": "agent"}
+            metadata["labels"] = labels
         containers = [self._container(f"c{n}") for n in range(self.random.choice((1, 1, 2, 40)))]
         spec: Json = {"containers": containers, "automountServiceAccountToken": False}
         if self.often(2):
             spec["initContainers"] = [self._container(f"i{n}", init=True) for n in range(3)]
         if self._is_large():
             containers[0]["env"] = [{"name": "X", "value": "<" * LARGEST}]
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": metadata,
-            "spec": {**spec, **({"nodeName": node} if node else {})},
-        }
+        spec |= {"nodeName": node} if node else {}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
     def pod_status(self) -> Json:
         """A Pod's status, as kubelets of all ages write it."""
         ended: Json = {"terminated": {"exitCode": 1, "finishedAt": self.random.choice(_TIMES)}}
         state: Json = self.random.choice(({"running": {}}, {"waiting": {}}, ended))
-        return {
-            "phase": self.random.choice(("Pending", "Running", "Succeeded", "Failed", "Unknown")),
-            "containerStatuses": [
-                {"name": "c0", "state": state, "lastState": self.random.choice(({}, ended))}
-            ],
-        }
+        phase = self.random.choice(("Pending", "Running", "Succeeded", "Failed", "Unknown"))
+        container = {"name": "c0", "state": state, "lastState": self.random.choice(({}, ended))}
+        return {"phase": phase, "containerStatuses": [container]}
 
     def node(self, name: str) -> Json:
         """A Node, with and without all that a kubelet fills in."""
@@ -99,12 +90,8 @@ class Poison:
             status["nodeInfo"] = dict.fromkeys(_NODE_INFO, "") | {"bootID": self.text()}
         if self._is_large():
             status["images"] = [{"names": ["<" * LARGEST], "sizeBytes": 1}]
-        return {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": name, "annotations": {"note": self.text(10_000)}},
-            "status": status,
-        }
+        metadata = {"name": name, "annotations": {"note": self.text(10_000)}}
+        return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status}
 
     def sompool(self, name: str) -> Json:
         """A SomPool; most keep the CRD's rules, and a server takes those."""
@@ -202,9 +189,7 @@ class Poison:
         most = min(schema.get("maxItems", 8), 16)
         made = [self._by_schema(schema["items"]) for _ in range(self.random.randrange(most + 1))]
         keys = schema.get("x-kubernetes-list-map-keys", ())
-        unique = (
-            {json.dumps([each.get(key) for key in keys]): each for each in made} if keys else {}
-        )
+        unique = {json.dumps([each.get(key) for key in keys]): each for each in made if keys}
         return list(unique.values()) if keys else made
 
 
