@@ -129,9 +129,7 @@ def newest_release(series: Series) -> str:
     update(series)
     shown = apt(series, "apt-cache", "show", "linux-image-cloud-amd64")
     found = re.findall(r"^Version: (\S+)$(?:\n.+)*?\nDepends:.* linux-image-(\d\S+)", shown, re.M)
-    releases: list[str] = [
-        release for version, release in found if version.startswith(series.prefix)
-    ]
+    releases = [str(release) for version, release in found if version.startswith(series.prefix)]
     if not releases:
         raise DebianError(f"no kernel {series.prefix}* in {series.suite}; the suites have {found}")
     return max(releases, key=by_version)
@@ -158,10 +156,8 @@ def unpack(series: Series, packages: Sequence[str], root: Path) -> None:
         (partial / "usr" / merged).mkdir(parents=True)
         (partial / merged).symlink_to(f"usr/{merged}")
     for name in names:
-        with subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", world(series) / "archives" / name],
-            stdout=subprocess.PIPE,
-        ) as deb:
+        unpacked = ["dpkg-deb", "--fsys-tarfile", world(series) / "archives" / name]
+        with subprocess.Popen(unpacked, stdout=subprocess.PIPE) as deb:
             subprocess.run(
                 ["tar", "-x", "-C", partial, "--keep-directory-symlink",
                  "--exclude=./usr/share/doc/*", "--exclude=./usr/share/man/*",
@@ -219,13 +215,8 @@ def update(series: Series) -> None:
 
 
 def apt(series: Series, *command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, "APT_CONFIG": str(world(series) / "apt.conf"), "LC_ALL": "C"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "APT_CONFIG": str(world(series) / "apt.conf"), "LC_ALL": "C"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise DebianError(
             f"{' '.join(command)} for {series.suite} failed: {done.stderr.strip()}; "

@@ -98,15 +98,9 @@ def initramfs(kernel: debian.Kernel, files: Mapping[str, Path], machine: Machine
             for packed in kernel.modules.glob(f"**/{module}.ko*"):
                 plain = subprocess.run(["xz", "-dcf", packed], capture_output=True, check=True)
                 (root / "modules" / f"{module}.ko").write_bytes(plain.stdout)
-        packed_all = subprocess.run(
-            ["cpio", "-o", "-H", "newc", "--quiet"],
-            cwd=root,
-            input="\n".join(
-                str(path.relative_to(root)) for path in sorted(root.rglob("*"))
-            ).encode(),
-            capture_output=True,
-            check=True,
-        )
+        names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))).encode()
+        cpio = ["cpio", "-o", "-H", "newc", "--quiet"]
+        packed_all = subprocess.run(cpio, cwd=root, input=names, capture_output=True, check=True)
         return gzip.compress(packed_all.stdout, compresslevel=1)
 
 

@@ -125,19 +125,13 @@ class LocalNode:
     def order(self, capacity_bytes: int) -> None:
         """Order one pool of `capacity_bytes`; 0: none."""
         self.generation += 1
-        pool = {
-            "name": "databases",
-            "generation": self.generation,
-            "unit": "2Mi",
-            "capacity": str(capacity_bytes),
-            "source": {"hugeTLB": {"pageSize": "2Mi"}},
-        }
-        node = {
-            "apiVersion": "som.io/v1alpha1",
-            "kind": "SomNode",
-            "metadata": {"name": "local", "generation": self.generation},
-            "spec": {"pools": [pool] if capacity_bytes else []},
-        }
+        source = {"hugeTLB": {"pageSize": "2Mi"}}
+        size = {"unit": "2Mi", "capacity": str(capacity_bytes), "source": source}
+        pool = {"name": "databases", "generation": self.generation, **size}
+        metadata = {"name": "local", "generation": self.generation}
+        spec = {"pools": [pool] if capacity_bytes else []}
+        kind = {"apiVersion": "som.io/v1alpha1", "kind": "SomNode"}
+        node = {**kind, "metadata": metadata, "spec": spec}
         layout.write_atomically(self.state_dir.orders, json.dumps(node))
 
     def pool(self) -> dict[str, str]:

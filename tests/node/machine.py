@@ -104,13 +104,8 @@ class Snapshot:
         return cls(
             state_dir=state_dir,
             pages=tuple(
-                (
-                    page_bytes,
-                    node,
-                    hugepages.node_counts(page_bytes, node),
-                    hugepages.machine_counts(page_bytes),
-                )
-                for page_bytes in sorted(hugepages.page_sizes())
+                (size, node, hugepages.node_counts(size, node), hugepages.machine_counts(size))
+                for size in sorted(hugepages.page_sizes())
                 for node in hugepages.nodes()
             ),
             mounts=frozenset(

@@ -118,12 +118,6 @@ def _values(page: bytes) -> set[int]:
 
 def node_pool(capacity_bytes: int, *, pool: str, page: str) -> v1alpha1.NodePool:
     """A pool's order for a node."""
-    return v1alpha1.NodePool.model_validate(
-        {
-            "name": pool,
-            "generation": 1,
-            "unit": page,
-            "capacity": capacity_bytes,
-            "source": {"hugeTLB": {"pageSize": page}},
-        }
-    )
+    order = {"name": pool, "generation": 1, "unit": page, "capacity": capacity_bytes}
+    source = {"hugeTLB": {"pageSize": page}}
+    return v1alpha1.NodePool.model_validate({**order, "source": source})

@@ -113,17 +113,9 @@ def start_containerd(namespaces: Namespaces) -> None:
 
 
 def start_kubelet(namespaces: Namespaces) -> None:
-    namespaces.start(
-        "kubelet",
-        [
-            "kubelet",
-            f"--config={namespaces.state}/kubelet.yaml",
-            f"--kubeconfig={namespaces.pki}/kubelet.kubeconfig",
-            f"--hostname-override={NODE}",
-            f"--node-ip={NODE_IP}",
-            "--v=2",
-        ],
-    )
+    words = ["kubelet", f"--config={namespaces.state}/kubelet.yaml", "--v=2"]
+    words += [f"--kubeconfig={namespaces.pki}/kubelet.kubeconfig"]
+    namespaces.start("kubelet", [*words, f"--hostname-override={NODE}", f"--node-ip={NODE_IP}"])
     ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:10248/healthz').read())"
 
     def healthy_or_ended() -> str:
