@@ -17,6 +17,16 @@ PAGE = 2 << 20
 OWN_POD = "som-system/som-agent"
 
 
+def order(
+    capacity_bytes: int, *, name: str = "a", unit: v1alpha1.Unit = "2Mi"
+) -> v1alpha1.NodePool:
+    """A pool of pages of 2 MiB, as a node is ordered to have it."""
+    source = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
+    return v1alpha1.NodePool(
+        name=name, generation=1, unit=unit, capacity=capacity_bytes, source=source
+    )
+
+
 @dataclasses.dataclass
 class Superblock:
     """One start's memory: `writer` is whose bytes are in it, None: zeroed."""
@@ -132,27 +142,18 @@ class FakeDriver:
 class FakePools(pools.Pools):
     """What leases use of it: a pool of each unit, of all its kernel has."""
 
+    ready = True
+
     def __init__(self, drivers: Mapping[v1alpha1.Unit, FakeDriver]) -> None:
         self.drivers = drivers
-        self.is_ready = True
         self.refills = 0
-
-    @property
-    def ready(self) -> bool:
-        return self.is_ready
 
     def for_unit(self, unit: v1alpha1.Unit) -> pools.ActivePool:
         driver = self.drivers[unit]
         capacity_bytes, free_bytes = driver.kernel.capacity_bytes, driver.kernel.free_bytes()
-        order = v1alpha1.NodePool(
-            name=f"pool-{unit.lower()}",
-            generation=1,
-            unit=unit,
-            capacity=capacity_bytes,
-            source=v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi")),
-        )
-        reserved = seams.PoolReserved(order.name, capacity_bytes, free_bytes, page_bytes=PAGE)
-        return pools.ActivePool(order, driver.name, reserved, pools.State.SETTLED)
+        ordered = order(capacity_bytes, name=f"pool-{unit.lower()}", unit=unit)
+        reserved = seams.PoolReserved(ordered.name, capacity_bytes, free_bytes, page_bytes=PAGE)
+        return pools.ActivePool(ordered, driver.name, reserved, pools.State.SETTLED)
 
     async def refill(self) -> None:
         self.refills += 1

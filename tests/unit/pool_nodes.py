@@ -15,15 +15,6 @@ from som_device_plugin import changes, database, pools, seams, status
 from som_device_plugin.kubelet import setup
 
 GIB = 1 << 30
-SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
-
-
-def order(
-    capacity_bytes: int, *, name: str = "a", unit: v1alpha1.Unit = "2Mi"
-) -> v1alpha1.NodePool:
-    return v1alpha1.NodePool(
-        name=name, generation=1, unit=unit, capacity=capacity_bytes, source=SOURCE
-    )
 
 
 class FakeSource:
@@ -140,14 +131,6 @@ class Node:
 
 
 def reported(own: pools.Pools, **fields: Any) -> v1alpha1.SomNodeStatus:
-    facts: dict[str, Any] = {
-        "generation": own.generation,
-        "boot_id": "b",
-        "active": own.pools(),
-        "leases": (),
-        "findings": (),
-        "found_setup": own.setup,
-        "pod_names": {},
-        "huge_pages": {},
-    }
-    return status.node_status(**(facts | fields))
+    facts: dict[str, Any] = {"generation": own.generation, "boot_id": "b", "active": own.pools()}
+    facts |= {"leases": (), "findings": (), "pod_names": {}, "huge_pages": {}}
+    return status.node_status(**({"found_setup": own.setup} | facts | fields))

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import pytest
 
 import waiting
+from fakes.node import order
 from som_api import SomError, v1alpha1
 from som_api.run import heartbeats
 from som_device_plugin import database, loops, pools, seams
 from som_device_plugin.kubelet import setup
 from som_device_plugin.leases import decide, state
-from unit.pool_nodes import GIB, FakeSource, Node, order, reported
+from unit.pool_nodes import GIB, FakeSource, Node, reported
 
 
 @pytest.fixture

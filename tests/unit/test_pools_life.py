@@ -9,10 +9,11 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from fakes.node import order
 from som_api import SomError, v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.kubelet import setup
-from unit.pool_nodes import GIB, FakeSource, Node, order
+from unit.pool_nodes import GIB, FakeSource, Node
 
 UNITS: dict[str, v1alpha1.Unit] = {"a": "2Mi", "b": "2Mi", "c": "1Gi"}
 STEPS = [

@@ -14,7 +14,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_optional, ext_strings
 from kubernetes.utils import quantity
 
-_ANY = cel.Type.DYN
+_ANY, _BOOL, _INT, _STRING = cel.Type.DYN, cel.Type.BOOL, cel.Type.INT, cel.Type.STRING
 
 
 def _quantity(text: str) -> decimal.Decimal:
@@ -34,6 +34,10 @@ def _is_integer(text: str) -> bool:
     return "." not in text and abs(_quantity(text)) < 2**63 and _quantity(text) % 1 == 0
 
 
+def _is_greater(one: str, other: str) -> bool:
+    return _quantity(one) > _quantity(other)
+
+
 def _function(name: str, returns: Any, *takes: Any, member: bool = False, does: Any) -> Any:
     overload = cel.Overload(
         f"{name}_test", return_type=returns, parameters=list(takes), is_member=member, impl=does
@@ -45,26 +49,12 @@ def _function(name: str, returns: Any, *takes: Any, member: bool = False, does: 
 _KUBERNETES = cel.CelExtension(
     "kubernetes",
     [
-        _function(
-            "lists.range",
-            cel.Type.List(cel.Type.INT),
-            cel.Type.INT,
-            does=lambda size: list(range(size)),
-        ),
-        _function("quantity", _ANY, cel.Type.STRING, does=str),
-        _function("isQuantity", cel.Type.BOOL, cel.Type.STRING, does=_is_quantity),
-        _function("isInteger", cel.Type.BOOL, _ANY, member=True, does=_is_integer),
-        _function(
-            "asInteger", cel.Type.INT, _ANY, member=True, does=lambda text: int(_quantity(text))
-        ),
-        _function(
-            "isGreaterThan",
-            cel.Type.BOOL,
-            _ANY,
-            _ANY,
-            member=True,
-            does=lambda one, other: _quantity(one) > _quantity(other),
-        ),
+        _function("lists.range", cel.Type.List(_INT), _INT, does=lambda size: list(range(size))),
+        _function("quantity", _ANY, _STRING, does=str),
+        _function("isQuantity", _BOOL, _STRING, does=_is_quantity),
+        _function("isInteger", _BOOL, _ANY, member=True, does=_is_integer),
+        _function("asInteger", _INT, _ANY, member=True, does=lambda text: int(_quantity(text))),
+        _function("isGreaterThan", _BOOL, _ANY, _ANY, member=True, does=_is_greater),
     ],
 )
 _ENVIRONMENT = cel.NewEnv(

@@ -42,13 +42,8 @@ def clock() -> FakeClock:
 @pytest.fixture
 async def served(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Served]:
     """A registered plugin with the tickets n0-0, n0-1 and n1-0."""
-    fake = tickets.FakeTickets(
-        [
-            tickets.device("n0-0"),
-            tickets.device("n0-1", healthy=False),
-            tickets.device("n1-0", numa_node=1),
-        ]
-    )
+    here = [tickets.device("n0-0"), tickets.device("n0-1", healthy=False)]
+    fake = tickets.FakeTickets([*here, tickets.device("n1-0", numa_node=1)])
     taking_turns = turns.Turns(time=clock)
     device_plugin = plugin.DevicePlugin(fake, taking_turns=taking_turns, time=clock)
     async with (

@@ -225,7 +225,7 @@ async def test_a_third_pod_with_the_ticket_does_not_get_the_seconds_lease(world:
 
 def test_free_tickets_are_healthy_only_while_a_pool_can_serve(world: World) -> None:
     asyncio.run(world.admit("db", 4))
-    world.pools.is_ready = False
+    world.pools.ready = False
     healthy = [device.ticket for device in world.service.devices() if device.healthy]
     assert healthy == [world.cluster.running[0].ticket]
 

@@ -96,10 +96,8 @@ class World:
         self.connection = database.open_database(self.path)
         changed = changes.Changes()
         self.store: store.LeaseStore = self.mortal(store.LeaseStore(self.connection, changed))
-        driver, large = (
-            node.FakeDriver(self.kernel),
-            node.FakeDriver(self.large_kernel, name="Large"),
-        )
+        driver = node.FakeDriver(self.kernel)
+        large = node.FakeDriver(self.large_kernel, name="Large")
         self.driver = Mortal(driver, self)
         self.pools = node.FakePools({"2Mi": driver, "1Gi": large})
         self.specs: cdi.Specs = self.mortal(cdi.Specs(self.cdi_dir))
@@ -173,9 +171,8 @@ class World:
             keep_on_restart=keep,
         )
         await self.service.allocate([ticket])
-        fake = node.FakePod(pod, ticket)
-        self.cluster.running.append(fake)
-        return fake
+        self.cluster.running.append(node.FakePod(pod, ticket))
+        return self.cluster.running[-1]
 
     async def start_container(self, pod: node.FakePod) -> bool:
         """PreStartContainer, then the container runs and writes to its memory."""
@@ -183,11 +180,8 @@ class World:
             await self.service.pre_start([pod.ticket])
         except SomError:
             return False
-        (block,) = [
-            b
-            for b in self.kernel.superblocks
-            if b.mounted and self.owner_of(b) == pod.pod.uid and not b.truncated
-        ]
+        usable = [b for b in self.kernel.superblocks if b.mounted and not b.truncated]
+        (block,) = [b for b in usable if self.owner_of(b) == pod.pod.uid]
         self.check_spec(block, pod.pod)
         if not pod.pod.keep_on_restart or block is not pod.delivered:
             assert block.writer is None, "memory of an earlier owner or start was handed out"
@@ -224,13 +218,8 @@ class World:
         self.check_specs()
         assert self.kernel.used_bytes() <= CAPACITY
         for pod in self.cluster.running:
-            if pod.container_runs:
-                assert pod.memory.mounted and not pod.memory.truncated, (
-                    "memory was taken from a running container"
-                )
-        slots = [
-            (b.start.pool, b.start.slot)
-            for b in self.kernel.superblocks
-            if self.kernel.held_bytes(b)
-        ]
+            was_taken = pod.container_runs and (not pod.memory.mounted or pod.memory.truncated)
+            assert not was_taken, "memory was taken from a running container"
+        held = filter(self.kernel.held_bytes, self.kernel.superblocks)
+        slots = [(block.start.pool, block.start.slot) for block in held]
         assert len(slots) == len(set(slots)), "two starts share a cgroup"

@@ -12,7 +12,6 @@ from fakes import node
 from fakes.huge_pages import PAGE, HugePages
 from som_device_plugin import database, seams
 from som_device_plugin.sources.hugetlb import accounts, counters, plan, records, source
-from unit import pool_nodes
 
 
 class Machine:
@@ -134,7 +133,7 @@ class Agent:
     def grow(self, pool: str, pages: int) -> None:
         """Carry out an order, larger or smaller."""
         self.ordered[pool] = pages
-        order = pool_nodes.order(pages * PAGE, name=pool)
+        order = node.order(pages * PAGE, name=pool)
         asyncio.run(self.source.apply(order, held_bytes=0, on_progress=lambda _reserved: None))
 
     def release(self, pool: str) -> None:

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
+from fakes import node
 from fakes.huge_pages import PAGE
 from som_device_plugin.sources.hugetlb import counters
-from unit import pool_nodes
 from unit.sources import machines
 
 
@@ -26,7 +26,7 @@ async def test_a_step_that_nobody_waits_for_any_more_has_its_turn_to_its_end(
     monkeypatch.setattr(counters.Counters, "change", slow)
     with machines.Machine(tmp_path).running() as machine:
         agent = machine.agent()
-        order = pool_nodes.order(8 * PAGE)
+        order = node.order(8 * PAGE)
         first = asyncio.create_task(
             agent.source.apply(order, held_bytes=0, on_progress=lambda _reserved: None)
         )
