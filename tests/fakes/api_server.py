@@ -8,9 +8,8 @@ import asyncio
 import dataclasses
 import json
 import ssl
-import time as system_time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from aiohttp import web
 from kubernetes.aio import client as official
@@ -18,6 +17,7 @@ from kubernetes.aio import client as official
 from fakes import object_store
 from fakes.object_store import Json, Place
 from som_api import kube
+from som_api.run import clock
 
 # A certificate whose key was thrown away. With none, each client loads the machine's for 50 ms.
 ANY_CA = """\
@@ -34,10 +34,6 @@ bBVkvWFBAiEA933T8pwyfHxQYPSRkUr/AGRNNMlNN3HJQaD/BK2kBOc=
 """
 
 Failure = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
-
-
-class Monotonic(Protocol):
-    def monotonic(self) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +53,16 @@ class FakeApiServer:
     `second_s` is how long one of a watch's timeoutSeconds takes here.
     """
 
-    def __init__(self, *, time: Monotonic = system_time, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, time: clock.Clock | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.store = object_store.ObjectStore()
         self.requests: list[Request] = []
         self.failure: Failure | None = None
         self.token: str | None = None
         self.second_s = 1.0
         self.port = 0
-        self._time = time
+        self._time = time or clock.SystemClock()
         self._tls = tls
         self._ended = 0
 

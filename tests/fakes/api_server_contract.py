@@ -4,6 +4,7 @@ Each check takes a client and makes Nodes of its own, named `contract-<something
 """
 
 import contextlib
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -150,15 +151,5 @@ def _with_conditions(*types: str) -> Json:
     return {"apiVersion": "v1", "kind": "Node", "status": {"conditions": conditions}}
 
 
-CHECKS: list[Check] = [
-    pages_of_a_list_add_up,
-    a_watch_tells_what_happened_since_the_list,
-    a_watch_ends_after_its_time_with_a_bookmark,
-    a_watch_of_a_forgotten_version_is_gone,
-    an_apply_owns_its_fields_and_no_others,
-    an_apply_that_changes_nothing_has_no_version,
-    an_apply_keeps_every_character,
-    a_status_is_written_through_its_subresource,
-    a_json_patch_is_all_or_nothing,
-    errors_say_what_the_server_answered,
-]
+CHECKS: list[Check] = list(filter(inspect.iscoroutinefunction, tuple(globals().values())))
+"""Every coroutine of this module."""

@@ -50,9 +50,9 @@ def in_stream_error(code: int, reason: str) -> api_server.Failure:
 
 
 def http_error(
-    code: int, reason: str, *, watch_only: bool, retry_after_s: int | None = None
+    code: int, reason: str, *, watch_only: bool = False, retry_after_s: int | None = None
 ) -> api_server.Failure:
-    """The server refuses watches, or lists as well."""
+    """The server refuses lists and watches, or `watch_only`."""
 
     async def fail(request: web.Request) -> web.StreamResponse | None:
         if watch_only and not _is_watch(request):
@@ -125,13 +125,11 @@ ALL: dict[str, api_server.Failure] = {
     "in-stream ERROR 410": in_stream_error(410, "Expired"),
     "in-stream ERROR 500": in_stream_error(500, "InternalError"),
     "HTTP 410 on watch": http_error(410, "Expired", watch_only=True),
-    "HTTP 410": http_error(410, "Expired", watch_only=False),
-    "HTTP 500": http_error(500, "InternalError", watch_only=False),
+    "HTTP 410": http_error(410, "Expired"),
+    "HTTP 500": http_error(500, "InternalError"),
     "HTTP 500 on watch": http_error(500, "InternalError", watch_only=True),
-    "HTTP 401": http_error(401, "Unauthorized", watch_only=False),
-    "HTTP 429 with Retry-After": http_error(
-        429, "TooManyRequests", watch_only=False, retry_after_s=1
-    ),
+    "HTTP 401": http_error(401, "Unauthorized"),
+    "HTTP 429 with Retry-After": http_error(429, "TooManyRequests", retry_after_s=1),
     "clean close at once": clean_close,
     "abort after one event": abort_after_one_event,
     "half-open TCP": silence,

@@ -145,7 +145,7 @@ async def test_an_event_that_is_refused_is_given_up(
     still: FakeClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    server.failure = failures.http_error(403, "Forbidden", watch_only=False)
+    server.failure = failures.http_error(403, "Forbidden")
     async with recording(client, still) as recorder:
         recorder.emit(POOL, reason="First", message="no")
         await until(lambda: "First is lost" in caplog.text)

@@ -70,7 +70,7 @@ async def test_a_refused_connection_is_not_hammered_and_the_server_is_found_agai
 async def test_retry_after_is_waited_for(
     server: FakeApiServer, client: kube.Client, clock: FakeClock
 ) -> None:
-    server.failure = failures.http_error(429, "TooManyRequests", watch_only=False, retry_after_s=25)
+    server.failure = failures.http_error(429, "TooManyRequests", retry_after_s=25)
     async with Watching(client, clock).running():
         await until(lambda: len(clock.sleeps) >= 3)
     assert min(clock.sleeps) >= 25
