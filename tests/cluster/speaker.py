@@ -87,15 +87,8 @@ async def report(client: kube.Client, node: str) -> None:
         generation, spec = await anext(outside.specs.specs())
         (order,) = spec.pools
         ready = v1alpha1.Condition(type="Ready", status="True", reason="Reserved")
-        pool = v1alpha1.PoolStatus(
-            name=order.name,
-            generation=order.generation,
-            unit=order.unit,
-            capacity=order.capacity,
-            allocated=0,
-            free=order.capacity,
-            conditions=(ready,),
-        )
+        facts = order.model_dump(include={"name", "generation", "unit", "capacity"})
+        pool = v1alpha1.PoolStatus(**facts, allocated=0, free=order.capacity, conditions=(ready,))
         status = v1alpha1.SomNodeStatus(
             observed_generation=generation, boot_id="abc", pools=(pool,), conditions=(ready,)
         )

@@ -81,7 +81,7 @@ class Churn:
         whole = f"{2 * self._units}Mi"
         self._node.order(self._units * PAGE)
         self._node.start_agent()
-        self._wait_pool(capacity=whole)
+        self._node.wait_pool(capacity=whole)
         end = time.monotonic() + seconds
         deadline = end + _DEADLINE_S
         actions, weights = list(self._actions), list(self._actions.values())
@@ -103,19 +103,12 @@ class Churn:
         machine.wait_until(self._all_gone, what="every owner has ended", deadline_s=_DEADLINE_S)
         if self.faults:
             return
-        self._wait_pool(capacity=whole, allocated="0", free=whole)
+        self._node.wait_pool(capacity=whole, allocated="0", free=whole)
         last = self._claim(self._units)
         found = last.answer(deadline_s=_DEADLINE_S)
         if found != f"zero {self._units * PAGE}":
             self._fault(f"the last owner of everything found {found!r}")
         last.end()
-
-    def _wait_pool(self, **fields: str) -> None:
-        machine.wait_until(
-            lambda: self._node.pool().items() >= fields.items(),
-            what=f"{fields}; reported: {self._node.pool()}\n{self._node.log_text()[-4000:]}",
-            deadline_s=_DEADLINE_S,
-        )
 
     def _all_gone(self) -> bool:
         self._listen()

@@ -21,13 +21,10 @@ class Claim:
         self.units = units
         self._text = b""
         self._lines: list[str] = []
-        command = ["local", "run", "--state-dir", str(node.state_dir.path), "--user", user]
-        self.process = node.start(
-            [local_node.SOM, *command, "--request", f"som.io/2Mi={units}", "--", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=node.log,
-        )
+        command = [local_node.SOM, "local", "run", "--state-dir", str(node.state_dir.path)]
+        command += ["--user", user, "--request", f"som.io/2Mi={units}", "--", program]
+        pipe = subprocess.PIPE
+        self.process = node.start(command, stdin=pipe, stdout=pipe, stderr=node.log)
         assert self.process.stdin and self.process.stdout
         self._stdin, self._stdout = self.process.stdin, self.process.stdout
         os.set_blocking(self._stdout.fileno(), False)

@@ -38,14 +38,10 @@ class Program:
     """A program under `som local run` that owns a lease until `end`."""
 
     def __init__(self, state_dir: layout.StateDir, units: int) -> None:
-        command = ["local", "run", "--state-dir", str(state_dir.path)]
-        request = ["--request", f"som.io/2Mi={units}"]
-        self.process = subprocess.Popen(
-            [str(SOM), *command, *request, "--", sys.executable, "-c", OWNER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [str(SOM), "local", "run", "--state-dir", str(state_dir.path)]
+        command += ["--request", f"som.io/2Mi={units}", "--", sys.executable, "-c", OWNER]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         assert self.process.stdin and self.process.stdout
         self._stdin, self._stdout = self.process.stdin, self.process.stdout
 
@@ -96,11 +92,8 @@ class LocalNode:
         if killed_at:
             step, when = killed_at
             start = [str(KILLED), f"som_device_plugin.{step}", when]
-        self.agent = self.start(
-            [sys.executable, *start, str(self.state_dir.path), str(os.getpid())],
-            stdout=self.log,
-            stderr=self.log,
-        )
+        command = [sys.executable, *start, str(self.state_dir.path), str(os.getpid())]
+        self.agent = self.start(command, stdout=self.log, stderr=self.log)
 
     def wait_registered(self) -> None:
         """The agent that was started last serves: the stand-in's patience is no slow machine's."""
@@ -119,8 +112,7 @@ class LocalNode:
     def wait_killed(self) -> None:
         """The agent has died by SIGKILL at its step."""
         assert self.agent is not None
-        code = self.agent.wait(30)
-        assert code == -signal.SIGKILL, self.log_text()
+        assert self.agent.wait(30) == -signal.SIGKILL, self.log_text()
 
     def order(self, capacity_bytes: int) -> None:
         """Order one pool of `capacity_bytes`; 0: none."""
@@ -147,7 +139,7 @@ class LocalNode:
         machine.wait_until(
             lambda: all(self.pool().get(name) == value for name, value in fields.items()),
             what=f"{fields}; reported: {self.pool()}\n{self.log_text()}",
-            deadline_s=60,
+            deadline_s=120,
         )
 
     def leases(self) -> int:

@@ -90,11 +90,7 @@ class ApiServer:
 
 
 async def send(
-    session: aiohttp.ClientSession,
-    method: str,
-    path: str,
-    body: Any = None,
-    **who: str,
+    session: aiohttp.ClientSession, method: str, path: str, body: Any = None, **who: str
 ) -> Answer:
     """One request; see `headers_of` for who sends it."""
     headers = headers_of(**who)

@@ -24,6 +24,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "som"
 SOURCES = Path(__file__).parent.parent / "gomod"
 INSTALL = Path(__file__).parents[2] / "install-packages"
 
+COMPONENTS = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"]
 PACKAGES: Mapping[str, str] = {
     "/usr/sbin/runc": "runc",
     "/usr/bin/buildah": "buildah",
@@ -52,16 +53,7 @@ class Build:
 BUILDS: Mapping[str, Build] = {
     "kubernetes": Build(
         module="k8s.io/kubernetes",
-        commands={
-            name: f"k8s.io/kubernetes/cmd/{name}"
-            for name in (
-                "kube-apiserver",
-                "kube-controller-manager",
-                "kube-scheduler",
-                "kubectl",
-                "kubelet",
-            )
-        },
+        commands={name: f"k8s.io/kubernetes/cmd/{name}" for name in COMPONENTS},
         stamp=(
             "k8s.io/component-base/version.gitVersion",
             "k8s.io/client-go/pkg/version.gitVersion",
@@ -89,11 +81,9 @@ BUILDS: Mapping[str, Build] = {
 
 def install_packages() -> None:
     """Install the Debian packages whose files are missing."""
-    missing = sorted(name for path, name in PACKAGES.items() if not Path(path).exists())
-    if not missing:
-        return
-    print(f"installing {' '.join(missing)}", flush=True)
-    run([INSTALL, *missing])
+    if missing := sorted(name for path, name in PACKAGES.items() if not Path(path).exists()):
+        print(f"installing {' '.join(missing)}", flush=True)
+        run([INSTALL, *missing])
 
 
 def build_all() -> list[Path]:

@@ -66,7 +66,8 @@ def hierarchies() -> list[Path]:
 
 def remember_pages(file: Path) -> None:
     """Write down how many huge pages the machine has, for `give_back`."""
-    counts = {str(path): int(path.read_text()) for path in _counters()}
+    counters = Path("/sys/devices/system/node").glob("node*/hugepages/*/nr_hugepages")
+    counts = {str(path): int(path.read_text()) for path in sorted(counters)}
     file.write_text(json.dumps(counts))
 
 
@@ -89,10 +90,6 @@ def added_pages(file: Path) -> int:
     """How many huge pages, of whatever size, the machine has more than was remembered."""
     remembered: dict[str, int] = json.loads(file.read_text())
     return sum(int(Path(path).read_text()) - count for path, count in remembered.items())
-
-
-def _counters() -> list[Path]:
-    return sorted(Path("/sys/devices/system/node").glob("node*/hugepages/*/nr_hugepages"))
 
 
 def mount_controller(namespaces: Namespaces) -> None:
@@ -158,9 +155,8 @@ def _mounted_elsewhere() -> bool:
 @contextlib.contextmanager
 def _hugetlb_mounted() -> Iterator[list[Path]]:
     """The v1 hierarchy, mounted for us, where the kernel still has one."""
-    line = next(
-        line for line in Path("/proc/cgroups").read_text().splitlines() if "hugetlb" in line
-    )
+    lines = Path("/proc/cgroups").read_text().splitlines()
+    line = next(line for line in lines if "hugetlb" in line)
     if line.split()[1] == "0" or hierarchies() == [CGROUPS]:
         yield []
         return

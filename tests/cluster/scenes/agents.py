@@ -35,7 +35,9 @@ def wait_ready(cluster: Cluster) -> None:
 
 def wait_tickets(cluster: Cluster) -> None:
     """Wait until kubelet offers tickets, which it does while an agent is registered."""
-    cluster.wait_for("tickets to be offered", lambda: _tickets(cluster), deadline_s=90)
+    cluster.wait_for(
+        "tickets to be offered", lambda: _offered(cluster, "som.io/ticket"), deadline_s=90
+    )
 
 
 def wait_units(cluster: Cluster, units: int) -> None:
@@ -43,10 +45,6 @@ def wait_units(cluster: Cluster, units: int) -> None:
     cluster.wait_for(
         f"{units} units to be offered", lambda: _offered(cluster, "som.io/2Mi") == units
     )
-
-
-def _tickets(cluster: Cluster) -> int:
-    return _offered(cluster, "som.io/ticket")
 
 
 def _offered(cluster: Cluster, resource: str) -> int:
@@ -85,7 +83,7 @@ def away(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl(*patch, f"--patch={NOWHERE}")
     try:
         cluster.wait_for("the agent's end", lambda: not _pods(cluster))
-        cluster.wait_for("no tickets", lambda: not _tickets(cluster))
+        cluster.wait_for("no tickets", lambda: not _offered(cluster, "som.io/ticket"))
         yield
     finally:
         cluster.kubectl(*patch, f"--patch={EVERYWHERE}")

@@ -67,16 +67,12 @@ def pod_spec(*containers: Manifest, grace_s: int = 1, **spec: Any) -> Manifest:
 def stateful_set(name: str, *containers: Manifest, **spec: Any) -> Manifest:
     """A StatefulSet of one pod, NAME-0."""
     labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": pod_spec(*containers, **spec)}
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
         "metadata": {"name": name},
-        "spec": {
-            "serviceName": name,
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": pod_spec(*containers, **spec)},
-        },
+        "spec": {"serviceName": name, "selector": {"matchLabels": labels}, "template": template},
     }
 
 
