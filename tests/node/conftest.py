@@ -5,6 +5,7 @@ Every test takes its turn at the machine's huge pages and is checked to have giv
 
 import os
 import pathlib
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 
@@ -14,6 +15,9 @@ from node import machine, nodes
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 
 MIB = 2**20
+
+# A shell's background job ignores it, and hands that on to all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Programs:
