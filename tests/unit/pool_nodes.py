@@ -111,7 +111,6 @@ class Node:
     @contextlib.asynccontextmanager
     async def agent(self) -> AsyncIterator[Callable[[str], tuple[str, str, str]]]:
         """An agent's pools; gives the conditions as reported: "Ready" is the pool's own."""
-
         self.own = own = self.pools()
 
         def condition(kind: str) -> tuple[str, str, str]:

@@ -61,6 +61,8 @@ class Hold:
 
 
 class Driver(node.FakeDriver):
+    """Keeps a hold for each pool."""
+
     def __init__(self, kernel: HugePages) -> None:
         super().__init__(node.FakeKernel(0))
         self.holds: dict[str, Hold] = collections.defaultdict(lambda: Hold(kernel))
@@ -115,18 +117,15 @@ class Agent:
     def strangers(self) -> int:
         return sum((self.ledger.strangers or {}).values())
 
-    def pages(self, pool: str) -> dict[int, int]:
-        return self.records.pages(pool)
-
     @property
     def ours(self) -> int:
-        return sum(sum(self.pages(pool).values()) for pool in self.records.pools())
+        return sum(sum(self.records.pages(pool).values()) for pool in self.records.pools())
 
     def check(self) -> list[seams.Event]:
         """The cycle; and pools that lack pages try to have them, as `pools` has them do."""
         events, _ = asyncio.run(self.source.check())
         for pool, pages in self.ordered.items():
-            if sum(self.pages(pool).values()) != pages:
+            if sum(self.records.pages(pool).values()) != pages:
                 self.grow(pool, pages)
         return events + self.counters.take_events()
 

@@ -43,7 +43,7 @@ def test_a_container_that_moves_its_pages_changes_shares_and_nothing_else(
         assert agent.check() == []
 
     assert machine.kernel.writes == []
-    assert agent.pages("databases") == {0: 0, 1: 128}
+    assert agent.records.pages("databases") == {0: 0, 1: 128}
     assert agent.strangers == 10
     agent.release("databases")
     assert machine.kernel.total == {0: 5, 1: 5}
