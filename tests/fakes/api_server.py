@@ -124,10 +124,8 @@ class FakeApiServer:
         self.requests.append(
             Request(self._time.monotonic(), verb, request.path, body, dict(request.headers))
         )
-        if self.failure is not None:
-            answer = await self.failure(request)
-            if answer is not None:
-                return answer
+        if self.failure and (answer := await self.failure(request)) is not None:
+            return answer
         if self.token is not None and request.headers.get("Authorization") != self.token:
             return status(401, "Unauthorized", "Unauthorized")
         match verb:

@@ -30,7 +30,6 @@ sys.stdin.read()
 print("kept" if memory[:] == b"P" * size else "lost", flush=True)
 """
 
-
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
