@@ -427,13 +427,18 @@ def test_an_up_whose_process_is_killed_leaves_nothing_and_says_so(
     before = pages()
     up = start_up(local, "1Gi")
     machine.wait_until(lambda: local.pid("agent"), what="it starts", deadline_s=DEADLINE_S)
-    os.kill(local.pid("agent"), signal.SIGSTOP)
+    agent = os.pidfd_open(local.pid("agent"))
+    signal.pidfd_send_signal(agent, signal.SIGSTOP)
     assert up.stdout
     assert "waiting for the agent" in up.stdout.readline()
     local.kill(process)
     said, _ = up.communicate(timeout=DEADLINE_S)
     assert up.returncode == 1
     assert "has ended" in said
+    with contextlib.suppress(ProcessLookupError):
+        # Stopped before it could ask to end with its stand-in.
+        signal.pidfd_send_signal(agent, signal.SIGKILL)
+    os.close(agent)
     assert pages() == before
     assert not local.state_dir.exists()
 
