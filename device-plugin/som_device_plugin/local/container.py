@@ -255,5 +255,4 @@ def _prctl(option: int, value: int) -> None:
 
 def _check(result: int, what: str) -> None:
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise mounts.failure(what)
