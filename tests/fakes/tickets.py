@@ -1,10 +1,14 @@
 """A lease core without memory behind it: answers kubelet's calls as a test wants them."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
+from fakes.clock import FakeClock
 from som_api import SomError
 from som_device_plugin import seams
+from som_device_plugin.kubelet import plugin, registration
 
 
 class FakeTickets:
@@ -54,3 +58,16 @@ class FakeTickets:
 
 def device(ticket: str, *, healthy: bool = True, numa_node: int = 0) -> seams.TicketDevice:
     return seams.TicketDevice(seams.Ticket(ticket), healthy=healthy, numa_node=numa_node)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    device_plugin: plugin.DevicePlugin, directory: Path, clock: FakeClock
+) -> AsyncIterator[None]:
+    """The plugin as the agent runs it, kept registered with the kubelet of `directory`."""
+    kept = registration.Registration(device_plugin, directory=directory, time=clock)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(device_plugin.run()), group.create_task(kept.run())]
+        yield
+        for task in tasks:
+            task.cancel()

@@ -1,5 +1,3 @@
-import asyncio
-import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +6,8 @@ import pytest
 
 from fakes import kubelet, tickets
 from fakes.clock import FakeClock
-from som_device_plugin.kubelet import plugin, registration, turns
+from fakes.tickets import running
+from som_device_plugin.kubelet import plugin, turns
 from waiting import until
 
 
@@ -19,19 +18,6 @@ class Served:
     plugin: plugin.DevicePlugin
     turns: turns.Turns
     clock: FakeClock
-
-
-@contextlib.asynccontextmanager
-async def running(
-    device_plugin: plugin.DevicePlugin, directory: Path, clock: FakeClock
-) -> AsyncIterator[None]:
-    """The plugin as the agent runs it, kept registered with the kubelet of `directory`."""
-    kept = registration.Registration(device_plugin, directory=directory, time=clock)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(device_plugin.run()), group.create_task(kept.run())]
-        yield
-        for task in tasks:
-            task.cancel()
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import prometheus_client
 
 from fakes import kubelet, tickets
 from fakes.clock import FakeClock
+from fakes.tickets import running
 from som_device_plugin.kubelet import plugin, registration, turns
 from waiting import until
 
-from .conftest import Served, running
+from .conftest import Served
 
 
 def own_sockets(directory: Path) -> list[str]:

@@ -14,7 +14,7 @@ import waiting
 from fakes import clock
 from fakes import tickets as fake_tickets
 from som_api import v1alpha1
-from som_device_plugin.kubelet import plugin, registration, turns
+from som_device_plugin.kubelet import plugin, turns
 from som_device_plugin.linux import cgroups
 from som_device_plugin.local import layout, programs
 from som_device_plugin.local.stand_in import agent_pod, kubelet, limits
@@ -80,13 +80,8 @@ async def agent(core: fake_tickets.FakeTickets, state_dir: layout.StateDir) -> A
     """The agent's plugin, which registers by itself."""
     time = clock.FakeClock()
     device_plugin = plugin.DevicePlugin(core, taking_turns=turns.Turns(time=time), time=time)
-    directory = state_dir.device_plugins
-    kept = registration.Registration(device_plugin, directory=directory, time=time)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(device_plugin.run()), group.create_task(kept.run())]
+    async with fake_tickets.running(device_plugin, state_dir.device_plugins, time):
         yield
-        for task in tasks:
-            task.cancel()
 
 
 class Run:
