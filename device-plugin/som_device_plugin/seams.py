@@ -215,6 +215,59 @@ class Hold(Protocol):
         """Remove the empty hold and what is left of the pool's starts. Idempotent."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One piece of a pool in som.ko: physical range, NUMA node, bytes of it that leases hold."""
+
+    start: int
+    size_bytes: int
+    node: int
+    held_bytes: int
+
+
+class RangeRefused(DriverError):
+    """som.ko refused to take or to give back memory; `errno` is its answer."""
+
+    def __init__(self, message: str, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class RangeHold(Protocol):
+    """A pool that lives in som.ko: the kernel's pool is the hold, and nothing of it is stored twice.
+
+    It outlives the agent, and every call is safe to repeat after a crash at any point. Each raises
+    DriverError when som.ko is not loaded.
+    """
+
+    def spans(self) -> Sequence[Span]:
+        """What the pool consists of, each as it was added, by address; () when there is none."""
+
+    def holding(self) -> Holding:
+        """Bytes that are promised to no lease, and the quotas of all leases."""
+
+    def add(self, start: int, size_bytes: int) -> None:
+        """Bring a physical range into the pool, all or nothing; makes the pool first.
+
+        Raises:
+            RangeRefused: the pool is as before.
+        """
+
+    def remove(self, start: int) -> None:
+        """Give back the span that begins at `start`.
+
+        Raises:
+            RangeRefused: EBUSY while a lease holds a part of it, or quotas need it.
+        """
+
+    def destroy(self) -> None:
+        """Give everything back, and remove the pool. Idempotent.
+
+        Raises:
+            RangeRefused: EBUSY while it has leases.
+        """
+
+
 class Driver(Protocol):
     """What stands behind /dev/som. Every call is safe to repeat after a crash at any point."""
 

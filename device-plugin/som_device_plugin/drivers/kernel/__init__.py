@@ -1,0 +1,1 @@
+"""som.ko, the kernel module."""

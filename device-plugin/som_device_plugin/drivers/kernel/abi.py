@@ -1,0 +1,243 @@
+"""The ioctls of som.ko, as `driver/uapi/som.h` defines them; that header is the documentation.
+
+Every structure begins with its own size, so a newer module accepts these and an older one answers
+E2BIG only if a field that it does not know is set.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import ClassVar, Final, TypeVar
+
+from som_api import SomError
+
+CONTROL: Final = pathlib.Path("/dev/som_ctl")
+CLASS: Final = pathlib.Path("/sys/class/som")
+
+API_VERSION: Final = 1
+CHUNK_BYTES: Final = 1 << 21
+EXTENT_BYTES: Final = 1 << 30
+NAME_BYTES: Final = 64
+NUMA_ANY: Final = -1
+
+SOURCE_EXTERNAL: Final = 1
+SOURCE_HUGETLB: Final = 2
+SOURCE_CARVED: Final = 3
+MAPPING_BARE: Final = 1
+LEASE_STATE_REVOKED: Final = 1
+
+KERNEL_TOO_OLD: Final = errno.ENOPKG
+
+_IOC: Final = 0xDA
+_REASONS: Final = {
+    KERNEL_TOO_OLD: "refused, because on this kernel any user could crash the node with memory "
+    "of this source; the kernel's log names the first good versions, and HugeTLB works on all"
+}
+
+
+class KernelError(SomError):
+    """som.ko refused a command; `errno` is its answer."""
+
+    def __init__(self, message: str, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class Argument(ctypes.Structure):
+    """Base of the arguments: knows its command, and sets its size."""
+
+    command: ClassVar[int]
+
+    def __init__(self, **fields: int | bytes) -> None:
+        super().__init__(size=ctypes.sizeof(self), **fields)
+
+
+def _number(number: int) -> int:
+    return _IOC << 8 | number
+
+
+_U32 = ctypes.c_uint32
+_S32 = ctypes.c_int32
+_U64 = ctypes.c_uint64
+_NAME = ctypes.c_char * NAME_BYTES
+_HEAD: Final = [("size", _U32), ("flags", _U32)]
+
+
+class Query(Argument):
+    """What the module can do."""
+
+    command = _number(0x00)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("api_version", _U32),
+        ("sources", _U32),
+        ("mappings", _U32),
+        ("lease_major", _U32),
+        ("max_leases", _U32),
+        ("pools", _U32),
+        ("leases", _U32),
+        ("reserved", _U32),
+    ]
+
+
+class PoolCreate(Argument):
+    """An empty pool."""
+
+    command = _number(0x01)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("source", _U32),
+        ("mapping", _U32),
+        ("name", _NAME),
+        ("pool", _U32),
+        ("reserved", _U32),
+    ]
+
+
+class PoolAdd(Argument):
+    """Memory for a pool: all of it, or nothing."""
+
+    command = _number(0x02)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("pool", _U32),
+        ("reserved", _U32),
+        ("start", _U64),
+        ("bytes", _U64),
+    ]
+
+
+class PoolDestroy(Argument):
+    """All memory of a pool goes back."""
+
+    command = _number(0x03)
+    _fields_: ClassVar = [*_HEAD, ("pool", _U32), ("reserved", _U32)]
+
+
+class PoolInfo(Argument):
+    """The accounts of a pool, of one NUMA node or of all."""
+
+    command = _number(0x04)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("pool", _U32),
+        ("numa_node", _S32),
+        ("source", _U32),
+        ("mapping", _U32),
+        ("leases", _U32),
+        ("free_extents", _U32),
+        ("bytes", _U64),
+        ("reserved_bytes", _U64),
+        ("free_bytes", _U64),
+        ("zeroed_bytes", _U64),
+        ("dirty_bytes", _U64),
+        ("name", _NAME),
+    ]
+
+
+class LeaseCreate(Argument):
+    """A lease with its device."""
+
+    command = _number(0x05)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("pool", _U32),
+        ("numa_node", _S32),
+        ("quota_bytes", _U64),
+        ("name", _NAME),
+        ("lease", _U32),
+        ("major", _U32),
+        ("minor", _U32),
+        ("reserved", _U32),
+    ]
+
+
+class LeaseRevoke(Argument):
+    """The end of a lease's use."""
+
+    command = _number(0x06)
+    _fields_: ClassVar = [*_HEAD, ("lease", _U32), ("reserved", _U32)]
+
+
+class LeaseDestroy(Argument):
+    """The end of a lease that nobody holds."""
+
+    command = _number(0x07)
+    _fields_: ClassVar = [*_HEAD, ("lease", _U32), ("reserved", _U32)]
+
+
+class LeaseInfo(Argument):
+    """The accounts of a lease."""
+
+    command = _number(0x08)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("lease", _U32),
+        ("pool", _U32),
+        ("state", _U32),
+        ("numa_node", _S32),
+        ("holders", _U32),
+        ("mappings", _U32),
+        ("quota_bytes", _U64),
+        ("committed_bytes", _U64),
+        ("used_bytes", _U64),
+        ("held_bytes", _U64),
+        ("peak_bytes", _U64),
+        ("faults_2m", _U64),
+        ("faults_1g", _U64),
+        ("zeroed_late_bytes", _U64),
+        ("name", _NAME),
+    ]
+
+
+_Any = TypeVar("_Any", bound=Argument)
+
+
+class Control:
+    """/dev/som_ctl, open. Closing it ends nothing: pools and leases live in the kernel."""
+
+    def __init__(self, path: pathlib.Path = CONTROL) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelError(
+                f"opening {path}: {error.strerror}; load som.ko and run as root",
+                error.errno or 0,
+            ) from error
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)
+
+    def call(self, argument: _Any) -> _Any:
+        """Run a command; the same object, with the kernel's answer in it.
+
+        Raises:
+            KernelError: what the kernel answered.
+        """
+        try:
+            fcntl.ioctl(self._fd, argument.command, argument)
+        except OSError as error:
+            name, code = type(argument).__name__, error.errno or 0
+            raise KernelError(f"{name}: {_REASONS.get(code, error.strerror)}", code) from error
+        return argument
+
+
+def leases() -> Iterator[tuple[int, str]]:
+    """(number, name) of every lease in the kernel, from sysfs."""
+    return _named("lease")
+
+
+def pools() -> Iterator[tuple[int, str]]:
+    """(number, name) of every pool in the kernel, from sysfs."""
+    return _named("pool")
+
+
+def _named(kind: str) -> Iterator[tuple[int, str]]:
+    for path in CLASS.glob(f"{kind}*"):
+        with contextlib.suppress(FileNotFoundError):
+            yield int(path.name.removeprefix(kind)), (path / "name").read_text().strip()
