@@ -234,7 +234,7 @@ class RangeRefused(DriverError):
 
 
 class RangeHold(Protocol):
-    """A pool that lives in som.ko: the kernel's pool is the hold, and nothing of it is stored twice.
+    """A pool that lives in som.ko: the pool there is the hold, and nothing of it is stored twice.
 
     It outlives the agent, and every call is safe to repeat after a crash at any point. Each raises
     DriverError when som.ko is not loaded.
