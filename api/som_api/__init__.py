@@ -9,10 +9,12 @@ VERSION: Final = "0.1.0"
 class SomError(Exception):
     """Base of every error that som raises: says what failed, on what, and the cure.
 
-    `is_race`: somebody else was faster; the next attempt sees what he did.
+    `is_race`: somebody else was faster; the next attempt sees what he did. `reason`: its name in
+    CamelCase where a condition should tell it from others.
     """
 
     is_race = False
+    reason = ""
 
 
 def reasons(failure: BaseException) -> Iterator[SomError]:

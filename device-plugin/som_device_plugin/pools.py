@@ -250,7 +250,7 @@ class Pools:
             await (self._let_go(pool) if pool.is_leaving else self._apply(pool))
         except SomError as error:
             log.warning("pool refused", extra={"pool": pool.name, "error": str(error)})
-            self._become(pool, refused, why=str(error))
+            self._become(pool, refused, reason=error.reason, why=str(error))
         except Exception as error:
             # One pool must not keep the others from what was ordered.
             loops.failed("pools", error, pool=pool.name)

@@ -180,6 +180,12 @@ class DriverError(SomError):
     """The driver could not do what it was asked for."""
 
 
+class DriverNotLoaded(DriverError):
+    """som.ko is not in the kernel, so it has no pool and no lease."""
+
+    reason = "DriverNotLoaded"
+
+
 class NotEnoughMemory(DriverError):
     """The kernel had no such pages; the start holds nothing."""
 
@@ -237,7 +243,7 @@ class RangeHold(Protocol):
     """A pool that lives in som.ko: the pool there is the hold, and nothing of it is stored twice.
 
     It outlives the agent, and every call is safe to repeat after a crash at any point. Each raises
-    DriverError when som.ko is not loaded.
+    DriverNotLoaded when som.ko is not loaded.
     """
 
     def spans(self) -> Sequence[Span]:

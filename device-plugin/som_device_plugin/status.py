@@ -32,7 +32,10 @@ _POOL_REASONS: Final = {
     (pools.State.HELD, 0): ("Releasing", "{why}"),
     (pools.State.KEPT, 0): ("", "{why}"),
 }
-"""By state, and whether a settled pool has less than was ordered, as much, or more."""
+"""By state, and whether a settled pool has less than was ordered, as much, or more.
+
+A pool's own reason comes before the one here.
+"""
 
 _UNLIMITED_CURE: Final = (
     "mount the hugetlb controller before container runtime and kubelet start, restart both, and "
@@ -113,7 +116,7 @@ def _pool_reason(pool: pools.ActivePool) -> tuple[str, str]:
     reason, message = _POOL_REASONS[pool.state, (excess > 0) - (excess < 0)]
     capacity = v1alpha1.format_bytes(pool.capacity_bytes)
     shown = message.format(capacity=capacity, shortfall=pool.reserved.shortfall, why=pool.why)
-    return reason or pool.reason, shown
+    return pool.reason or reason, shown
 
 
 def _ready(active: Mapping[str, pools.ActivePool], generation: int | None) -> v1alpha1.Condition:

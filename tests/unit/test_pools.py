@@ -260,6 +260,20 @@ async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from
         await node.until(lambda: node.source.has == {"a": GIB, "b": GIB})
 
 
+async def test_an_error_that_names_its_reason_is_the_conditions_reason(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unloaded(_pool: v1alpha1.NodePool, **_: object) -> seams.PoolReserved:
+        raise seams.DriverNotLoaded("som.ko is not loaded")
+
+    monkeypatch.setattr(node.source, "apply", unloaded)
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await node.until(
+            lambda: condition("Ready") == ("False", "DriverNotLoaded", "som.ko is not loaded")
+        )
+
+
 async def test_a_kernel_that_looks_for_memory_for_long_is_no_reason_to_start_the_agent_again(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
