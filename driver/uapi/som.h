@@ -52,6 +52,7 @@ enum som_source {
 	SOM_SOURCE_EXTERNAL = 1, /* reserved ranges outside System RAM */
 	SOM_SOURCE_HUGETLB = 2, /* huge pages donated by the caller */
 	SOM_SOURCE_CARVED = 3, /* System RAM taken off line, given back at the end */
+	SOM_SOURCE_DEVDAX = 4, /* ranges of DAX devices that have no driver */
 };
 
 /* How the memory of a pool is mapped; fixed when the pool is created. */
@@ -72,6 +73,8 @@ enum som_mapping {
 #define SOM_CTL_LEASE_REVOKE	_IO(SOM_IOC, 0x06)
 #define SOM_CTL_LEASE_DESTROY	_IO(SOM_IOC, 0x07)
 #define SOM_CTL_LEASE_INFO	_IO(SOM_IOC, 0x08)
+#define SOM_CTL_POOL_SPAN	_IO(SOM_IOC, 0x09)
+#define SOM_CTL_POOL_REMOVE	_IO(SOM_IOC, 0x0a)
 
 /**
  * struct som_query - SOM_CTL_QUERY: what this module can do
@@ -111,12 +114,12 @@ struct som_query {
  * @pool: [out] number of the pool; not reused while the module is loaded
  * @reserved: 0
  *
- * EOPNOTSUPP: a source or mapping that this module does not offer; EXTERNAL and
- * CARVED on a machine that encrypts its memory (SME, SEV, TDX).
- * ENOPKG: EXTERNAL and CARVED on a kernel where any user could crash the node by
- * one mbind() on such memory: it takes a newer kernel, the kernel's log says which.
- * A pool keeps the module loaded. While there is one of EXTERNAL or CARVED,
- * hibernation is refused.
+ * EOPNOTSUPP: a source or mapping that this module does not offer; EXTERNAL,
+ * CARVED and DEVDAX on a machine that encrypts its memory (SME, SEV, TDX).
+ * ENOPKG: EXTERNAL, CARVED and DEVDAX on a kernel where any user could crash the
+ * node by one mbind() on such memory: it takes a newer kernel, the kernel's log
+ * says which. A pool keeps the module loaded. While there is one of EXTERNAL,
+ * CARVED or DEVDAX, hibernation is refused.
  */
 struct som_pool_create {
 	__u32 size;
@@ -135,7 +138,7 @@ struct som_pool_create {
  * @flags: 0
  * @pool: which pool
  * @reserved: 0
- * @start: EXTERNAL, CARVED: physical address. HUGETLB: address in the
+ * @start: EXTERNAL, CARVED, DEVDAX: physical address. HUGETLB: address in the
  *	caller's address space
  * @bytes: how much; all of it is added, or nothing
  *
@@ -156,6 +159,12 @@ struct som_pool_create {
  * memory/block_size_bytes may be larger), all on line and of one NUMA node.
  * EBUSY: something there cannot be moved away, try elsewhere. Can take seconds;
  * a fatal signal stops it.
+ *
+ * DEVDAX: 2 MiB aligned, all of it "Persistent Memory", "Persistent Memory
+ * (legacy)" or "Soft Reserved" in /proc/iomem (else EINVAL), of one NUMA node, and
+ * real memory behind it (ENXIO). What was stored there is lost. EBUSY: a driver
+ * (device_dax, kmem, nd_pmem) has claimed a part of it: unbind it. While the pool
+ * has the range, no driver can be bound to the device.
  *
  * New memory is usable at once and zeroed in the background.
  *
@@ -183,10 +192,10 @@ struct som_pool_add {
  * EBUSY: the pool has leases. If the kernel does not take carved memory back,
  * its error is returned and the pool remains, without the part that was given
  * back and closed to new leases; repeat the call. Likewise EINTR, after a fatal
- * signal: the memory of an EXTERNAL pool is zeroed first. The blocks of a CARVED
- * pool come back as the node's auto_online_blocks says: online them where it says
- * "offline". What the kernel puts on line itself may come into a zone from which it
- * cannot be carved again; "online_movable" keeps it carvable.
+ * signal: the memory of an EXTERNAL or DEVDAX pool is zeroed first. The blocks of
+ * a CARVED pool come back as the node's auto_online_blocks says: online them where
+ * it says "offline". What the kernel puts on line itself may come into a zone from
+ * which it cannot be carved again; "online_movable" keeps it carvable.
  */
 struct som_pool_destroy {
 	__u32 size;
@@ -230,6 +239,68 @@ struct som_pool_info {
 	char name[SOM_NAME_BYTES];
 };
 #define SOM_POOL_INFO_SIZE_VER0	136
+
+/* What SOM_CTL_POOL_REMOVE took out of use, and the kernel did not take back */
+#define SOM_SPAN_STATE_LEAVING	(1U << 0)
+
+/**
+ * struct som_pool_span - SOM_CTL_POOL_SPAN: one piece of a pool's memory
+ * @size: sizeof(struct som_pool_span)
+ * @flags: 0
+ * @pool: which pool
+ * @numa_node: [out] its node
+ * @start: in: an address; out: the first span that ends after it begins here
+ * @bytes: [out]
+ * @held_bytes: [out] the part that leases hold
+ * @state: [out] SOM_SPAN_STATE_*
+ * @reserved: 0
+ *
+ * A span is what one SOM_CTL_POOL_ADD brought; of HUGETLB it is one huge page,
+ * whatever range it came in. All addresses are physical. To list a pool, begin with
+ * 0 and go on with @start + @bytes.
+ *
+ * ENOENT: no such pool. ENODATA: no span ends after that address.
+ */
+struct som_pool_span {
+	__u32 size;
+	__u32 flags;
+	__u32 pool;
+	__s32 numa_node;
+	__u64 start;
+	__u64 bytes;
+	__u64 held_bytes;
+	__u32 state;
+	__u32 reserved;
+};
+#define SOM_POOL_SPAN_SIZE_VER0	48
+
+/**
+ * struct som_pool_remove - SOM_CTL_POOL_REMOVE: give one span back
+ * @size: sizeof(struct som_pool_remove)
+ * @flags: 0
+ * @pool: which pool
+ * @reserved: 0
+ * @start: where the span begins, as SOM_CTL_POOL_SPAN tells
+ *
+ * The mirror of SOM_CTL_POOL_ADD; what SOM_CTL_POOL_DESTROY says about each source
+ * is true here too. From the first moment on no lease gets any of it. It waits for
+ * another POOL_ADD or POOL_REMOVE of the same pool.
+ *
+ * EBUSY: a lease holds some of it; or the pool is being destroyed. ENOSPC: what
+ * stays would be less than all quotas together. Nothing has changed then.
+ * EINTR: a fatal signal came while it was zeroed; all of it is in the pool again.
+ * Any other error is the kernel's, which does not take carved memory back: the span
+ * is then LEAVING, counts nowhere in SOM_CTL_POOL_INFO and is used by nobody; repeat
+ * the call. ENOENT: no such pool. ENODATA: no span begins there.
+ */
+struct som_pool_remove {
+	__u32 size;
+	__u32 flags;
+	__u32 pool;
+	__u32 reserved;
+	__u64 start;
+};
+#define SOM_POOL_REMOVE_SIZE_VER0	24
 
 /**
  * struct som_lease_create - SOM_CTL_LEASE_CREATE

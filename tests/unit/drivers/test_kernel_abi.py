@@ -21,6 +21,8 @@ STRUCTURES = {
     "som_lease_revoke": abi.LeaseRevoke,
     "som_lease_destroy": abi.LeaseDestroy,
     "som_lease_info": abi.LeaseInfo,
+    "som_pool_span": abi.PoolSpan,
+    "som_pool_remove": abi.PoolRemove,
 }
 CONSTANTS = {
     "SOM_API_VERSION": abi.API_VERSION,
@@ -31,8 +33,10 @@ CONSTANTS = {
     "SOM_SOURCE_EXTERNAL": abi.SOURCE_EXTERNAL,
     "SOM_SOURCE_HUGETLB": abi.SOURCE_HUGETLB,
     "SOM_SOURCE_CARVED": abi.SOURCE_CARVED,
+    "SOM_SOURCE_DEVDAX": abi.SOURCE_DEVDAX,
     "SOM_MAPPING_BARE": abi.MAPPING_BARE,
     "SOM_LEASE_STATE_REVOKED": abi.LEASE_STATE_REVOKED,
+    "SOM_SPAN_STATE_LEAVING": abi.SPAN_STATE_LEAVING,
 }
 
 

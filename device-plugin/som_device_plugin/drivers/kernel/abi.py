@@ -27,8 +27,10 @@ NUMA_ANY: Final = -1
 SOURCE_EXTERNAL: Final = 1
 SOURCE_HUGETLB: Final = 2
 SOURCE_CARVED: Final = 3
+SOURCE_DEVDAX: Final = 4
 MAPPING_BARE: Final = 1
 LEASE_STATE_REVOKED: Final = 1
+SPAN_STATE_LEAVING: Final = 1
 
 KERNEL_TOO_OLD: Final = errno.ENOPKG
 
@@ -192,6 +194,29 @@ class LeaseInfo(Argument):
         ("zeroed_late_bytes", _U64),
         ("name", _NAME),
     ]
+
+
+class PoolSpan(Argument):
+    """The first span of a pool that ends after an address."""
+
+    command = _number(0x09)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("pool", _U32),
+        ("numa_node", _S32),
+        ("start", _U64),
+        ("bytes", _U64),
+        ("held_bytes", _U64),
+        ("state", _U32),
+        ("reserved", _U32),
+    ]
+
+
+class PoolRemove(Argument):
+    """One span of a pool goes back."""
+
+    command = _number(0x0A)
+    _fields_: ClassVar = [*_HEAD, ("pool", _U32), ("reserved", _U32), ("start", _U64)]
 
 
 _Any = TypeVar("_Any", bound=Argument)
