@@ -7,7 +7,9 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -130,3 +132,32 @@ def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[local_nod
     new.log.close()
     place.remove_cgroups(new.state_dir, cgroups.find(mountinfo.read()))
     wait_until(lambda: not before.difference(), what="nothing is left", left=before.difference)
+
+
+@pytest.fixture(scope="session")
+def som_ko() -> Iterator[None]:
+    """som.ko is loaded; in the end nobody has left a pool in it."""
+    subprocess.run(["insmod", "/som.ko"], check=True)
+    yield
+    subprocess.run(["rmmod", "som"], check=True)
+
+
+@pytest.fixture(scope="session")
+def devdax() -> str:
+    """The name of a device of `memory.DEVDAX`, bound to device_dax and not used by anybody."""
+    # What the kernel's init could not load by the order of names.
+    for module in ("libnvdimm", "nd_e820", "nd_btt", "nd_pmem", "device_dax", "dax_pmem"):
+        subprocess.run(["insmod", f"/modules/{module}.ko"], check=False)
+    bus = pathlib.Path("/sys/bus/nd")
+    wait_until((bus / "devices/namespace0.0").exists, what="the namespace is there")
+    for word, path in (
+        ("namespace0.0", bus / "drivers/nd_pmem/unbind"),
+        (str(uuid.uuid4()), bus / "devices/dax0.0/uuid"),
+        ("ram", bus / "devices/dax0.0/mode"),
+        (str(PAGE), bus / "devices/dax0.0/align"),
+        ("namespace0.0", bus / "devices/dax0.0/namespace"),
+        ("dax0.0", bus / "drivers/dax_pmem/bind"),
+    ):
+        path.write_text(word)
+    wait_until(pathlib.Path("/dev/dax0.0").exists, what="the device is there")
+    return "dax0.0"

@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from driver import bench
+from driver import bench, build
 from guests import debian, guest
+from vm import memory
 
 HERE = Path(__file__).parent
 TREE = HERE.parents[1]
@@ -30,12 +31,11 @@ VIRTIOFSD = [Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd")]
 LIMIT_S = 1800
 START_LIMIT_S = 30
 
-_NODE = "memory-backend-memfd,id=memory{0},size=1G,share=on"
 _NODES = [
     word
-    for node in (0, 1)
+    for node, size in enumerate(("1G", "5G"))
     for word in (
-        *("-object", _NODE.format(node)),
+        *("-object", f"memory-backend-memfd,id=memory{node},size={size},share=on"),
         *("-numa", f"node,nodeid={node},cpus={node},memdev=memory{node}"),
     )
 ]
@@ -100,9 +100,10 @@ class Guest:
 
     def _run(self) -> None:
         try:
+            kernel = debian.kernel(KERNEL)
             with shared(self.work) as (socket, paths):
                 run = guest.run(
-                    debian.kernel(KERNEL), machine(socket), self._files(paths), self._plan(),
+                    kernel, machine(socket), self._files(kernel, paths), self._plan(),
                     self.work / "log",
                 )  # fmt: skip
             self.console = run.console
@@ -120,20 +121,26 @@ class Guest:
             guest.Test(name="tests", command=python, limit_s=LIMIT_S),
         ]
 
-    def _files(self, paths: Sequence[Path]) -> Mapping[str, Path]:
+    def _files(self, kernel: debian.Kernel, paths: Sequence[Path]) -> Mapping[str, Path]:
         listed = self.work / "shared"
         listed.write_text("".join(f"{path}\n" for path in paths))
         for name in PROGRAMS:
             source = TREE / "tests/node/programs" / f"{name}.c"
             subprocess.run(["gcc", "-O1", "-static", "-o", self.work / name, source], check=True)
         programs = {f"programs/{name}": self.work / name for name in PROGRAMS}
-        return {"set-up": HERE / "set-up", "shared": listed, **programs}
+        module = build.module(kernel, TREE / "driver", self.work / "som.ko")
+        return {"set-up": HERE / "set-up", "shared": listed, "som.ko": module, **programs}
 
 
 def machine(socket: Path) -> guest.Machine:
-    """Two NUMA nodes of a processor and 1 GiB each; shared files come through `socket`."""
+    """Two NUMA nodes of a processor each, of which the second has memory of all kinds.
+
+    Shared files come through `socket`.
+    """
     return guest.Machine(
-        memory="2G",
+        memory="6G",
+        append=f"{memory.NOT_THE_KERNELS} movablecore={memory.CARVABLE.bytes}",
+        modules=("libnvdimm", "nd_e820", "nd_btt", "nd_pmem", "device_dax", "dax_pmem"),
         hardware=(
             *_NODES,
             *("-smp", "2,sockets=2,cores=1,threads=1"),

@@ -7,7 +7,6 @@ asked for things without kubelet: a shell in it reads the second serial port.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import shlex
 import socket
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from cluster.harness.cluster import Cluster, T
 from cluster.harness.errors import ClusterError
 from cluster.scenes import release
 from guests import debian, guest
+from vm import memory
 from vm.node import disks
 
 HERE = Path(__file__).parent
@@ -28,17 +28,6 @@ ADDRESS, GATEWAY, PODS = "10.98.0.2", "10.98.0.1", "10.88.0.0/16"
 SLOWNESS = 8
 """How many times longer than on this machine a thing may take in the emulated one."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    start: int
-    bytes: int
-
-
-GIB = 2**30
-DEVDAX = Range(4 * GIB, GIB // 2)
-RESERVED = Range(4 * GIB + GIB // 2, GIB // 2)
-"""Memory of the second NUMA node that is not the kernel's: it begins at 4 GiB, below the gap."""
 
 CABLE = f"""
 ip tuntap add tap0 mode tap
@@ -72,7 +61,7 @@ class VirtualCluster(Cluster):
         hardware = guest.Machine(
             memory="4G",
             nodes=("2G", "2G"),
-            append=f"memmap={DEVDAX.bytes}!{DEVDAX.start} memmap={RESERVED.bytes}${RESERVED.start}",
+            append=memory.NOT_THE_KERNELS,
             modules=("virtio_blk",),
             hardware=(
                 *("-smp", "2,sockets=2,cores=1,threads=1"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vm.node.machine import DEVDAX, RESERVED, VirtualCluster
+from vm.memory import DEVDAX, RESERVED
+from vm.node.machine import VirtualCluster
 
 MIB = 2**20
 

@@ -1,0 +1,25 @@
+"""Memory of the guests that is not the kernel's, or can be taken from it: all on NUMA node 1."""
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    start: int
+    bytes: int
+
+    @property
+    def written(self) -> str:
+        """As `spec.source.external.ranges` has it."""
+        return f"{self.start:#x}-{self.start + self.bytes - 1:#x}"
+
+
+DEVDAX = Range(4 * GIB, GIB // 2)
+"""A device for devdax; its driver keeps the beginning for its books."""
+RESERVED = Range(4 * GIB + GIB // 2, GIB // 2)
+CARVABLE = Range(5 * GIB, 2 * GIB)
+"""On line, and the kernel keeps nothing there that cannot be moved away."""
+
+NOT_THE_KERNELS = f"memmap={DEVDAX.bytes}!{DEVDAX.start} memmap={RESERVED.bytes}${RESERVED.start}"
