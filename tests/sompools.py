@@ -37,7 +37,16 @@ def _rule(**rule: Any) -> dict[str, Any]:
     return _selecting(matchExpressions=[{"key": "zone", **rule}])
 
 
+def ranges(*texts: str) -> dict[str, Any]:
+    return spec(source={"external": {"ranges": list(texts)}})
+
+
+def devices(*names: object) -> dict[str, Any]:
+    return spec(source={"devDax": {"devices": list(names)}})
+
+
 GIGANTIC_PAGES = {"hugeTLB": {"pageSize": "1Gi"}}
+CARVED: dict[str, Any] = {"carved": {}}
 
 VALID = (
     Example("the shortest", spec()),
@@ -48,6 +57,27 @@ VALID = (
     Example("paused", spec(paused=True)),
     Example("unit 1Gi of small pages", spec(unit="1Gi")),
     Example("unit 1Gi of 1Gi pages", spec(unit="1Gi", source=GIGANTIC_PAGES)),
+    Example("pages of som.ko", spec(driver={"type": "Kernel"})),
+    Example("the driver that it has anyway", spec(driver={"type": "HugeTLBFS"})),
+    Example("a mapping", spec(driver={"type": "Kernel", "kernel": {"mapping": "Bare"}})),
+    Example("carved", spec(source=CARVED)),
+    Example("unit 1Gi, carved", spec(source=CARVED, unit="1Gi", driver={"type": "Kernel"})),
+    Example("a device", devices("dax0.0")),
+    Example("devices by pattern", devices("dax[0-3].*", "dax1?.[!1]")),
+    Example("a range", ranges("0x100000000-0x17fffffff")),
+    Example(
+        "the first chunk and the last",
+        ranges("0x000000-0x1fffff", f"0x{2**52 - 2**21:x}-0x{2**52 - 1:x}"),
+    ),
+    Example("ranges that touch", ranges("0x40000000-0x401fffff", "0x40200000-0x403fffff")),
+    Example(
+        "ranges of more and more digits",
+        ranges("0x200000-0x9fffff", "0xa00000-0xffffff", "0x1000000-0x11fffff"),
+    ),
+    Example(
+        "as many ranges as can be",
+        ranges(*(f"0x{n:x}00000000-0x{n:x}001fffff" for n in range(1, 17))),
+    ),
     Example("selected by label", _selecting(matchLabels={"kubernetes.io/arch": "amd64"})),
     Example("selected by a bare key", _selecting(matchLabels={"x" * 63: ""})),
     Example(
@@ -89,7 +119,63 @@ INVALID = (
     Example("another page size", spec(source={"hugeTLB": {"pageSize": "64Ki"}}), "pageSize"),
     Example("no source", spec(source={}), "spec.source", cel=True),
     Example("unknown field", spec(capacityy="64Gi"), "spec.capacityy"),
-    Example("unknown source", spec(source={"devDax": {}}), "spec.source.devDax"),
+    Example("unknown source", spec(source={"swap": {}}), "spec.source.swap"),
+    Example("two sources", spec(source={"hugeTLB": {}, **CARVED}), "spec.source", cel=True),
+    Example("carved from somewhere", spec(source={"carved": {"node": 0}}), "spec.source.carved"),
+    Example("devices not named", spec(source={"devDax": {}}), "devDax.devices"),
+    Example("no device", devices(), "devDax.devices"),
+    Example("a device by its path", devices("/dev/dax0.0"), "devDax.devices[0]"),
+    Example("any device", devices("dax0.0", "*"), "devDax.devices[1]"),
+    Example("a device that is a number", devices(0), "devDax.devices[0]"),
+    Example("a long device", devices("dax" + "0" * 30), "devDax.devices[0]"),
+    Example("too many devices", devices(*(f"dax0.{n}" for n in range(33))), "devDax.devices"),
+    Example("ranges not named", spec(source={"external": {}}), "external.ranges"),
+    Example("no range", ranges(), "external.ranges"),
+    Example("a range without 0x", ranges("100000000-17fffffff"), "external.ranges[0]"),
+    Example("a range in capitals", ranges("0x100000000-0x17FFFFFFF"), "external.ranges[0]"),
+    Example("a range with a zero in front", ranges("0x00200000-0x3fffff"), "external.ranges[0]"),
+    Example("a range that ends with the next", ranges("0x200000-0x400000"), "external.ranges[0]"),
+    Example("a start of half a chunk", ranges("0x100000-0x3fffff"), "external.ranges[0]"),
+    Example("an end of half a chunk", ranges("0x200000-0x4fffff"), "external.ranges[0]"),
+    Example("a range beyond 52 bits", ranges("0x10000000000000-0x100000001fffff"), "ranges[0]"),
+    Example("a range backwards", ranges("0x40200000-0x401fffff"), "external.ranges", cel=True),
+    Example("a range twice", ranges(*["0x200000-0x3fffff"] * 2), "external.ranges", cel=True),
+    Example(
+        "ranges that overlap",
+        ranges("0x40000000-0x7fffffff", "0x60000000-0x9fffffff"),
+        "external.ranges",
+        cel=True,
+    ),
+    Example(
+        "ranges that descend",
+        ranges("0x100000000-0x1001fffff", "0xf0000000-0xf01fffff"),
+        "external.ranges",
+        cel=True,
+    ),
+    Example(
+        "too many ranges",
+        ranges(*(f"0x{n:x}00000000-0x{n:x}001fffff" for n in range(1, 18))),
+        "external.ranges",
+    ),
+    Example("another driver", spec(driver={"type": "Auto"}), "spec.driver.type"),
+    Example("a driver of no type", spec(driver={}), "spec.driver.type"),
+    Example(
+        "hugetlbfs without huge pages",
+        spec(source=CARVED, driver={"type": "HugeTLBFS"}),
+        "spec.driver",
+        cel=True,
+    ),
+    Example(
+        "som.ko's settings for hugetlbfs",
+        spec(driver={"type": "HugeTLBFS", "kernel": {"mapping": "Bare"}}),
+        "spec.driver",
+        cel=True,
+    ),
+    Example(
+        "another mapping",
+        spec(driver={"type": "Kernel", "kernel": {"mapping": "Pinnable"}}),
+        "spec.driver.kernel.mapping",
+    ),
     Example("paused as text", spec(paused="yes"), "spec.paused"),
     Example("a label that is a number", _selecting(matchLabels={"a": 1}), "matchLabels"),
     Example("a label too long", _selecting(matchLabels={"a": "b" * 64}), "matchLabels"),

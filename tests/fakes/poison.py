@@ -28,6 +28,7 @@ _COUNTS: Final = ("1", "7", "64", "512")
 _CAPACITIES: Final = ("1Gi", "64Gi", 2**30, "931322574Gi", "888Pi", "9Pi", quantities.MOST_BYTES)
 _NAMES: Final = (
     "", "a", "A.b_c-9", "x" * 63, "som.io/2Mi", "example.com/" + "x" * 63, "d" * 253 + "/a",
+    "dax0.0", "dax[0-9].*", "0x100000000-0x17fffffff", "0x0-0xffffffffffffffff",
 )  # fmt: skip
 _INTEGERS: Final = (0, 1, -1, 2**31, 2**53 + 1, 2**63 - 1, -(2**63))
 _schema = functools.cache(crd.schema)
@@ -99,8 +100,10 @@ class Poison:
         if self.keeps_rules:
             spec = pool["spec"]
             spec["capacity"] = self.random.choice(_CAPACITIES)
-            if spec["unit"] == "2Mi":
+            if spec["unit"] == "2Mi" and "hugeTLB" in spec["source"]:
                 spec["source"] = {"hugeTLB": {"pageSize": "2Mi"}}
+            if "driver" in spec:
+                spec["driver"]["type"] = "Kernel"
             for rule in spec.get("nodeSelector", {}).get("matchExpressions", ()):
                 rule["values"] = ["a", ""] if rule["operator"] in ("In", "NotIn") else []
         return pool
@@ -187,7 +190,11 @@ class Poison:
 
     def _array(self, schema: Json) -> list[Any]:
         most = min(schema.get("maxItems", 8), 16)
-        made = [self._by_schema(schema["items"]) for _ in range(self.random.randrange(most + 1))]
+        fewest = schema.get("minItems", 0) if self.keeps_rules else 0
+        if self.keeps_rules and "x-kubernetes-validations" in schema:
+            most = 1  # Of more than one, the rule says how they relate.
+        count = self.random.randint(fewest, most)
+        made = [self._by_schema(schema["items"]) for _ in range(count)]
         keys = schema.get("x-kubernetes-list-map-keys", ())
         unique = {json.dumps([each.get(key) for key in keys]): each for each in made if keys}
         return list(unique.values()) if keys else made

@@ -5,7 +5,7 @@ shape, so that drift is a comparison. It stays under 10 kB: pools, never leases,
 every text and list has a bound.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pydantic
 
@@ -13,6 +13,10 @@ from som_api.v1alpha1 import meta, quantities, sompool
 
 # As long as what uname(2) says of a system.
 _SHORT: Final = {"maxLength": 64}
+
+
+def _not_persisted(schema: dict[str, Any]) -> None:
+    del schema["default"]
 
 
 class NodePool(meta.ApiModel):
@@ -26,6 +30,15 @@ class NodePool(meta.ApiModel):
     unit: Annotated[sompool.Unit, pydantic.Field(description="What one som.io/<unit> is")]
     capacity: Annotated[quantities.Bytes, pydantic.Field(description="Memory to reserve")]
     source: Annotated[sompool.Source, pydantic.Field(description="Where it comes from")]
+    # An order that an agent of the release before could carry out stays one that it can read.
+    driver: Annotated[
+        sompool.DriverType,
+        pydantic.Field(
+            description="What stands behind /dev/som; absent: HugeTLBFS",
+            exclude_if=lambda driver: driver == "HugeTLBFS",
+            json_schema_extra=_not_persisted,
+        ),
+    ] = "HugeTLBFS"
 
 
 class SomNodeSpec(meta.ApiModel):
@@ -70,7 +83,7 @@ class PoolStatus(meta.ApiModel):
         ),
     ] = ()
     driver: Annotated[
-        Literal["HugeTLBFS"], pydantic.Field(description="What stands behind /dev/som")
+        sompool.DriverType, pydantic.Field(description="What stands behind /dev/som")
     ] = "HugeTLBFS"
     conditions: meta.Conditions = ()
 
@@ -81,6 +94,20 @@ class HugePages(meta.ApiModel):
     page_size: Annotated[sompool.PageSize, pydantic.Field(description="Size of the huge pages")]
     total: Annotated[quantities.Bytes, pydantic.Field(description="All of them, whoever has them")]
     pools: Annotated[quantities.Bytes, pydantic.Field(description="Those of som's pools")]
+
+
+class Module(meta.ApiModel):
+    """som.ko as it is loaded: /sys/module/som."""
+
+    version: Annotated[str, pydantic.Field(description="Its version", json_schema_extra=_SHORT)] = (
+        ""
+    )
+    src_version: Annotated[
+        str,
+        pydantic.Field(
+            description="Checksum of the source that it was built from", json_schema_extra=_SHORT
+        ),
+    ] = ""
 
 
 class SomNodeStatus(meta.ApiModel):
@@ -101,6 +128,13 @@ class SomNodeStatus(meta.ApiModel):
     agent_version: Annotated[
         str, pydantic.Field(description="The agent that reports", json_schema_extra=_SHORT)
     ] = ""
+    module: Annotated[
+        Module | None, pydantic.Field(description="som.ko as it is loaded; absent: it is not")
+    ] = None
+    memory: Annotated[
+        quantities.Bytes,
+        pydantic.Field(description="MemTotal of the node now: memory that the kernel manages"),
+    ] = 0
     # A column of `kubectl get` shows one value, not a list or a sum.
     pool_names: Annotated[
         str,

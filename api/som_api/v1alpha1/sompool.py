@@ -1,5 +1,7 @@
 """SomPool: how much som memory which nodes reserve, and from where."""
 
+import itertools
+import re
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import pydantic
@@ -9,6 +11,10 @@ from som_api.v1alpha1 import faults, meta, quantities, selectors
 Unit = Literal["2Mi", "1Gi"]
 UNIT_BYTES: Final[dict[Unit, int]] = {"2Mi": 2 * 2**20, "1Gi": 2**30}
 PageSize = Literal["2Mi", "1Gi"]
+SourceKind = Literal["HugeTLB", "DevDax", "External", "Carved"]
+DriverType = Literal["HugeTLBFS", "Kernel"]
+CHUNK_BYTES: Final = 2 * 2**20
+"""What som.ko manages memory in: start and size of each range are multiples of it."""
 TICKET_RESOURCE: Final = f"{meta.GROUP}/ticket"
 
 
@@ -29,6 +35,130 @@ class HugeTLB(meta.ApiModel):
     ] = "2Mi"
 
 
+# A start ends with 21 bits of 0, an end with 21 bits of 1: both are at the edge of a chunk.
+_RANGE: Final = (
+    "^0x([1-9a-f][0-9a-f]{0,6})?[02468ace]00000-0x([1-9a-f][0-9a-f]{0,6})?[13579bdf]fffff$"
+)
+_RANGE_CURE: Final = (
+    "write 0xSTART-0xEND as in /proc/iomem, small letters, END the last byte, whole 2 MiB, such as "
+    "0x100000000-0x17fffffff"
+)
+# CEL cannot read such numbers, but can compare texts of as many digits each.
+_START: Final = "'0000000'.substring({0}.indexOf('-') - 8) + {0}.substring(2, {0}.indexOf('-'))"
+_END: Final = (
+    "'0000000'.substring(size({0}) - {0}.indexOf('-') - 9) + {0}.substring({0}.indexOf('-') + 3)"
+)
+_ASCEND: Final = (
+    f"self.all(a, {_START.format('a')} < {_END.format('a')} && self.all(b, "
+    f"self.indexOf(a) >= self.lastIndexOf(b) || {_END.format('a')} < {_START.format('b')}))"
+)
+_IN_ORDER: Final = "ranges must ascend and not overlap; write the lowest first, and none twice"
+_DEVICE: Final = "^dax[0-9.*?!\\[\\]-]+$"
+_DEVICE_CURE: Final = (
+    "write the name of a devdax device, such as dax0.0, or a pattern, such as dax0.*"
+)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """(start, bytes) of physical memory written as `0xSTART-0xEND`, the end being the last byte.
+
+    Raises:
+        ValueError: not so written, empty, or not whole chunks; with the cure.
+    """
+    start, _, end = text.partition("-")
+    size_bytes = int(end, 16) + 1 - int(start, 16) if re.fullmatch(_RANGE, text) else 0
+    if size_bytes <= 0:
+        raise ValueError(f"{text!r} is no range of memory; {_RANGE_CURE}")
+    return int(start, 16), size_bytes
+
+
+def _is_range(text: str) -> str:
+    parse_range(text)
+    return text
+
+
+def _is_device(text: str) -> str:
+    if not re.fullmatch(_DEVICE, text):
+        raise ValueError(f"{text!r} is no device; {_DEVICE_CURE}")
+    return text
+
+
+# pydantic's own bound would count the entries that it has refused, too.
+def _at_least_one(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if not texts:
+        raise ValueError("the list is empty; write at least one")
+    return texts
+
+
+class DevDax(meta.ApiModel):
+    """Devdax devices of the node, whole: of CXL or persistent memory, or set aside at boot."""
+
+    devices: Annotated[
+        tuple[
+            Annotated[
+                str,
+                pydantic.AfterValidator(_is_device),
+                pydantic.Field(max_length=32, json_schema_extra={"pattern": _DEVICE}),
+            ],
+            ...,
+        ],
+        pydantic.Field(
+            description="Names, such as dax0.0, or patterns, such as dax0.*. A node gives those of "
+            "its devices that match and that nobody uses",
+            max_length=32,
+            json_schema_extra={"minItems": 1},
+        ),
+        pydantic.AfterValidator(_at_least_one),
+    ]
+
+
+class External(meta.ApiModel):
+    """Memory that the kernel was told at boot to leave alone, by its physical addresses."""
+
+    ranges: Annotated[
+        tuple[
+            Annotated[
+                str,
+                pydantic.AfterValidator(_is_range),
+                pydantic.Field(max_length=31, json_schema_extra={"pattern": _RANGE}),
+            ],
+            ...,
+        ],
+        pydantic.Field(
+            description="Ranges as in /proc/iomem, `0xSTART-0xEND`, END being the last byte: whole "
+            "2 MiB, ascending, without overlap. They must be the same on every node of the pool",
+            max_length=16,
+            json_schema_extra={
+                "minItems": 1,
+                "x-kubernetes-validations": [
+                    {
+                        "rule": f"!self.all(r, r.matches('{_RANGE}')) || {_ASCEND}",
+                        "message": _IN_ORDER,
+                    }
+                ],
+            },
+        ),
+        pydantic.AfterValidator(_at_least_one),
+    ]
+
+    @pydantic.field_validator("ranges")
+    @classmethod
+    def _in_order(cls, ranges: tuple[str, ...]) -> tuple[str, ...]:
+        for (start, size_bytes), (after, _) in itertools.pairwise(map(parse_range, ranges)):
+            if after < start + size_bytes:
+                raise ValueError(_IN_ORDER)
+        return ranges
+
+
+class Carved(meta.ApiModel):
+    """Memory blocks that are taken off line while the node runs, and put back later."""
+
+
+_ONE_SOURCE: Final = (
+    "exactly one of hugeTLB, devDax, external and carved is needed; write hugeTLB: {pageSize: 2Mi}"
+)
+
+
 class Source(meta.ApiModel):
     """Where a pool's memory comes from: exactly one."""
 
@@ -36,8 +166,9 @@ class Source(meta.ApiModel):
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
-                    "rule": "has(self.hugeTLB)",
-                    "message": "exactly one source is needed; write hugeTLB: {pageSize: 2Mi}",
+                    "rule": "[has(self.hugeTLB), has(self.devDax), has(self.external), "
+                    "has(self.carved)].filter(given, given).size() == 1",
+                    "message": _ONE_SOURCE,
                 }
             ]
         }
@@ -47,18 +178,89 @@ class Source(meta.ApiModel):
         HugeTLB | None,
         pydantic.Field(alias="hugeTLB", description="Huge pages of the kernel's HugeTLB"),
     ] = None
+    dev_dax: Annotated[
+        DevDax | None, pydantic.Field(description="Devdax devices; needs driver Kernel")
+    ] = None
+    external: Annotated[
+        External | None,
+        pydantic.Field(
+            description="Memory reserved at boot, which the kernel does not use; needs driver "
+            "Kernel"
+        ),
+    ] = None
+    carved: Annotated[
+        Carved | None,
+        pydantic.Field(
+            description="Memory taken from the running system, with nearly all of its metadata; "
+            "needs driver Kernel. Write carved: {}"
+        ),
+    ] = None
 
     @pydantic.model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if self.huge_tlb is None:
-            raise ValueError("exactly one source is needed; write hugeTLB: {pageSize: 2Mi}")
+        if len(self._given()) != 1:
+            raise ValueError(_ONE_SOURCE)
         return self
+
+    @property
+    def kind(self) -> SourceKind:
+        """Which one it is."""
+        return self._given()[0]
 
     @property
     def page_bytes(self) -> int:
         """Size of the pages that stand behind the pool."""
-        assert self.huge_tlb is not None
-        return UNIT_BYTES[self.huge_tlb.page_size]
+        return UNIT_BYTES[self.huge_tlb.page_size] if self.huge_tlb else CHUNK_BYTES
+
+    def _given(self) -> list[SourceKind]:
+        kinds: dict[SourceKind, meta.ApiModel | None] = {
+            "HugeTLB": self.huge_tlb,
+            "DevDax": self.dev_dax,
+            "External": self.external,
+            "Carved": self.carved,
+        }
+        return [kind for kind, source in kinds.items() if source is not None]
+
+
+class Kernel(meta.ApiModel):
+    """How som.ko serves a pool."""
+
+    mapping: Annotated[
+        Literal["Bare"],
+        pydantic.Field(
+            description="Bare: pages without metadata of the kernel; no direct I/O, no RDMA"
+        ),
+    ] = "Bare"
+
+
+class Driver(meta.ApiModel):
+    """What stands behind /dev/som."""
+
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "self.type == 'Kernel' || !has(self.kernel)",
+                    "message": "kernel belongs to type Kernel; use that, or leave kernel out",
+                }
+            ]
+        }
+    )
+
+    type: Annotated[
+        DriverType,
+        pydantic.Field(
+            description="HugeTLBFS: the kernel's own hugetlbfs, for source hugeTLB alone. Kernel: "
+            "som.ko, for every source"
+        ),
+    ]
+    kernel: Annotated[Kernel | None, pydantic.Field(description="Settings of type Kernel")] = None
+
+    @pydantic.model_validator(mode="after")
+    def _kernel_fits_type(self) -> Self:
+        if self.kernel and self.type != "Kernel":
+            raise ValueError("kernel belongs to type Kernel; use that, or leave kernel out")
+        return self
 
 
 # CEL evaluates every rule also where the schema or another rule has refused the value already.
@@ -68,6 +270,16 @@ _IS_BYTES: Final = (
 )
 _BYTES: Final = "(type(self.capacity) == int ? self.capacity : quantity(self.capacity).asInteger())"
 _UNIT_BYTES: Final = "(self.unit == '2Mi' ? 2097152 : 1073741824)"
+_SOURCES: Final = ("hugeTLB", "devDax", "external", "carved")
+_SAME_KIND: Final = " && ".join(
+    f"has(self.source.{source}) == has(oldSelf.source.{source})" for source in _SOURCES
+)
+_DRIVER: Final = (
+    "(has({0}.driver) ? {0}.driver.type : has({0}.source.hugeTLB) ? 'HugeTLBFS' : 'Kernel')"
+)
+_NOT_HUGETLBFS: Final = (
+    "HugeTLBFS serves source hugeTLB alone; use type Kernel, or leave driver out"
+)
 
 
 class SomPoolSpec(meta.ApiModel):
@@ -97,6 +309,23 @@ class SomPoolSpec(meta.ApiModel):
                     "message": "1Gi pages cannot be divided: use unit 1Gi, or pageSize 2Mi",
                     "fieldPath": ".source.hugeTLB.pageSize",
                 },
+                {
+                    "rule": _SAME_KIND,
+                    "message": "the kind of source is immutable: a pool cannot move its memory; "
+                    "make a new pool instead",
+                    "fieldPath": ".source",
+                },
+                {
+                    "rule": f"{_DRIVER.format('self')} == 'Kernel' || has(self.source.hugeTLB)",
+                    "message": _NOT_HUGETLBFS,
+                    "fieldPath": ".driver",
+                },
+                {
+                    "rule": f"{_DRIVER.format('self')} == {_DRIVER.format('oldSelf')}",
+                    "message": "driver is immutable: a pool cannot move its memory; make a new "
+                    "pool instead",
+                    "fieldPath": ".driver",
+                },
             ]
         }
     )
@@ -116,7 +345,26 @@ class SomPoolSpec(meta.ApiModel):
         quantities.Bytes,
         pydantic.Field(description="Memory per node, a multiple of the unit, such as 64Gi"),
     ]
-    source: Annotated[Source, pydantic.Field(description="Where the memory comes from")]
+    source: Annotated[
+        Source,
+        pydantic.Field(
+            description="Where the memory comes from, exactly one of these. Its kind is immutable"
+        ),
+    ]
+    driver: Annotated[
+        Driver | None,
+        pydantic.Field(
+            description="What stands behind /dev/som; absent: HugeTLBFS for source hugeTLB, Kernel "
+            "for the others. Immutable"
+        ),
+    ] = None
+
+    @property
+    def driver_type(self) -> DriverType:
+        """The driver, where it is left out as well."""
+        if self.driver is not None:
+            return self.driver.type
+        return "HugeTLBFS" if self.source.kind == "HugeTLB" else "Kernel"
 
     @pydantic.field_validator("capacity")
     @classmethod
@@ -138,6 +386,14 @@ class SomPoolSpec(meta.ApiModel):
         if unit and source.page_bytes > UNIT_BYTES[unit]:
             raise ValueError("1Gi pages cannot be divided: use unit 1Gi, or pageSize 2Mi")
         return source
+
+    @pydantic.field_validator("driver")
+    @classmethod
+    def _serves_source(cls, driver: Driver | None, info: pydantic.ValidationInfo) -> Driver | None:
+        source: Source | None = info.data.get("source")
+        if driver and source and driver.type == "HugeTLBFS" and source.kind != "HugeTLB":
+            raise ValueError(_NOT_HUGETLBFS)
+        return driver
 
 
 class NodeCounts(meta.ApiModel):

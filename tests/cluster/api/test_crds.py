@@ -35,7 +35,7 @@ def test_refusal_names_the_field(api_server: ApiServer, example: sompools.Exampl
 
 def test_every_rule_of_sompools_is_tried(api_server: ApiServer) -> None:
     complaints = [_dry_run(api_server, e.manifest) for e in sompools.INVALID if e.cel]
-    complaints.append(_refused_change_of_unit(api_server))
+    complaints += [_refused_change(api_server, *change) for _, *change in IMMUTABLE]
     untried = {m for m in _messages(crd.KINDS[0]) if not any(m in c for c in complaints)}
     assert untried == set()
 
@@ -47,17 +47,44 @@ def _messages(kind: crd.Kind) -> list[str]:
     return [first or second for first, second in found]
 
 
-def _refused_change_of_unit(api_server: ApiServer) -> str:
-    pool = sompools.Example("", sompools.spec(), name="unit-changes").manifest
+def _refused_change(api_server: ApiServer, before: dict[str, Any], after: dict[str, Any]) -> str:
+    pool = sompools.Example("", before, name="changes").manifest
     api_server.kubectl("apply", "--filename=-", stdin=json.dumps(pool))
     try:
-        return _dry_run(api_server, {**pool, "spec": sompools.spec(unit="1Gi")})
+        # Apply would merge the sources.
+        words = ["replace", "--dry-run=server", "--filename=-"]
+        done = api_server.try_kubectl(*words, stdin=json.dumps({**pool, "spec": after}))
+        return done.stderr if done.returncode else ""
     finally:
-        api_server.kubectl("delete", "sompool", "unit-changes")
+        api_server.kubectl("delete", "sompool", "changes")
 
 
-def test_unit_is_immutable(api_server: ApiServer) -> None:
-    assert "spec.unit: Invalid value: unit is immutable" in _refused_change_of_unit(api_server)
+IMMUTABLE = (
+    ("spec.unit", sompools.spec(), sompools.spec(unit="1Gi")),
+    ("spec.source", sompools.spec(source=sompools.CARVED), sompools.devices("dax0.0")),
+    ("spec.driver", sompools.spec(), sompools.spec(driver={"type": "Kernel"})),
+)
+
+
+@pytest.mark.parametrize(("field", "before", "after"), IMMUTABLE)
+def test_what_memory_depends_on_is_immutable(
+    api_server: ApiServer, field: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    refused = _refused_change(api_server, before, after)
+    assert re.search(rf"{field}: Invalid value: .*{field.split('.')[1]} is immutable", refused)
+
+
+def test_devices_ranges_and_a_driver_that_was_left_out_may_change(api_server: ApiServer) -> None:
+    for before, after in (
+        (sompools.devices("dax0.0"), sompools.devices("dax*")),
+        (sompools.ranges("0x000000-0x1fffff"), sompools.ranges("0x200000-0x5fffff")),
+        (sompools.spec(), sompools.spec(driver={"type": "HugeTLBFS"})),
+        (
+            sompools.spec(source=sompools.CARVED, driver={"type": "Kernel"}),
+            sompools.spec(source=sompools.CARVED),
+        ),
+    ):
+        assert _refused_change(api_server, before, after) == ""
 
 
 def test_page_size_is_persisted(api_server: ApiServer) -> None:

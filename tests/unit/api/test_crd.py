@@ -61,7 +61,7 @@ def test_every_list_and_text_is_bounded(kind: crd.Kind) -> None:
         assert "additionalProperties" not in node or "maxProperties" in node, path
 
 
-def test_only_the_page_size_has_a_persisted_default() -> None:
+def test_page_size_and_mapping_alone_have_a_persisted_default() -> None:
     defaults = {
         path: node["default"]
         for kind in crd.KINDS
@@ -70,6 +70,7 @@ def test_only_the_page_size_has_a_persisted_default() -> None:
     }
     assert defaults == {
         "SomPool.spec.source.hugeTLB.pageSize": "2Mi",
+        "SomPool.spec.driver.kernel.mapping": "Bare",
         "SomNode.spec.pools[].source.hugeTLB.pageSize": "2Mi",
     }
 

@@ -19,3 +19,13 @@ def test_a_pool_that_no_sompool_can_be_is_no_order(name: str) -> None:
     v1alpha1.NodePool.model_validate(order | {"name": "databases.of-1"})
     with pytest.raises(pydantic.ValidationError, match="name"):
         v1alpha1.NodePool.model_validate(order)
+
+
+def test_a_driver_that_the_release_before_has_is_left_out_of_the_order() -> None:
+    """An agent of that release knows no other, nor the field."""
+    order = {"name": "a", "generation": 1, "unit": "2Mi", "capacity": "1Gi"}
+    order |= {"source": {"hugeTLB": {"pageSize": "2Mi"}}}
+    for driver, shown in (("HugeTLBFS", {}), ("Kernel", {"driver": "Kernel"})):
+        entry = v1alpha1.NodePool.model_validate({**order, "driver": driver})
+        assert entry.model_dump(mode="json", exclude_none=True) == {**order, **shown}
+    assert v1alpha1.NodePool.model_validate(order).driver == "HugeTLBFS"
