@@ -1,6 +1,6 @@
 """Which source of memory goes with which driver, and how both are made on this node.
 
-The tables below name all of them. An order can ask for one pair alone so far; `Backends.of` chooses
+The table below names all pairs. An order can ask for one pair alone so far; `Backends.of` chooses
 by the order once `v1alpha1.Source` has another.
 """
 
@@ -13,6 +13,7 @@ from typing import Final
 from som_api import v1alpha1
 from som_device_plugin import database, seams, state_dir
 from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
+from som_device_plugin.drivers.kernel import driver as kernel
 from som_device_plugin.linux import cgroups, mountinfo
 from som_device_plugin.sources.hugetlb import counters, plan, records
 from som_device_plugin.sources.hugetlb import source as hugetlb
@@ -25,12 +26,16 @@ class _Site:
     boot_id: str
     guard: plan.Guard
 
+    @functools.cached_property
+    def hugetlbfs(self) -> hugetlbfs.HugeTLBFS:
+        return hugetlbfs.HugeTLBFS(state_dir=self.directory, hierarchy=self.hierarchy)
 
-def _hugetlbfs(site: _Site) -> seams.Driver:
-    return hugetlbfs.HugeTLBFS(state_dir=site.directory, hierarchy=site.hierarchy)
+    @functools.cached_property
+    def kernel(self) -> kernel.Kernel:
+        return kernel.Kernel(state_dir=self.directory)
 
 
-def _hugetlb(site: _Site, driver: seams.Driver) -> seams.Source:
+def _hugetlb(site: _Site) -> seams.Source:
     connection = database.open_database(site.directory / state_dir.STORE)
     page_records = records.PageRecords(connection, boot_id=site.boot_id)
     page_counters = counters.Counters(
@@ -40,11 +45,10 @@ def _hugetlb(site: _Site, driver: seams.Driver) -> seams.Source:
         lock=site.hierarchy.root / "som.lock",
         neighbours_bytes=functools.partial(site.hierarchy.neighbours_bytes, site.directory),
     )
-    return hugetlb.HugeTLBSource(page_records, page_counters, driver=driver)
+    return hugetlb.HugeTLBSource(page_records, page_counters, driver=site.hugetlbfs)
 
 
-_DRIVERS: Final[Mapping[str, Callable[[_Site], seams.Driver]]] = {"HugeTLBFS": _hugetlbfs}
-_SOURCES: Final[Mapping[tuple[str, str], Callable[[_Site, seams.Driver], seams.Source]]] = {
+_SOURCES: Final[Mapping[tuple[str, str], Callable[[_Site], seams.Source]]] = {
     ("HugeTLB", "HugeTLBFS"): _hugetlb,
 }
 
@@ -59,9 +63,10 @@ class Backends:
 
     def __init__(self, directory: pathlib.Path, *, boot_id: str, guard: plan.Guard) -> None:
         site = _Site(directory.resolve(), cgroups.find(mountinfo.read()), boot_id, guard)
-        self.drivers = {name: make(site) for name, make in _DRIVERS.items()}
+        both: tuple[seams.Driver, ...] = (site.hugetlbfs, site.kernel)
+        self.drivers = {driver.name: driver for driver in both}
         self._made = {
-            (source, driver): seams.Backend(make(site, self.drivers[driver]), self.drivers[driver])
+            (source, driver): seams.Backend(make(site), self.drivers[driver])
             for (source, driver), make in _SOURCES.items()
         }
 

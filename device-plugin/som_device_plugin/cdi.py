@@ -26,6 +26,7 @@ KIND: Final = "som.io/lease"
 
 # The lowest that lets the name of a device begin with a digit.
 _VERSION: Final = "0.5.0"
+_FILE_MODE: Final = 0o666
 _FILE: Final = re.compile(r"som\.io-lease-([0-9a-f]{16})\.json")
 _PARTIAL: Final = ".som.io-lease"
 
@@ -68,7 +69,23 @@ class Specs:
             {"hostPath": m.host_path, "containerPath": m.container_path, "options": m.options}
             for m in edits.mounts
         ]
-        in_full = {"env": [f"{name}={value}" for name, value in env.items()], "mounts": mounts}
+        nodes = [
+            {
+                "path": node.container_path,
+                "hostPath": node.host_path,
+                "type": "c",
+                "major": node.major,
+                "minor": node.minor,
+                "fileMode": _FILE_MODE,
+                "permissions": "rw",
+            }
+            for node in edits.devices
+        ]
+        in_full = {
+            "env": [f"{name}={value}" for name, value in env.items()],
+            "mounts": mounts,
+            "deviceNodes": nodes,
+        }
         device = {"name": lease_id, "containerEdits": in_full}
         spec = {"cdiVersion": _VERSION, "kind": KIND, "devices": [device]}
         # A runtime must never see half of it.

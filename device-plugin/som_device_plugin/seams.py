@@ -170,10 +170,35 @@ class Mount:
 
 
 @dataclasses.dataclass(frozen=True)
+class DeviceNode:
+    """A character device of a container, which every user of it may read and write."""
+
+    host_path: str
+    container_path: str
+    major: int
+    minor: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ContainerEdits:
     """What a driver adds to a container."""
 
-    mounts: tuple[Mount, ...]
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[DeviceNode, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What a container does with a start: bytes behind its mappings now and at most so far.
+
+    Page faults answered with 2 MiB and with 1 GiB; bytes zeroed while one of them waited.
+    """
+
+    used_bytes: int
+    peak_bytes: int
+    faults_2m: int
+    faults_1g: int
+    zeroed_late_bytes: int
 
 
 class DriverError(SomError):
@@ -223,12 +248,16 @@ class Hold(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """One piece of a pool in som.ko: physical range, NUMA node, bytes of it that leases hold."""
+    """One piece of a pool in som.ko: physical range, NUMA node, bytes of it that leases hold.
+
+    `is_leaving`: `remove` took it out of use, and the kernel did not take it back: remove it again.
+    """
 
     start: int
     size_bytes: int
     node: int
     held_bytes: int
+    is_leaving: bool = False
 
 
 class RangeRefused(DriverError):
@@ -275,18 +304,23 @@ class RangeHold(Protocol):
 
 
 class Driver(Protocol):
-    """What stands behind /dev/som. Every call is safe to repeat after a crash at any point."""
+    """What stands behind /dev/som. Every call is safe to repeat after a crash at any point.
+
+    `keeps_content`: a program that maps a start finds what an earlier one wrote there.
+    """
 
     name: str
+    keeps_content: bool
 
     def self_check(self) -> None:
         """Raises DriverError, with the cure, when this node cannot serve leases."""
 
-    def hold(self, pool: str, page_bytes: int) -> Hold:
-        """The hold of `pool`, whether it is there or not yet."""
-
     def edits(self, start: Start) -> ContainerEdits:
-        """What a container gets with `start` once it is built. No I/O."""
+        """What a container gets with `start` once it is built.
+
+        Raises:
+            DriverError: it is not there.
+        """
 
     def remove_path(self, lease_id: LeaseId) -> None:
         """Take the lease's directory away, if there is one; idempotent.
@@ -311,22 +345,25 @@ class Driver(Protocol):
         """
 
     def revoke(self, start: Start) -> None:
-        """Take the memory away from whoever holds it: truncate, unlink, detach. Idempotent.
+        """Take the memory away from whoever holds it. Idempotent.
 
-        Waits for nobody: what a holder keeps from being truncated is detached and `resisting`.
+        Waits for nobody: what a holder keeps from being taken is detached and `resisting`.
 
         Raises:
             DriverError: the kernel refused; try again.
         """
 
     def resisting(self) -> frozenset[tuple[LeaseId, int]]:
-        """The starts that `revoke` has detached and not truncated: to be revoked again."""
+        """The starts that `revoke` has detached and not taken: to be revoked again."""
 
     def usage(self, start: Start) -> Usage:
         """What the start still holds, from the kernel."""
 
     def attached(self) -> Mapping[tuple[LeaseId, int], int]:
-        """(lease, start number) of every start mounted now -> bytes of its file."""
+        """(lease, start number) of every start that can be opened now -> its bytes."""
+
+    def statistics(self, start: Start) -> Statistics | None:
+        """What is done with the start; None: it is not there, or nobody counts."""
 
     def culprits(self, start: Start) -> Sequence[str]:
         """Best-effort names (`pid 42 (postgres)`) of processes that hold the start's memory."""
@@ -336,6 +373,13 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """End what was started ahead; what is built stays."""
+
+
+class PageDriver(Driver, Protocol):
+    """A driver that keeps huge pages of the kernel in holds."""
+
+    def hold(self, pool: str, page_bytes: int) -> Hold:
+        """The hold of `pool`, whether it is there or not yet."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,15 +68,14 @@ def path_of(start: seams.Start) -> str:
 class FakeDriver:
     """Implements seams.Driver on a FakeKernel; each await is a point where the agent may die."""
 
+    keeps_content = True
+
     def __init__(self, kernel: FakeKernel, *, name: str = "Fake") -> None:
         self.kernel = kernel
         self.name = name
 
     def self_check(self) -> None:
         pass
-
-    def hold(self, pool: str, page_bytes: int) -> seams.Hold:
-        raise NotImplementedError
 
     def edits(self, start: seams.Start) -> seams.ContainerEdits:
         return seams.ContainerEdits((seams.Mount(path_of(start), seams.DEVICE_PATH, ("bind",)),))
@@ -127,6 +126,9 @@ class FakeDriver:
             for b in self.kernel.superblocks
             if b.mounted
         }
+
+    def statistics(self, start: seams.Start) -> seams.Statistics | None:
+        return None
 
     def culprits(self, start: seams.Start) -> Sequence[str]:
         return []

@@ -10,7 +10,8 @@ from som_device_plugin import cdi, seams
 
 LEASE = seams.LeaseId("0123456789abcdef")
 EDITS = seams.ContainerEdits(
-    (seams.Mount("/var/lib/som/leases/0123456789abcdef/som", "/dev/som", ("bind", "rw")),)
+    (seams.Mount("/var/lib/som/leases/0123456789abcdef/som", "/dev/som", ("bind", "rw")),),
+    (seams.DeviceNode("/dev/som-lease/7", "/dev/som", 240, 7),),
 )
 
 
@@ -20,7 +21,7 @@ def written(directory: pathlib.Path) -> cdi.Specs:
     return specs
 
 
-def test_the_spec_of_a_lease_names_its_device_environment_and_mount(tmp_path: pathlib.Path) -> None:
+def test_the_spec_of_a_lease_names_its_environment_mounts_and_nodes(tmp_path: pathlib.Path) -> None:
     written(tmp_path)
     (path,) = tmp_path.iterdir()
     assert path.name == "som.io-lease-0123456789abcdef.json"
@@ -37,6 +38,17 @@ def test_the_spec_of_a_lease_names_its_device_environment_and_mount(tmp_path: pa
                             "hostPath": "/var/lib/som/leases/0123456789abcdef/som",
                             "containerPath": "/dev/som",
                             "options": ["bind", "rw"],
+                        }
+                    ],
+                    "deviceNodes": [
+                        {
+                            "path": "/dev/som",
+                            "hostPath": "/dev/som-lease/7",
+                            "type": "c",
+                            "major": 240,
+                            "minor": 7,
+                            "fileMode": 0o666,
+                            "permissions": "rw",
                         }
                     ],
                 },

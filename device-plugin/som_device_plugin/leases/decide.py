@@ -108,7 +108,8 @@ def about_start(
             return state.Event.BUILT if attached is not None else state.Event.BUILDER_LOST
         case state.State.READY | state.State.DELIVERED:
             if attached is None:
-                return state.Event.MOUNT_LOST
+                is_lost = kernel.usage[key].free
+                return state.Event.LOST if is_lost else state.Event.MOUNT_LOST
             if kernel.usage[key].current_bytes < record.start.size_bytes:
                 return Outcome.DAMAGED
         case state.State.RELEASING if key not in kernel.building:

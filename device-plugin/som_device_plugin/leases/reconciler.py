@@ -151,7 +151,8 @@ class Reconciler:
             self._store.end(lease.lease_id)
         for record in lease.starts:
             about = decide.about_start(lease, record, kernel, is_owner_gone=is_owner_gone)
-            if about is None and record is lease.live:
+            keeps_content = self._starts.keeps_content(record.start)
+            if about is None and record is lease.live and keeps_content:
                 about = decide.about_content(lease, record, pods)
             if about is None or self._starts.record(starts.key_of(record.start)) != record:
                 continue

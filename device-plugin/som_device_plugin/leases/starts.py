@@ -156,6 +156,14 @@ class Starts:
     def _usage(self, start: seams.Start) -> seams.Usage:
         return self._drivers[start.driver].usage(start)
 
+    def keeps_content(self, start: seams.Start) -> bool:
+        """Whether a container that runs again with `start` finds what it wrote."""
+        return self._drivers[start.driver].keeps_content
+
+    def statistics(self, start: seams.Start) -> seams.Statistics | None:
+        """What is done with `start`, if its driver counts."""
+        return self._drivers[start.driver].statistics(start)
+
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """Who holds `start`, as far as can be found out; may take long."""
         return self._drivers[start.driver].culprits(start)
@@ -163,7 +171,7 @@ class Starts:
     async def intact(self, record: state.StartRecord) -> bool:
         """Whether a delivered start still stands, so that its content can be given back.
 
-        By its pages: its container may have punched holes into the file, or made it longer.
+        By what it holds: its container may have punched holes into a file, or made it longer.
         """
         start = record.start
         if record.boot_id != self._boot_id:

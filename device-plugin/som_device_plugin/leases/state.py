@@ -40,8 +40,9 @@ class Event(enum.Enum):
     OWNER_GONE = "both proofs: released"
     BUILDER_LOST = "its builder is gone: built again at the next start"
     MOUNT_LOST = "its mount is gone"
+    LOST = "its memory is gone, as after a boot: somebody destroyed it, or loaded som.ko again"
     STILL_MOUNTED = "to be taken away, and nobody has done it yet: done now"
-    RESISTS = "released, and its holder keeps the kernel from truncating it: tried again"
+    RESISTS = "released, and its holder keeps the kernel from taking it: tried again"
     FREED = "nobody holds its pages any more"
     OTHER_BOOT = "of another boot: content lost, ticket and owner kept"
 
@@ -50,7 +51,7 @@ class Action(enum.Enum):
     """What the shell has to do, after the new state is stored."""
 
     END_BUILD = "stop the worker, which frees what it took"
-    REVOKE = "truncate, unlink, detach"
+    REVOKE = "taken away from whoever holds it"
     FORGET = "remove the record; the slot may be used again"
 
 
@@ -74,11 +75,13 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], Step]] = {
     (State.READY, Event.TOLD): Step(State.DELIVERED),
     (State.READY, Event.OWNER_GONE): _TAKE_AWAY,
     (State.READY, Event.MOUNT_LOST): _TAKE_AWAY,
+    (State.READY, Event.LOST): _TAKE_AWAY,
     (State.READY, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
     (State.DELIVERED, Event.RESTARTED): _TAKE_AWAY,
     (State.DELIVERED, Event.OWNER_GONE): _TAKE_AWAY,
     # Its container keeps the superblock by its own mount, and with it the memory.
     (State.DELIVERED, Event.MOUNT_LOST): Step(State.DELIVERED),
+    (State.DELIVERED, Event.LOST): _TAKE_AWAY,
     (State.DELIVERED, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
     # The worker ended after all: what it attached meanwhile goes the same way.
     (State.RELEASING, Event.BUILT): _TAKE_AWAY,

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,8 +72,8 @@ _NOT_EXECUTABLE: Final = 126
 class Container:
     """A program and its surroundings.
 
-    `edits` are what CDI adds: `env`, and `mounts` below the program's /dev. `staging` is a
-    directory in `hidden` that no source of these mounts is below.
+    `edits` are what CDI adds: `env`, and `mounts` and `deviceNodes` below the program's /dev.
+    `staging` is a directory in `hidden` that no source of these mounts is below.
     """
 
     command: Sequence[str]
@@ -159,7 +160,7 @@ def _enter_mount_namespace(container: Container) -> None:
     _check(_libc.unshare(_CLONE_NEWNS), "making a mount namespace")
     _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _build_dev(container.staging, container.edits["mounts"])
+    _build_dev(container.staging, container.edits)
     _hide_leases(container)
     _mount("/proc/sys", "/proc/sys", flags=_MS_BIND)
     for path in ("/proc/sys", "/sys"):
@@ -170,13 +171,18 @@ def _enter_mount_namespace(container: Container) -> None:
         os.chdir("/")
 
 
-def _build_dev(staging: Path, devices: Sequence[Mapping[str, Any]]) -> None:
-    """A /dev with the usual nodes and `devices`, built on `staging` and then moved."""
+def _build_dev(staging: Path, edits: Mapping[str, Any]) -> None:
+    """A /dev with the usual nodes and those of `edits`, built on `staging` and then moved."""
     _mount("som-dev", str(staging), "tmpfs", _MS_NOSUID | _MS_NOEXEC, "mode=0755,size=64k")
     for name in _NODES:
         (staging / name).touch()
         _mount(f"/dev/{name}", str(staging / name), flags=_MS_BIND)
-    for mount in devices:
+    # A stand-in that was started before an update may tell of none.
+    for node in edits.get("deviceNodes", ()):
+        path = staging / Path(node["path"]).relative_to("/dev")
+        os.mknod(path, stat.S_IFCHR, os.makedev(node["major"], node["minor"]))
+        path.chmod(node["fileMode"])
+    for mount in edits["mounts"]:
         target = staging / Path(mount["containerPath"]).relative_to("/dev")
         target.touch()
         _mount(mount["hostPath"], str(target), flags=_MS_BIND)

@@ -2,12 +2,15 @@
 
 import ctypes
 import fcntl
+import os
 import pathlib
 import shutil
+import stat
 import subprocess
 
 import pytest
 
+from som_device_plugin import seams
 from som_device_plugin.drivers.kernel import abi
 
 HEADER = pathlib.Path(__file__).parents[3] / "driver/uapi/som.h"
@@ -91,16 +94,45 @@ def test_an_argument_sets_its_own_size() -> None:
     assert abi.PoolInfo(pool=3, numa_node=-1).size == 136
 
 
+@pytest.fixture
+def module(tmp_path: pathlib.Path) -> abi.Module:
+    """One of which nothing but the control device's number is there."""
+    shown = tmp_path / "sys/class/misc/som_ctl/dev"
+    shown.parent.mkdir(parents=True)
+    # /dev/null's, which every command is wrong for.
+    shown.write_text("1:3\n")
+    (tmp_path / "dev").mkdir()
+    return abi.Module(dev=tmp_path / "dev", sysfs=tmp_path / "sys")
+
+
 def test_a_kernel_that_any_user_could_crash_is_named_as_the_reason(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    module: abi.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(abi.KERNEL_TOO_OLD, "Package not installed")
 
     monkeypatch.setattr(fcntl, "ioctl", refuse)
-    (tmp_path / "som_ctl").touch()
-    control = abi.Control(tmp_path / "som_ctl")
     with pytest.raises(abi.KernelError, match="any user could crash the node") as caught:
-        control.call(abi.PoolCreate(source=abi.SOURCE_EXTERNAL))
+        module.call(abi.PoolCreate(source=abi.SOURCE_EXTERNAL))
     assert caught.value.errno == abi.KERNEL_TOO_OLD
-    control.close()
+
+
+def test_a_container_that_began_before_the_module_was_loaded_makes_the_node_of_its_device(
+    module: abi.Module,
+) -> None:
+    with pytest.raises(abi.KernelError, match="Query: Inappropriate ioctl"):
+        module.call(abi.Query())
+    assert (module.dev / "som_ctl").stat().st_rdev == os.makedev(1, 3)
+
+
+def test_a_node_of_the_module_that_was_loaded_before_is_made_again(module: abi.Module) -> None:
+    os.mknod(module.dev / "som_ctl", stat.S_IFCHR, os.makedev(1, 5))
+    with pytest.raises(abi.KernelError):
+        module.call(abi.Query())
+    assert (module.dev / "som_ctl").stat().st_rdev == os.makedev(1, 3)
+
+
+def test_no_module_is_an_error_with_the_cure(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(seams.DriverNotLoaded, match="the operator loads it"):
+        abi.Module(dev=tmp_path, sysfs=tmp_path).call(abi.Query())
+    assert list(abi.Module(dev=tmp_path, sysfs=tmp_path).leases()) == []

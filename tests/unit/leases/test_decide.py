@@ -147,6 +147,11 @@ STARTS: dict[str, tuple[state.State, decide.KernelView, Found | None]] = {
     "ready": (S.READY, kernel_view(), None),
     "delivered": (S.DELIVERED, kernel_view(), None),
     "unmounted by somebody": (S.DELIVERED, kernel_view(attached=False), EVENT.MOUNT_LOST),
+    "destroyed by somebody": (
+        S.DELIVERED,
+        kernel_view(attached=False, usage=EMPTY),
+        EVENT.LOST,
+    ),
     "truncated by its container": (S.DELIVERED, kernel_view(usage=PINNED), OUT.DAMAGED),
     "released, pinned": (S.RELEASING, kernel_view(attached=False, usage=PINNED), OUT.HELD),
     "agent killed before taking away": (S.RELEASING, kernel_view(), EVENT.STILL_MOUNTED),

@@ -13,6 +13,8 @@ LEADS_TO_RELEASE = [
     (state.State.BUILDING, state.Event.BUILDER_LOST),
     (state.State.READY, state.Event.OWNER_GONE),
     (state.State.READY, state.Event.MOUNT_LOST),
+    (state.State.READY, state.Event.LOST),
+    (state.State.DELIVERED, state.Event.LOST),
     (state.State.DELIVERED, state.Event.OWNER_GONE),
     (state.State.DELIVERED, state.Event.RESTARTED),
 ]

@@ -29,6 +29,7 @@ def test_a_program_gets_what_the_agent_wrote(tmp_path: pathlib.Path) -> None:
                 "options": ["bind", "noexec"],
             }
         ],
+        "deviceNodes": [],
     }
     gpu = runtime.container_edits("x.io/gpu=a", directory=tmp_path)
     assert gpu == {"env": ["GPU=a"]}

@@ -26,9 +26,10 @@ _OPTIONS: Final = ("bind", "rw", "rprivate", "noexec", "nosuid", "nodev")
 
 
 class HugeTLBFS:
-    """Implements `seams.Driver` with files of hugetlbfs, below the resolved path `state_dir`."""
+    """Implements `seams.PageDriver` with files of hugetlbfs, below the real path `state_dir`."""
 
     name = "HugeTLBFS"
+    keeps_content = True
 
     def __init__(self, *, state_dir: pathlib.Path, hierarchy: cgroups.Hierarchy) -> None:
         self._state_dir = state_dir
@@ -231,6 +232,9 @@ class HugeTLBFS:
                 size_bytes = 0
             found[seams.LeaseId(lease_id), int(number)] = size_bytes
         return found
+
+    def statistics(self, start: seams.Start) -> None:
+        """See `seams.Driver`: the kernel counts nothing by superblock."""
 
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """See `seams.Driver`."""

@@ -1,1 +1,1 @@
-"""som.ko, the kernel module."""
+"""The Kernel driver: pools and leases that live in som.ko."""

@@ -6,17 +6,16 @@ E2BIG only if a field that it does not know is set.
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import fcntl
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 from typing import ClassVar, Final, TypeVar
 
-from som_api import SomError
-
-CONTROL: Final = pathlib.Path("/dev/som_ctl")
-CLASS: Final = pathlib.Path("/sys/class/som")
+from som_device_plugin import seams
 
 API_VERSION: Final = 1
 CHUNK_BYTES: Final = 1 << 21
@@ -41,7 +40,7 @@ _REASONS: Final = {
 }
 
 
-class KernelError(SomError):
+class KernelError(seams.DriverError):
     """som.ko refused a command; `errno` is its answer."""
 
     def __init__(self, message: str, errno: int) -> None:
@@ -222,47 +221,95 @@ class PoolRemove(Argument):
 _Any = TypeVar("_Any", bound=Argument)
 
 
-class Control:
-    """/dev/som_ctl, open. Closing it ends nothing: pools and leases live in the kernel."""
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """som.ko, by its control device and sysfs. Pools and leases live in the kernel, not here.
 
-    def __init__(self, path: pathlib.Path = CONTROL) -> None:
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise KernelError(
-                f"opening {path}: {error.strerror}; load som.ko and run as root",
-                error.errno or 0,
-            ) from error
+    The device is opened for each command: who has it open keeps the module from being unloaded.
+    """
 
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._fd)
+    dev: pathlib.Path = pathlib.Path("/dev")
+    sysfs: pathlib.Path = pathlib.Path("/sys")
 
     def call(self, argument: _Any) -> _Any:
         """Run a command; the same object, with the kernel's answer in it.
 
         Raises:
+            seams.DriverNotLoaded: there is no som.ko in the kernel.
             KernelError: what the kernel answered.
         """
+        name = type(argument).__name__
         try:
-            fcntl.ioctl(self._fd, argument.command, argument)
+            control = self._open()
         except OSError as error:
-            name, code = type(argument).__name__, error.errno or 0
+            raise KernelError(
+                f"opening /dev/som_ctl: {error.strerror}; it needs root (a privileged container)",
+                error.errno or 0,
+            ) from error
+        try:
+            fcntl.ioctl(control, argument.command, argument)
+        except OSError as error:
+            code = error.errno or 0
             raise KernelError(f"{name}: {_REASONS.get(code, error.strerror)}", code) from error
+        finally:
+            os.close(control)
         return argument
 
-
-def leases() -> Iterator[tuple[int, str]]:
-    """(number, name) of every lease in the kernel, from sysfs."""
-    return _named("lease")
-
-
-def pools() -> Iterator[tuple[int, str]]:
-    """(number, name) of every pool in the kernel, from sysfs."""
-    return _named("pool")
-
-
-def _named(kind: str) -> Iterator[tuple[int, str]]:
-    for path in CLASS.glob(f"{kind}*"):
+    def _open(self) -> int:
+        try:
+            shown = (self.sysfs / "class/misc/som_ctl/dev").read_text()
+        except FileNotFoundError:
+            raise seams.DriverNotLoaded(
+                "som.ko is not loaded on this node; the operator loads it, and its pod "
+                "som-driver-<node> says why it could not; without Kubernetes: see driver/README.md"
+            ) from None
+        number = os.makedev(*map(int, shown.split(":")))
+        path = self.dev / "som_ctl"
+        # A container's /dev has what the node had when the container began.
         with contextlib.suppress(FileNotFoundError):
-            yield int(path.name.removeprefix(kind)), (path / "name").read_text().strip()
+            if path.stat().st_rdev != number:
+                path.unlink()
+        with contextlib.suppress(FileExistsError):
+            os.mknod(path, 0o600 | stat.S_IFCHR, number)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def leases(self) -> Iterator[LeaseInfo]:
+        """All leases in the kernel, whoever has made them."""
+        for number in self._numbers("lease"):
+            if found := self.lease(number):
+                yield found
+
+    def lease(self, number: int) -> LeaseInfo | None:
+        """The lease of this number, or None."""
+        with absent():
+            return self.call(LeaseInfo(lease=number))
+        return None
+
+    def pools(self) -> Iterator[PoolInfo]:
+        """All pools in the kernel, whoever has made them."""
+        for number in self._numbers("pool"):
+            if found := self.pool(number):
+                yield found
+
+    def pool(self, number: int) -> PoolInfo | None:
+        """The pool of this number, with the memory of all NUMA nodes, or None."""
+        with absent():
+            return self.call(PoolInfo(pool=number, numa_node=NUMA_ANY))
+        return None
+
+    def _numbers(self, kind: str) -> list[int]:
+        """Of the devices of a kind, as sysfs shows them; none when som.ko is not loaded."""
+        paths = (self.sysfs / "class/som").glob(f"{kind}*")
+        return sorted(int(path.name.removeprefix(kind)) for path in paths)
+
+
+@contextlib.contextmanager
+def absent() -> Iterator[None]:
+    """What is not there, with som.ko or without, needs no command."""
+    try:
+        yield
+    except seams.DriverNotLoaded:
+        pass
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise

@@ -62,7 +62,7 @@ class HugeTLBSource:
         page_records: records.PageRecords,
         page_counters: counters.Counters,
         *,
-        driver: seams.Driver,
+        driver: seams.PageDriver,
     ) -> None:
         self._records = page_records
         self._counters = page_counters

@@ -1,0 +1,185 @@
+"""The Kernel driver: each start of a lease is a lease of som.ko, with a device of its own.
+
+A start is there when a lease of its name is (`seams.Start.mount_source`), in the pool of its name:
+both are looked up in the kernel each time, so that there is nothing to agree with it about. Making
+one takes milliseconds, because som.ko zeroes in the background, or at the first touch. The memory
+is free when the lease is gone: som.ko destroys none that somebody has open or mapped.
+"""
+
+import errno
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from som_api import v1alpha1
+from som_device_plugin import seams
+from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import pool as pools
+from som_device_plugin.linux import processes
+
+_LEASE: Final = re.compile(r"som:([0-9a-f]{16})\.([0-9]+)")
+_SOURCES: Final = {
+    "DevDax": abi.SOURCE_DEVDAX,
+    "External": abi.SOURCE_EXTERNAL,
+    "Carved": abi.SOURCE_CARVED,
+}
+
+_Key = tuple[seams.LeaseId, int]
+
+
+class Kernel:
+    """Implements `seams.Driver` with som.ko, for the agent of the real path `state_dir`."""
+
+    name = "Kernel"
+    keeps_content = False
+
+    def __init__(self, *, state_dir: pathlib.Path, module: abi.Module | None = None) -> None:
+        self._state_dir = state_dir
+        self._module = module or abi.Module()
+        # Where a lease was when it was last looked for: whether it is there, the kernel says.
+        self._numbers: dict[str, int] = {}
+
+    def ranges(self, name: str, kind: str) -> seams.RangeHold:
+        """The pool `name` in som.ko, of memory of `kind` (see `v1alpha1.Source.kind`)."""
+        return self._pool(name, _SOURCES[kind])
+
+    def self_check(self) -> None:
+        """som.ko may be loaded later: until then its pools are refused with that as the reason."""
+
+    def edits(self, start: seams.Start) -> seams.ContainerEdits:
+        """See `seams.Driver`."""
+        if (lease := self._find(start)) is None:
+            raise seams.DriverError(
+                f"som.ko has no lease {start.mount_source} any more: somebody destroyed it, or "
+                "loaded the module again; the next try makes another"
+            )
+        major = self._module.call(abi.Query()).lease_major
+        node = seams.DeviceNode(
+            f"/dev/som-lease/{lease.lease}", seams.DEVICE_PATH, major, lease.lease
+        )
+        return seams.ContainerEdits(devices=(node,))
+
+    def remove_path(self, lease_id: seams.LeaseId) -> None:
+        """A lease of som.ko leaves no directory."""
+
+    def free_slot(self, *, pool: str, named: frozenset[int]) -> int:
+        """The lowest that no record names: what starts hold is in the kernel under their names."""
+        return min(set(range(len(named) + 1)) - named)
+
+    async def build(
+        self, start: seams.Start, *, on_progress: Callable[[int], None]
+    ) -> Mapping[int, int]:
+        """See `seams.Driver`. On which NUMA nodes its memory is, the first touch decides.
+
+        In the caller's thread: cancelled in another one, it would make the lease afterwards.
+        """
+        if self._find(start) is None:
+            self._create(start)
+        on_progress(start.size_bytes)
+        return {}
+
+    def _create(self, start: seams.Start) -> None:
+        doing = f"making lease {start.mount_source} in pool {start.pool}"
+        if (found := self._pool(start.pool).info()) is None:
+            raise seams.DriverError(f"{doing}: som.ko has no such pool; it is made again soon")
+        node = abi.NUMA_ANY if start.preferred_node is None else start.preferred_node
+        wanted = abi.LeaseCreate(
+            pool=found.pool,
+            numa_node=node,
+            quota_bytes=start.size_bytes,
+            name=start.mount_source.encode(),
+        )
+        try:
+            self._numbers[start.mount_source] = self._module.call(wanted).lease
+        except abi.KernelError as error:
+            if error.errno == errno.ENOSPC:
+                raise seams.NotEnoughMemory(
+                    f"{v1alpha1.format_bytes(start.size_bytes)} from pool {start.pool}: that much "
+                    "of it is not free in som.ko"
+                ) from error
+            raise seams.DriverError(f"{doing}: {error}") from error
+
+    def revoke(self, start: seams.Start) -> None:
+        """See `seams.Driver`: every touch is a SIGBUS from now on, and no open succeeds."""
+        if (lease := self._find(start)) is None:
+            return
+        with abi.absent():
+            self._module.call(abi.LeaseRevoke(lease=lease.lease))
+            try:
+                self._module.call(abi.LeaseDestroy(lease=lease.lease))
+            except abi.KernelError as error:
+                # Whoever has it open or mapped keeps it.
+                if error.errno != errno.EBUSY:
+                    raise
+
+    def resisting(self) -> frozenset[_Key]:
+        """See `seams.Driver`: those that somebody had open or mapped at the last try."""
+        return frozenset(key for key, lease in self._leases() if _is_revoked(lease))
+
+    def usage(self, start: seams.Start) -> seams.Usage:
+        """See `seams.Driver`: a lease has all of its quota, touched or not, until it is gone."""
+        lease = self._find(start)
+        quota_bytes = lease.quota_bytes if lease else 0
+        return seams.Usage(current_bytes=quota_bytes, reserved_bytes=quota_bytes)
+
+    def attached(self) -> Mapping[_Key, int]:
+        """See `seams.Driver`: the leases that can be opened."""
+        return {key: lease.quota_bytes for key, lease in self._leases() if not _is_revoked(lease)}
+
+    def statistics(self, start: seams.Start) -> seams.Statistics | None:
+        """See `seams.Driver`."""
+        if (lease := self._find(start)) is None:
+            return None
+        return seams.Statistics(
+            used_bytes=lease.used_bytes,
+            peak_bytes=lease.peak_bytes,
+            faults_2m=lease.faults_2m,
+            faults_1g=lease.faults_1g,
+            zeroed_late_bytes=lease.zeroed_late_bytes,
+        )
+
+    def culprits(self, start: seams.Start) -> Sequence[str]:
+        """See `seams.Driver`."""
+        if (lease := self._find(start)) is None:
+            return ()
+        major = self._module.call(abi.Query()).lease_major
+        return processes.holders(node=os.makedev(major, lease.lease))
+
+    def end_builders(self) -> None:
+        """It starts no processes."""
+
+    async def close(self) -> None:
+        """It has nothing open."""
+
+    def _pool(self, name: str, source: int = 0) -> pools.Pool:
+        return pools.Pool(self._module, state_dir=self._state_dir, pool=name, source=source)
+
+    def _find(self, start: seams.Start) -> abi.LeaseInfo | None:
+        """The lease of this start, in its own pool; None: there is none, or no som.ko."""
+        name = start.mount_source
+        known = self._module.lease(self._numbers[name]) if name in self._numbers else None
+        for lease in [known] if known else self._module.leases():
+            if lease.name == name.encode() and self._is_of(lease, start.pool):
+                self._numbers[name] = lease.lease
+                return lease
+        self._numbers.pop(name, None)
+        return None
+
+    def _is_of(self, lease: abi.LeaseInfo, name: str) -> bool:
+        found = self._module.pool(lease.pool)
+        return found is not None and found.name == pools.kernel_name(self._state_dir, name).encode()
+
+    def _leases(self) -> Iterator[tuple[_Key, abi.LeaseInfo]]:
+        """All of this agent's, whichever of its pools they are in."""
+        mark = pools.agents_mark(self._state_dir).encode()
+        ours = {each.pool for each in self._module.pools() if each.name.startswith(mark)}
+        for lease in self._module.leases():
+            named = _LEASE.fullmatch(lease.name.decode())
+            if named and lease.pool in ours:
+                yield (seams.LeaseId(named[1]), int(named[2])), lease
+
+
+def _is_revoked(lease: abi.LeaseInfo) -> bool:
+    return bool(lease.state & abi.LEASE_STATE_REVOKED)

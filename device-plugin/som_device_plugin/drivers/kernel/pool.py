@@ -1,0 +1,127 @@
+"""A pool that lives in som.ko, found again by its name: nothing about it is kept anywhere else."""
+
+import errno
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Final
+
+from som_api import v1alpha1
+from som_device_plugin import seams
+from som_device_plugin.drivers.kernel import abi
+
+_LONGEST: Final = abi.NAME_BYTES - 1
+_CURES: Final = {
+    errno.EBUSY: "it, or a part of it, is in use",
+    errno.ENXIO: "there is no memory behind it",
+}
+
+
+def agents_mark(state_dir: pathlib.Path) -> str:
+    """How the names of all pools begin that the agent of `state_dir` has in som.ko."""
+    return _digest(str(state_dir))[:8]
+
+
+def kernel_name(state_dir: pathlib.Path, pool: str) -> str:
+    """The name of `pool` in som.ko: of whom, a mark of its whole name, and what fits of that."""
+    return f"{agents_mark(state_dir)}{_digest(pool)[:4]}.{pool}"[:_LONGEST]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Pool:
+    """Implements `seams.RangeHold`. `source` is one of `abi.SOURCE_...`."""
+
+    def __init__(self, module: abi.Module, *, state_dir: pathlib.Path, pool: str, source: int):
+        self._module = module
+        self._pool = pool
+        self._name = kernel_name(state_dir, pool).encode()
+        self._source = source
+
+    def info(self) -> abi.PoolInfo | None:
+        """The accounts of the pool, or None.
+
+        Raises:
+            seams.DriverNotLoaded: no som.ko, no pool.
+        """
+        self._module.call(abi.Query())
+        return next((each for each in self._module.pools() if each.name == self._name), None)
+
+    def spans(self) -> Sequence[seams.Span]:
+        """See `seams.RangeHold`."""
+        found: list[seams.Span] = []
+        if (info := self.info()) is None:
+            return found
+        address = 0
+        while True:
+            try:
+                span = self._module.call(abi.PoolSpan(pool=info.pool, start=address))
+            except abi.KernelError as error:
+                if error.errno in (errno.ENODATA, errno.ENOENT):
+                    return found
+                raise
+            found.append(
+                seams.Span(
+                    start=span.start,
+                    size_bytes=span.bytes,
+                    node=span.numa_node,
+                    held_bytes=span.held_bytes,
+                    is_leaving=bool(span.state & abi.SPAN_STATE_LEAVING),
+                )
+            )
+            address = span.start + span.bytes
+
+    def holding(self) -> seams.Holding:
+        """See `seams.RangeHold`."""
+        if (info := self.info()) is None:
+            return seams.Holding(free_bytes=0, held_bytes=0)
+        # Where memory has failed, more may be promised than there is.
+        free_bytes = max(info.bytes - info.reserved_bytes, 0)
+        return seams.Holding(free_bytes=free_bytes, held_bytes=info.reserved_bytes)
+
+    def add(self, start: int, size_bytes: int) -> None:
+        """See `seams.RangeHold`."""
+        doing = f"adding {_range(start, size_bytes)} to pool {self._pool}"
+        info = self.info()
+        try:
+            if info is None:
+                made = abi.PoolCreate(
+                    source=self._source, mapping=abi.MAPPING_BARE, name=self._name
+                )
+                number = self._module.call(made).pool
+            else:
+                number = info.pool
+            self._module.call(abi.PoolAdd(pool=number, start=start, bytes=size_bytes))
+        except abi.KernelError as error:
+            raise _refused(doing, error) from error
+
+    def remove(self, start: int) -> None:
+        """See `seams.RangeHold`."""
+        doing = f"taking the memory at {start:#x} out of pool {self._pool}"
+        if (info := self.info()) is None:
+            raise seams.RangeRefused(f"{doing}: som.ko has no such pool", errno.ENOENT)
+        try:
+            self._module.call(abi.PoolRemove(pool=info.pool, start=start))
+        except abi.KernelError as error:
+            raise _refused(doing, error) from error
+
+    def destroy(self) -> None:
+        """See `seams.RangeHold`."""
+        if (info := self.info()) is None:
+            return
+        try:
+            self._module.call(abi.PoolDestroy(pool=info.pool))
+        except abi.KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise _refused(f"giving back pool {self._pool}", error) from error
+
+
+def _range(start: int, size_bytes: int) -> str:
+    return f"{start:#x}-{start + size_bytes - 1:#x} ({v1alpha1.format_bytes(size_bytes)})"
+
+
+def _refused(doing: str, error: abi.KernelError) -> seams.RangeRefused:
+    why = f"{error} ({_CURES[error.errno]})" if error.errno in _CURES else str(error)
+    return seams.RangeRefused(f"{doing}: {why}", error.errno)

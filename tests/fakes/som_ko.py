@@ -1,0 +1,205 @@
+"""A fake of som.ko: pools, spans and leases, as `driver/uapi/som.h` promises them.
+
+A fake because tests of sources and of the lease core need hundreds of lives, and the module runs
+in a guest alone. It knows the rules of accounts and numbers, and nothing of pages: what of a lease
+is open or mapped a test says by `Lease.holders`.
+"""
+
+import dataclasses
+import errno
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from som_device_plugin import seams
+from som_device_plugin.drivers.kernel import abi
+
+_Any = TypeVar("_Any", bound=abi.Argument)
+
+
+@dataclasses.dataclass
+class Span:
+    start: int
+    size_bytes: int
+    node: int
+    held_bytes: int = 0
+    is_leaving: bool = False
+
+
+@dataclasses.dataclass
+class Pool:
+    source: int
+    name: bytes
+    spans: list[Span] = dataclasses.field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(span.size_bytes for span in self.spans if not span.is_leaving)
+
+
+@dataclasses.dataclass
+class Lease:
+    pool: int
+    name: bytes
+    quota_bytes: int
+    numa_node: int
+    holders: int = 0
+    is_revoked: bool = False
+    used_bytes: int = 0
+
+
+class SomKo(abi.Module):
+    """Outlives the agent, as the kernel does. `is_loaded`: nothing is there otherwise.
+
+    `refuse` is called before each command, and may raise OSError. `node_of`: physical address ->
+    NUMA node.
+    """
+
+    MAJOR = 240
+
+    def __init__(self, *, node_of: Callable[[int], int] = lambda _: 0) -> None:
+        super().__init__()
+        # The dataclass is frozen, and this is no value.
+        self.__dict__.update(
+            is_loaded=True,
+            pools_by_number={},
+            leases_by_number={},
+            refuse=lambda _: None,
+            node_of=node_of,
+            numbers=itertools.count(1),
+        )
+
+    is_loaded: bool
+    pools_by_number: dict[int, Pool]
+    leases_by_number: dict[int, Lease]
+    refuse: Callable[[abi.Argument], None]
+    node_of: Callable[[int], int]
+    numbers: "itertools.count[int]"
+
+    def set(self, **fields: Any) -> None:
+        """`is_loaded`, `refuse` or `node_of`. Nothing but pools keeps it loaded, as there."""
+        assert fields.get("is_loaded", True) or not self.pools_by_number
+        self.__dict__.update(fields)
+
+    def reload(self) -> None:
+        """What a boot does, or an administrator who destroys all and loads the module again."""
+        self.pools_by_number.clear()
+        self.leases_by_number.clear()
+
+    def call(self, argument: _Any) -> _Any:
+        if not self.is_loaded:
+            raise seams.DriverNotLoaded("som.ko is not loaded")
+        name = type(argument).__name__
+        try:
+            self.refuse(argument)
+            getattr(self, f"_{name}")(argument)
+        except OSError as error:
+            raise abi.KernelError(f"{name}: {error.strerror}", error.errno or 0) from error
+        return argument
+
+    def _numbers(self, kind: str) -> list[int]:
+        if not self.is_loaded:
+            return []
+        return sorted(self.pools_by_number if kind == "pool" else self.leases_by_number)
+
+    def _pool(self, number: int) -> Pool:
+        if number not in self.pools_by_number:
+            raise _error(errno.ENOENT)
+        return self.pools_by_number[number]
+
+    def _lease(self, number: int) -> Lease:
+        if number not in self.leases_by_number:
+            raise _error(errno.ENOENT)
+        return self.leases_by_number[number]
+
+    def _leases_of(self, pool: int) -> list[Lease]:
+        return [lease for lease in self.leases_by_number.values() if lease.pool == pool]
+
+    def _promised(self, pool: int) -> int:
+        return sum(lease.quota_bytes for lease in self._leases_of(pool))
+
+    def _Query(self, argument: abi.Query) -> None:
+        argument.api_version = abi.API_VERSION
+        argument.lease_major = self.MAJOR
+        argument.pools, argument.leases = len(self.pools_by_number), len(self.leases_by_number)
+
+    def _PoolCreate(self, argument: abi.PoolCreate) -> None:
+        argument.pool = next(self.numbers)
+        self.pools_by_number[argument.pool] = Pool(argument.source, argument.name)
+
+    def _PoolAdd(self, argument: abi.PoolAdd) -> None:
+        pool = self._pool(argument.pool)
+        start, end = argument.start, argument.start + argument.bytes
+        if not argument.bytes or (start | argument.bytes) % abi.CHUNK_BYTES:
+            raise _error(errno.EINVAL)
+        for each in self.pools_by_number.values():
+            if any(s.start < end and start < s.start + s.size_bytes for s in each.spans):
+                raise _error(errno.EEXIST if each is pool else errno.EBUSY)
+        pool.spans.append(Span(start, argument.bytes, self.node_of(start)))
+        pool.spans.sort(key=lambda span: span.start)
+
+    def _PoolSpan(self, argument: abi.PoolSpan) -> None:
+        for span in self._pool(argument.pool).spans:
+            if span.start + span.size_bytes > argument.start:
+                argument.start, argument.bytes = span.start, span.size_bytes
+                argument.numa_node, argument.held_bytes = span.node, span.held_bytes
+                argument.state = abi.SPAN_STATE_LEAVING if span.is_leaving else 0
+                return
+        raise _error(errno.ENODATA)
+
+    def _PoolRemove(self, argument: abi.PoolRemove) -> None:
+        pool = self._pool(argument.pool)
+        found = [span for span in pool.spans if span.start == argument.start]
+        if not found:
+            raise _error(errno.ENODATA)
+        if found[0].held_bytes:
+            raise _error(errno.EBUSY)
+        left = pool.size_bytes - found[0].size_bytes
+        if not found[0].is_leaving and left < self._promised(argument.pool):
+            raise _error(errno.ENOSPC)
+        pool.spans.remove(found[0])
+
+    def _PoolDestroy(self, argument: abi.PoolDestroy) -> None:
+        self._pool(argument.pool)
+        if self._leases_of(argument.pool):
+            raise _error(errno.EBUSY)
+        del self.pools_by_number[argument.pool]
+
+    def _PoolInfo(self, argument: abi.PoolInfo) -> None:
+        pool, leases = self._pool(argument.pool), self._leases_of(argument.pool)
+        argument.source, argument.name, argument.leases = pool.source, pool.name, len(leases)
+        argument.bytes = pool.size_bytes
+        argument.reserved_bytes = self._promised(argument.pool)
+        argument.free_bytes = pool.size_bytes - sum(span.held_bytes for span in pool.spans)
+
+    def _LeaseCreate(self, argument: abi.LeaseCreate) -> None:
+        pool, quota_bytes = self._pool(argument.pool), argument.quota_bytes
+        if not quota_bytes or quota_bytes % abi.CHUNK_BYTES:
+            raise _error(errno.EINVAL)
+        if self._promised(argument.pool) + quota_bytes > pool.size_bytes:
+            raise _error(errno.ENOSPC)
+        number = next(self.numbers)
+        lease = Lease(argument.pool, argument.name, quota_bytes, argument.numa_node)
+        self.leases_by_number[number] = lease
+        argument.lease = argument.minor = number
+        argument.major = self.MAJOR
+
+    def _LeaseRevoke(self, argument: abi.LeaseRevoke) -> None:
+        self._lease(argument.lease).is_revoked = True
+
+    def _LeaseDestroy(self, argument: abi.LeaseDestroy) -> None:
+        if self._lease(argument.lease).holders:
+            raise _error(errno.EBUSY)
+        del self.leases_by_number[argument.lease]
+
+    def _LeaseInfo(self, argument: abi.LeaseInfo) -> None:
+        lease = self._lease(argument.lease)
+        argument.pool, argument.name = lease.pool, lease.name
+        argument.state = abi.LEASE_STATE_REVOKED if lease.is_revoked else 0
+        argument.numa_node, argument.holders = lease.numa_node, lease.holders
+        argument.quota_bytes, argument.used_bytes = lease.quota_bytes, lease.used_bytes
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))

@@ -1,0 +1,205 @@
+"""Pools and leases of som.ko, on a fake of it; the real one is met in tests/vm."""
+
+import errno
+import pathlib
+
+import pytest
+
+from fakes import som_ko
+from som_device_plugin import seams
+from som_device_plugin.drivers.kernel import abi, driver, pool
+
+MIB = 2**20
+GIB = 2**30
+LEASE = seams.LeaseId("0123456789abcdef")
+OURS, OTHERS = pathlib.Path("/var/lib/som"), pathlib.Path("/srv/som")
+
+
+def start(number: int = 1, *, size_bytes: int = 64 * MIB, pool: str = "a") -> seams.Start:
+    return seams.Start(LEASE, number, pool, 0, size_bytes, 2 * MIB, "Kernel", preferred_node=1)
+
+
+@pytest.fixture
+def module() -> som_ko.SomKo:
+    return som_ko.SomKo(node_of=lambda address: address // (4 * GIB))
+
+
+@pytest.fixture
+def kernel(module: som_ko.SomKo) -> driver.Kernel:
+    """With a pool of 128 MiB."""
+    kernel = driver.Kernel(state_dir=OURS, module=module)
+    kernel.ranges("a", "External").add(4 * GIB, 128 * MIB)
+    return kernel
+
+
+async def build(kernel: driver.Kernel, start: seams.Start) -> None:
+    await kernel.build(start, on_progress=lambda _: None)
+
+
+def lease_of(module: som_ko.SomKo) -> som_ko.Lease:
+    (lease,) = module.leases_by_number.values()
+    return lease
+
+
+# Pools
+
+
+def test_a_pool_is_made_with_its_first_range_and_found_by_its_name_again(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    driver.Kernel(state_dir=OURS, module=module).ranges("a", "External").add(5 * GIB, 2 * MIB)
+    assert len(module.pools_by_number) == 1
+    assert kernel.ranges("a", "External").spans() == [
+        seams.Span(4 * GIB, 128 * MIB, node=1, held_bytes=0),
+        seams.Span(5 * GIB, 2 * MIB, node=1, held_bytes=0),
+    ]
+
+
+def test_pools_of_other_agents_and_of_long_names_are_others(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    one, other = "p" * 62 + "a", "p" * 62 + "b"
+    names = {
+        pool.kernel_name(OURS, "a"),
+        pool.kernel_name(OTHERS, "a"),
+        pool.kernel_name(OURS, one),
+        pool.kernel_name(OURS, other),
+    }
+    assert len(names) == 4
+    assert all(len(name) < abi.NAME_BYTES for name in names)
+    assert driver.Kernel(state_dir=OTHERS, module=module).ranges("a", "External").spans() == []
+
+
+async def test_free_is_what_no_lease_was_promised(kernel: driver.Kernel) -> None:
+    await build(kernel, start())
+    held = kernel.ranges("a", "External").holding()
+    assert held == seams.Holding(free_bytes=64 * MIB, held_bytes=64 * MIB)
+
+
+def test_a_range_is_refused_in_the_kernels_words(kernel: driver.Kernel) -> None:
+    with pytest.raises(seams.RangeRefused, match=r"adding 0x100000000-.*128Mi.* File exists") as no:
+        kernel.ranges("a", "External").add(4 * GIB, 128 * MIB)
+    assert no.value.errno == errno.EEXIST
+    with pytest.raises(seams.RangeRefused, match="No data available"):
+        kernel.ranges("a", "External").remove(6 * GIB)
+    with pytest.raises(seams.RangeRefused, match="no such pool"):
+        kernel.ranges("b", "External").remove(6 * GIB)
+
+
+async def test_a_pool_with_leases_does_not_go_and_one_that_is_gone_has_gone(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    hold = kernel.ranges("a", "External")
+    await build(kernel, start())
+    with pytest.raises(seams.RangeRefused, match=r"giving back pool a: .*in use"):
+        hold.destroy()
+    kernel.revoke(start())
+    for _ in range(2):
+        hold.destroy()
+    assert module.pools_by_number == {}
+    assert hold.spans() == []
+
+
+def test_without_the_module_a_pool_says_so_and_the_rest_is_nothing(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    hold = kernel.ranges("a", "External")
+    hold.destroy()
+    module.set(is_loaded=False)
+    for ask in (hold.spans, hold.holding, hold.destroy):
+        with pytest.raises(seams.DriverNotLoaded):
+            ask()
+    assert kernel.usage(start()).free
+    assert kernel.attached() == {}
+    assert kernel.resisting() == frozenset()
+    kernel.self_check()
+    kernel.revoke(start())
+
+
+# Leases
+
+
+async def test_a_start_is_a_lease_of_its_size_and_node(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    await build(kernel, start())
+    lease = lease_of(module)
+    assert (lease.name, lease.quota_bytes, lease.numa_node) == (
+        *(b"som:0123456789abcdef.1", 64 * MIB, 1),
+    )
+    assert kernel.attached() == {(LEASE, 1): 64 * MIB}
+    assert kernel.usage(start()).current_bytes == 64 * MIB
+
+
+async def test_a_start_that_is_there_is_the_answer(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    await build(kernel, start())
+    await build(driver.Kernel(state_dir=OURS, module=module), start())
+    assert len(module.leases_by_number) == 1
+
+
+async def test_a_pool_without_so_much_says_not_enough(kernel: driver.Kernel) -> None:
+    await build(kernel, start())
+    with pytest.raises(seams.NotEnoughMemory, match="66Mi from pool a"):
+        await build(kernel, start(2, size_bytes=66 * MIB))
+    with pytest.raises(seams.DriverError, match="no such pool"):
+        await build(kernel, start(2, pool="b"))
+
+
+async def test_a_container_gets_the_minor_of_its_own_lease(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    await build(kernel, start(1))
+    await build(kernel, start(2))
+    for number in (1, 2):
+        (node,) = kernel.edits(start(number)).devices
+        assert module.leases_by_number[node.minor].name.endswith(b".%d" % number)
+        assert (node.major, node.container_path) == (module.MAJOR, "/dev/som")
+
+
+async def test_a_holder_keeps_the_memory_until_he_lets_go(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    await build(kernel, start())
+    lease_of(module).holders = 1
+    kernel.revoke(start())
+    for each in (kernel, driver.Kernel(state_dir=OURS, module=module)):
+        assert each.attached() == {}
+        assert each.resisting() == {(LEASE, 1)}
+        assert each.usage(start()).held_bytes == 64 * MIB
+    lease_of(module).holders = 0
+    kernel.revoke(start())
+    assert kernel.resisting() == frozenset()
+    assert kernel.usage(start()).free
+    kernel.revoke(start())
+
+
+async def test_leases_of_others_are_not_seen_and_not_touched(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    other = driver.Kernel(state_dir=OTHERS, module=module)
+    other.ranges("a", "External").add(6 * GIB, 128 * MIB)
+    await build(other, start())
+    kernel.revoke(start())
+    assert kernel.attached() == {}
+    assert kernel.usage(start()).free
+    await build(kernel, start())
+    assert len(module.leases_by_number) == 2
+
+
+async def test_a_lease_that_somebody_destroyed_is_gone(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    await build(kernel, start())
+    module.reload()
+    assert kernel.usage(start()).free
+    assert kernel.statistics(start()) is None
+    assert kernel.culprits(start()) == ()
+    with pytest.raises(seams.DriverError, match=r"has no lease som:0123456789abcdef\.1 any more"):
+        kernel.edits(start())
+
+
+def test_a_slot_is_one_that_no_record_names(kernel: driver.Kernel) -> None:
+    assert kernel.free_slot(pool="a", named=frozenset()) == 0
+    assert kernel.free_slot(pool="a", named=frozenset({0, 2})) == 1
