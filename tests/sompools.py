@@ -203,3 +203,12 @@ INVALID = (
     Example("a name in capitals", spec(), "metadata.name", name="Databases"),
     Example("a name with empty parts", spec(), "metadata.name", name="a..b"),
 )
+
+CHANGES = (
+    (spec(), spec(capacity="1Gi", paused=True)),
+    (spec(), spec(driver={"type": "HugeTLBFS"})),
+    (spec(source=CARVED, driver={"type": "Kernel"}), spec(source=CARVED)),
+    (devices("dax0.0"), devices("dax*")),
+    (ranges("0x000000-0x1fffff"), ranges("0x200000-0x5fffff")),
+)
+"""What may become what."""

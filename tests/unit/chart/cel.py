@@ -15,6 +15,7 @@ from cel_expr_python.ext import ext_optional, ext_strings
 from kubernetes.utils import quantity
 
 _ANY, _BOOL, _INT, _STRING = cel.Type.DYN, cel.Type.BOOL, cel.Type.INT, cel.Type.STRING
+_LIST = cel.Type.List(_ANY)
 
 
 def _quantity(text: str) -> decimal.Decimal:
@@ -38,6 +39,10 @@ def _is_greater(one: str, other: str) -> bool:
     return _quantity(one) > _quantity(other)
 
 
+def _last_index(of: list[Any], value: Any) -> int:
+    return len(of) - 1 - of[::-1].index(value)
+
+
 def _function(name: str, returns: Any, *takes: Any, member: bool = False, does: Any) -> Any:
     overload = cel.Overload(
         f"{name}_test", return_type=returns, parameters=list(takes), is_member=member, impl=does
@@ -50,6 +55,8 @@ _KUBERNETES = cel.CelExtension(
     "kubernetes",
     [
         _function("lists.range", cel.Type.List(_INT), _INT, does=lambda size: list(range(size))),
+        _function("indexOf", _INT, _LIST, _ANY, member=True, does=list.index),
+        _function("lastIndexOf", _INT, _LIST, _ANY, member=True, does=_last_index),
         _function("quantity", _ANY, _STRING, does=str),
         _function("isQuantity", _BOOL, _STRING, does=_is_quantity),
         _function("isInteger", _BOOL, _ANY, member=True, does=_is_integer),

@@ -68,14 +68,26 @@ def test_pool_that_only_a_rule_can_refuse_breaks_one(example: sompools.Example) 
     assert _refusals(v1alpha1.SomPool, example.manifest)
 
 
-def test_unit_is_immutable() -> None:
-    (rule,) = (
-        found["rule"]
-        for found in _schema(v1alpha1.SomPool)["properties"]["spec"]["x-kubernetes-validations"]
-        if "oldSelf" in found["rule"]
-    )
-    assert cel.evaluate(rule, self={"unit": "2Mi"}, oldSelf={"unit": "2Mi"})
-    assert not cel.evaluate(rule, self={"unit": "1Gi"}, oldSelf={"unit": "2Mi"})
+def _refused_changes(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    rules = _schema(v1alpha1.SomPool)["properties"]["spec"]["x-kubernetes-validations"]
+    return {
+        rule["fieldPath"]
+        for rule in rules
+        if "oldSelf" in rule["rule"] and not cel.evaluate(rule["rule"], self=after, oldSelf=before)
+    }
+
+
+def test_unit_kind_of_source_and_driver_are_immutable() -> None:
+    small, carved = sompools.spec(), sompools.spec(source=sompools.CARVED)
+    assert _refused_changes(small, sompools.spec(unit="1Gi")) == {".unit"}
+    assert _refused_changes(carved, sompools.devices("dax0.0")) == {".source"}
+    assert _refused_changes(small, carved) == {".source", ".driver"}
+    assert _refused_changes(small, sompools.spec(driver={"type": "Kernel"})) == {".driver"}
+
+
+def test_all_else_of_a_pool_may_change() -> None:
+    for before, after in sompools.CHANGES:
+        assert _refused_changes(before, after) == set()
 
 
 def _values(schema: Schema) -> st.SearchStrategy[Any]:
@@ -91,7 +103,8 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
         case "boolean":
             return st.booleans()
         case "array":
-            return st.lists(_values(schema["items"]), max_size=min(3, schema["maxItems"]))
+            fewest, most = schema.get("minItems", 0), min(3, schema["maxItems"])
+            return st.lists(_values(schema["items"]), min_size=fewest, max_size=most)
         case "string" if schema.get("format") == "date-time":
             return st.datetimes().map(lambda time: f"{time.isoformat()}Z")
         case "string" if "pattern" in schema:
