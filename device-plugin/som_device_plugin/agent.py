@@ -31,7 +31,7 @@ from som_device_plugin import (
 )
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
 from som_device_plugin.leases import reconciler, service, starts, store, witnesses
-from som_device_plugin.linux import cgroups, hugepages, mountinfo
+from som_device_plugin.linux import cgroups, hugepages, modules, mountinfo
 from som_device_plugin.sources.hugetlb import plan
 
 BOOT_ID: Final = pathlib.Path("/proc/sys/kernel/random/boot_id")
@@ -55,6 +55,7 @@ class Settings:
 class _Parts:
     pools: pools.Pools
     leases: store.LeaseStore
+    starts: starts.Starts
     reconciler: reconciler.Reconciler
     tickets: service.TicketService
     turns: turns.Turns
@@ -104,7 +105,9 @@ class Agent:
             # Before the pools are looked at: what the last agent left running may lock them.
             await asyncio.to_thread(driver.end_builders)
         parts = self._parts(stack, own_backends, boot_id)
-        collector = collected.Collected(parts.pools, parts.leases, parts.reconciler)
+        collector = collected.Collected(
+            parts.pools, parts.leases, parts.reconciler, parts.starts.statistics
+        )
         registry.REGISTRY.register(collector)
         stack.callback(registry.REGISTRY.unregister, collector)
         await loops.until_done("first look", parts.pools.look)
@@ -169,7 +172,7 @@ class Agent:
             changed=self._changed,
             time=self._time,
         )
-        return _Parts(own_pools, leases, own_reconciler, tickets, taking_turns, boot_id)
+        return _Parts(own_pools, leases, own_starts, own_reconciler, tickets, taking_turns, boot_id)
 
     async def _keep_registered(self, parts: _Parts) -> None:
         """Advertise nothing before there is something to serve: memory, or leases of before."""
@@ -201,6 +204,8 @@ class Agent:
                     pod.uid: f"{pod.namespace}/{pod.name}" for pod in self._outside.pods.pods()
                 },
                 huge_pages=hugepages.total_bytes(),
+                memory_bytes=hugepages.memory().total_bytes,
+                module=modules.loaded("som"),
             )
         )
         await self._time.sleep(REPORT_COALESCE_S)

@@ -1,7 +1,6 @@
 """Which source of memory goes with which driver, and how both are made on this node.
 
-The table below names all pairs. An order can ask for one pair alone so far; `Backends.of` chooses
-by the order once `v1alpha1.Source` has another.
+The table below names all pairs; an order for any other is refused.
 """
 
 import dataclasses
@@ -10,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from som_api import v1alpha1
+from som_api import SomError, v1alpha1
 from som_device_plugin import database, seams, state_dir
 from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
 from som_device_plugin.drivers.kernel import driver as kernel
@@ -53,6 +52,31 @@ _SOURCES: Final[Mapping[tuple[str, str], Callable[[_Site], seams.Source]]] = {
 }
 
 
+class _Unserved:
+    """Implements `seams.Source` for a pair that is not in the table."""
+
+    def __init__(self, source: str, driver: str) -> None:
+        self._why = (
+            f"this agent cannot serve source {source} with driver {driver}; choose another pair, "
+            "or see that the agent's version is the operator's"
+        )
+
+    async def reserved(self, pool: str) -> seams.PoolReserved:
+        return seams.PoolReserved(pool)
+
+    async def apply(self, pool: v1alpha1.NodePool, **_: object) -> seams.PoolReserved:
+        raise SomError(self._why)
+
+    async def release(self, pool: str) -> None:
+        pass
+
+    async def refill(self, pool: str) -> seams.PoolReserved:
+        return seams.PoolReserved(pool)
+
+    async def check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
+        return [], []
+
+
 class Backends:
     """The node's drivers by name, and the backend of each order; each is made once.
 
@@ -65,11 +89,11 @@ class Backends:
         site = _Site(directory.resolve(), cgroups.find(mountinfo.read()), boot_id, guard)
         both: tuple[seams.Driver, ...] = (site.hugetlbfs, site.kernel)
         self.drivers = {driver.name: driver for driver in both}
-        self._made = {
-            (source, driver): seams.Backend(make(site), self.drivers[driver])
-            for (source, driver), make in _SOURCES.items()
-        }
+        self._sources = {pair: make(site) for pair, make in _SOURCES.items()}
 
-    def of(self, _order: v1alpha1.NodePool) -> seams.Backend:
-        """The backend of a pool: an order can name no other yet."""
-        return self._made["HugeTLB", "HugeTLBFS"]
+    def of(self, order: v1alpha1.NodePool) -> seams.Backend:
+        """The backend of a pool."""
+        pair = order.source.kind, order.driver
+        if pair not in self._sources:
+            self._sources[pair] = _Unserved(*pair)
+        return seams.Backend(self._sources[pair], self.drivers[order.driver])

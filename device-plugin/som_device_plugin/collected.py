@@ -1,12 +1,14 @@
 """Metrics that are read from pools and leases at each scrape."""
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import core, registry
 
-from som_device_plugin import pools, status
+from som_api import SomError
+from som_device_plugin import loops, pools, seams, status
 from som_device_plugin.leases import reconciler, state, store
 
 MOST_HELD_PODS: Final = 20
@@ -20,10 +22,12 @@ class Collected(registry.Collector):
         own_pools: pools.Pools,
         leases: store.LeaseStore,
         own_reconciler: reconciler.Reconciler,
+        statistics: Callable[[seams.Start], seams.Statistics | None],
     ) -> None:
         self._pools = own_pools
         self._leases = leases
         self._reconciler = own_reconciler
+        self._statistics = statistics
 
     def describe(self) -> Iterable[core.Metric]:
         """Nothing: the registry must not scrape a state that does not exist yet."""
@@ -64,6 +68,7 @@ class Collected(registry.Collector):
         for labels, size_bytes in by_owner.items():
             lease_bytes.add_metric(labels, size_bytes)
         yield lease_bytes
+        yield from by_use(self._used_by_owner(leases))
         held_bytes = core.GaugeMetricFamily(
             "som_agent_held_bytes",
             "Memory of ended leases that somebody still holds, by its last owner; "
@@ -73,6 +78,60 @@ class Collected(registry.Collector):
         for labels, size_bytes in by_last_owner(self._reconciler.held.values()).items():
             held_bytes.add_metric(labels, size_bytes)
         yield held_bytes
+
+    def _used_by_owner(
+        self, leases: Iterable[state.Lease]
+    ) -> Iterator[tuple[tuple[str, ...], seams.Statistics]]:
+        for lease in leases:
+            if lease.owner is None or (record := lease.live) is None:
+                continue
+            try:
+                found = self._statistics(record.start)
+            except SomError as error:
+                # What else is known is told all the same.
+                loops.failed("statistics", error, lease=lease.lease_id)
+            else:
+                if found is not None:
+                    yield (*lease.owner.names, record.start.pool), found
+
+
+def by_use(used: Iterable[tuple[tuple[str, ...], seams.Statistics]]) -> Iterator[core.Metric]:
+    """What containers do with their memory, by owner and pool: those of the same name as one."""
+    used_bytes = core.GaugeMetricFamily(
+        "som_agent_lease_used_bytes",
+        "Memory behind mappings of a container, where som.ko serves its pool",
+        labels=["namespace", "pod", "container", "pool"],
+    )
+    peak_bytes = core.GaugeMetricFamily(
+        "som_agent_lease_peak_bytes",
+        "Most memory behind its mappings so far",
+        labels=["namespace", "pod", "container", "pool"],
+    )
+    faults_2m = core.CounterMetricFamily(
+        "som_agent_lease_faults_2m",
+        "Page faults that som.ko answered with 2 MiB",
+        labels=["namespace", "pod", "container", "pool"],
+    )
+    faults_1g = core.CounterMetricFamily(
+        "som_agent_lease_faults_1g",
+        "Page faults that som.ko answered with 1 GiB",
+        labels=["namespace", "pod", "container", "pool"],
+    )
+    zeroed_late_bytes = core.CounterMetricFamily(
+        "som_agent_lease_zeroed_late_bytes",
+        "Memory that was zeroed while a page fault waited",
+        labels=["namespace", "pod", "container", "pool"],
+    )
+    sums: dict[tuple[str, ...], collections.Counter[str]] = {}
+    for labels, found in used:
+        sums.setdefault(labels, collections.Counter()).update(dataclasses.asdict(found))
+    for labels, sum_of in sums.items():
+        used_bytes.add_metric(labels, sum_of["used_bytes"])
+        peak_bytes.add_metric(labels, sum_of["peak_bytes"])
+        faults_2m.add_metric(labels, sum_of["faults_2m"])
+        faults_1g.add_metric(labels, sum_of["faults_1g"])
+        zeroed_late_bytes.add_metric(labels, sum_of["zeroed_late_bytes"])
+    yield from (used_bytes, peak_bytes, faults_2m, faults_1g, zeroed_late_bytes)
 
 
 def by_last_owner(held: Iterable[reconciler.Held]) -> Mapping[tuple[str, str], int]:

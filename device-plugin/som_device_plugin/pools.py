@@ -242,6 +242,9 @@ class Pools:
             self._pauses.reset()
         else:
             wait_s = self._pauses.next_s()
+            if any(pool.reason == seams.DriverNotLoaded.reason for pool in self._pools.values()):
+                # Nothing tells that it is there now, and to look costs nothing.
+                wait_s = min(wait_s, CHECK_EVERY_S)
         await loops.wait(self._wake, at_most_s=wait_s, time=self._time)
 
     async def _converge(self, pool: ActivePool) -> None:

@@ -54,10 +54,13 @@ def node_status(
     found_setup: setup.Setup,
     pod_names: Mapping[str, str],
     huge_pages: Mapping[int, int],
+    memory_bytes: int,
+    module: v1alpha1.Module | None,
 ) -> v1alpha1.SomNodeStatus:
     """The SomNode's status; the reporter adds transition times.
 
-    `pod_names` is by UID; `huge_pages` are the node's bytes by page size, whoever has them.
+    `pod_names` is by UID; `huge_pages` are the node's bytes by page size, whoever has them;
+    `memory_bytes` is its MemTotal, `module` som.ko as it is loaded.
     """
     statuses = tuple(_pool_status(active[name], leases) for name in sorted(active))
     return v1alpha1.SomNodeStatus(
@@ -65,6 +68,8 @@ def node_status(
         boot_id=boot_id,
         kernel_version=platform.release(),
         agent_version=VERSION,
+        module=module,
+        memory=memory_bytes,
         pool_names=",".join(status.name for status in statuses),
         capacity=sum(status.capacity for status in statuses),
         allocated=sum(status.allocated for status in statuses),
@@ -103,6 +108,7 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
             for node, size_bytes in sorted(pool.reserved.node_bytes.items())
             if size_bytes
         ),
+        driver=pool.order.driver,
         conditions=(
             _condition(
                 pool.order.generation, reason, message, type="Ready", holds=reason == "Reserved"
@@ -180,6 +186,8 @@ def _huge_pages(
     """The sizes that pools have pages of."""
     ours: dict[int, int] = {}
     for pool in active:
+        if pool.order.source.kind != "HugeTLB":
+            continue
         size_bytes = sum(pool.reserved.node_bytes.values())
         ours[pool.page_bytes] = ours.get(pool.page_bytes, 0) + size_bytes
     for page_size, page_bytes in v1alpha1.UNIT_BYTES.items():

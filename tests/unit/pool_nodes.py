@@ -132,4 +132,5 @@ class Node:
 def reported(own: pools.Pools, **fields: Any) -> v1alpha1.SomNodeStatus:
     facts: dict[str, Any] = {"generation": own.generation, "boot_id": "b", "active": own.pools()}
     facts |= {"leases": (), "findings": (), "pod_names": {}, "huge_pages": {}}
+    facts |= {"memory_bytes": 0, "module": None}
     return status.node_status(**({"found_setup": own.setup} | facts | fields))

@@ -25,3 +25,18 @@ def test_pods_that_come_and_go_make_no_more_series_than_there_is_room_for(
     monkeypatch.setattr(collected, "MOST_HELD_PODS", 1)
     counted = collected.by_last_owner([held("a", pages=2), *(held(f"b{n}") for n in range(9))])
     assert counted == {("shop", "a"): 2 * PAGE, ("shop", ""): 9 * PAGE}
+
+
+def test_pods_of_the_same_name_are_one_series_of_what_their_memory_is_used_for() -> None:
+    labels = ("shop", "db", "main", "a")
+    found = seams.Statistics(
+        used_bytes=PAGE, peak_bytes=2 * PAGE, faults_2m=3, faults_1g=4, zeroed_late_bytes=5
+    )
+    metrics = collected.by_use([(labels, found), (labels, found)])
+    assert {sample.name: sample.value for metric in metrics for sample in metric.samples} == {
+        "som_agent_lease_used_bytes": 2 * PAGE,
+        "som_agent_lease_peak_bytes": 4 * PAGE,
+        "som_agent_lease_faults_2m_total": 6,
+        "som_agent_lease_faults_1g_total": 8,
+        "som_agent_lease_zeroed_late_bytes_total": 10,
+    }

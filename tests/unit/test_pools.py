@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable
 
@@ -260,6 +261,22 @@ async def test_one_pool_whose_source_fails_in_an_unknown_way_keeps_no_other_from
         await node.until(lambda: node.source.has == {"a": GIB, "b": GIB})
 
 
+async def test_a_driver_that_is_missing_is_looked_for_every_ten_seconds(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    async def unloaded(_pool: v1alpha1.NodePool, **_: object) -> seams.PoolReserved:
+        tries.append(node.clock.monotonic())
+        raise seams.DriverNotLoaded("som.ko is not loaded")
+
+    monkeypatch.setattr(node.source, "apply", unloaded)
+    node.order(order(GIB))
+    async with node.agent():
+        await node.until(lambda: len(tries) == 20)
+    assert max(after - before for before, after in itertools.pairwise(tries)) <= 15.0
+
+
 async def test_an_error_that_names_its_reason_is_the_conditions_reason(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,3 +386,21 @@ def test_a_pool_keeps_the_pages_it_has_and_is_not_full_while_its_order_is_refuse
     pool = pools.ActivePool(order(GIB), "Fake", had, pools.State.REFUSED, why="page size")
     assert pool.page_bytes == GIB
     assert not pool.is_full
+
+
+def test_huge_pages_are_those_of_pools_that_have_them_and_the_driver_is_the_orders(
+    node: Node,
+) -> None:
+    carved = v1alpha1.NodePool(
+        name="c",
+        generation=1,
+        unit="1Gi",
+        capacity=GIB,
+        source=v1alpha1.Source(carved=v1alpha1.Carved()),
+        driver="Kernel",
+    )
+    has = seams.PoolReserved("c", GIB, GIB, {0: GIB}, page_bytes=v1alpha1.CHUNK_BYTES)
+    active = {"c": pools.ActivePool(carved, "Kernel", has, pools.State.SETTLED)}
+    report = reported(node.pools(), active=active, huge_pages={2 << 20: 4 << 20})
+    assert report.huge_pages == ()
+    assert report.pools[0].driver == "Kernel"
