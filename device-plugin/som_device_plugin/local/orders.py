@@ -28,6 +28,7 @@ def of(pool: v1alpha1.SomPool) -> v1alpha1.NodePool:
         unit=pool.spec.unit,
         capacity=pool.spec.capacity,
         source=pool.spec.source,
+        driver=pool.spec.driver_type,
     )
 
 

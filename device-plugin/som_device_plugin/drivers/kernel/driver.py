@@ -173,8 +173,7 @@ class Kernel:
 
     def _leases(self) -> Iterator[tuple[_Key, abi.LeaseInfo]]:
         """All of this agent's, whichever of its pools they are in."""
-        mark = pools.agents_mark(self._state_dir).encode()
-        ours = {each.pool for each in self._module.pools() if each.name.startswith(mark)}
+        ours = pools.of_agent(self._module, self._state_dir)
         for lease in self._module.leases():
             named = _LEASE.fullmatch(lease.name.decode())
             if named and lease.pool in ours:

@@ -17,14 +17,19 @@ _CURES: Final = {
 }
 
 
-def agents_mark(state_dir: pathlib.Path) -> str:
-    """How the names of all pools begin that the agent of `state_dir` has in som.ko."""
-    return _digest(str(state_dir))[:8]
+def of_agent(module: abi.Module, state_dir: pathlib.Path) -> frozenset[int]:
+    """The numbers of all pools that the agent of `state_dir` has in som.ko."""
+    mark = _mark(state_dir).encode()
+    return frozenset(each.pool for each in module.pools() if each.name.startswith(mark))
+
+
+def _mark(state_dir: pathlib.Path) -> str:
+    return _digest(str(state_dir.resolve()))[:8]
 
 
 def kernel_name(state_dir: pathlib.Path, pool: str) -> str:
     """The name of `pool` in som.ko: of whom, a mark of its whole name, and what fits of that."""
-    return f"{agents_mark(state_dir)}{_digest(pool)[:4]}.{pool}"[:_LONGEST]
+    return f"{_mark(state_dir)}{_digest(pool)[:4]}.{pool}"[:_LONGEST]
 
 
 def _digest(text: str) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 
 from som_api import SomError
+from som_device_plugin.drivers.kernel import abi, pool
 from som_device_plugin.linux import cgroups
 from som_device_plugin.local import layout, orders, programs
 from som_device_plugin.local.command import background, output, place, waiting
@@ -66,10 +67,12 @@ def _release(
 
 
 def _holds_nothing(state_dir: layout.StateDir) -> bool:
-    """Whether the agent's store records no page, which it does before it reserves one.
+    """Whether there is nothing to give back: then no agent is needed, and perhaps none can start.
 
-    Then no agent is needed to give any back; perhaps none can start here.
+    The agent's store records a page before it reserves it; a pool in som.ko is its own record.
     """
+    if pool.of_agent(abi.Module(), state_dir.path):
+        return False
     store = state_dir.path / "som.db"
     if not store.exists() or store.stat().st_size == 0:
         return True
@@ -100,7 +103,7 @@ def _end_programs(state_dir: layout.StateDir, *, force: bool) -> None:
 def _why_not_released(state_dir: layout.StateDir) -> str:
     status = orders.read_status(state_dir)
     whys = [
-        f"{pool.name}: {orders.ready(pool).message}" for pool in (status.pools if status else ())
+        f"{each.name}: {orders.ready(each).message}" for each in (status.pools if status else ())
     ]
     return (
         "not everything was given back, and the agent has said nothing new for "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from som_api import v1alpha1
-from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
+from som_device_plugin.linux import cgroups, hugepages, modules, mountinfo, mounts
 from som_device_plugin.local import Wrong, layout, orders
 from som_device_plugin.local.command import background, output
 from som_device_plugin.local.stand_in import limits
@@ -29,7 +29,17 @@ _OUR_REMAINS: Final = ".*.json.*"
 def check_machine(pool: v1alpha1.SomPool, state_dir: layout.StateDir) -> cgroups.Hierarchy:
     """Where its hugetlb controller is; raises Wrong where the machine cannot have `pool`."""
     check_state_dir(state_dir.path)
-    page_bytes = pool.spec.source.page_bytes
+    if pool.spec.driver_type == "Kernel" and modules.loaded("som") is None:
+        raise Wrong(
+            "som.ko is not loaded, and spec.driver.type Kernel needs it: build and load it as "
+            "driver/README.md says, or use source hugeTLB with driver HugeTLBFS"
+        )
+    if pool.spec.source.kind == "HugeTLB":
+        _check_pages(pool.spec.source.page_bytes)
+    return hierarchy()
+
+
+def _check_pages(page_bytes: int) -> None:
     sizes = hugepages.page_sizes()
     if page_bytes not in sizes:
         has = ", ".join(map(v1alpha1.format_bytes, sorted(sizes))) or "none"
@@ -38,7 +48,6 @@ def check_machine(pool: v1alpha1.SomPool, state_dir: layout.StateDir) -> cgroups
             "choose another spec.source.hugeTLB.pageSize, or boot a kernel with CONFIG_HUGETLBFS "
             "on a processor that has them"
         )
-    return hierarchy()
 
 
 def check_state_dir(path: Path) -> None:

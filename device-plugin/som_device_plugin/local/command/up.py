@@ -19,6 +19,7 @@ class Outcome:
     capacity_bytes: int
     wanted_bytes: int
     page_bytes: int
+    driver: str
     ready_s: float
     reason: str
     message: str
@@ -29,10 +30,10 @@ class Outcome:
 
     def __str__(self) -> str:
         pages = self.capacity_bytes // self.page_bytes
+        what = "" if self.driver == "Kernel" else f"{pages} pages of {_shown(self.page_bytes)}, "
         text = (
-            f"pool {self.pool}: {v1alpha1.format_bytes(self.capacity_bytes)} of "
-            f"{v1alpha1.format_bytes(self.wanted_bytes)} reserved, {pages} pages of "
-            f"{v1alpha1.format_bytes(self.page_bytes)}, in {self.ready_s:.2f} s"
+            f"pool {self.pool}: {_shown(self.capacity_bytes)} of {_shown(self.wanted_bytes)} "
+            f"reserved, {what}in {self.ready_s:.2f} s"
         )
         if self.exit_code == output.OK:
             return text
@@ -42,6 +43,9 @@ class Outcome:
             f"{text}: {self.message}; the agent goes on trying, `som local down` gives back what "
             "there is"
         )
+
+
+_shown = v1alpha1.format_bytes
 
 
 def up(pool: v1alpha1.SomPool, state_dir: layout.StateDir, out: output.Output) -> Outcome:
@@ -74,6 +78,7 @@ def up(pool: v1alpha1.SomPool, state_dir: layout.StateDir, out: output.Output) -
         capacity_bytes=status.capacity,
         wanted_bytes=ordered.capacity,
         page_bytes=pool.spec.source.page_bytes,
+        driver=ordered.driver,
         ready_s=time.monotonic() - begun,
         reason=ready.reason,
         message=ready.message,
