@@ -63,10 +63,25 @@ CREATE TABLE orders (
     leaving TEXT NOT NULL
 ) STRICT;
 """
+_RANGES: Final = """
+CREATE TABLE unbound_devices (
+    device TEXT PRIMARY KEY,
+    pool TEXT NOT NULL,
+    driver TEXT NOT NULL,
+    boot_id TEXT NOT NULL
+) STRICT;
+CREATE TABLE carved_blocks (
+    start INTEGER PRIMARY KEY,
+    pool TEXT NOT NULL,
+    zone TEXT NOT NULL,
+    boot_id TEXT NOT NULL
+) STRICT;
+"""
 _STEPS: Final = (
     _SCHEMA,
     "ALTER TABLE starts ADD COLUMN told_at_s REAL;",
     "ALTER TABLE starts ADD COLUMN driver TEXT NOT NULL DEFAULT 'HugeTLBFS';",
+    _RANGES,
 )
 """What makes each version of the schema of the one before."""
 

@@ -18,8 +18,8 @@ from node.nodes import GIB, PAGE
 from som_device_plugin import seams
 from som_device_plugin.drivers.hugetlbfs import hold
 from som_device_plugin.linux import cgroups, flocks, hugepages, mountinfo, mounts
+from som_device_plugin.sources import turn
 from som_device_plugin.sources.hugetlb import counters, plan
-from som_device_plugin.sources.hugetlb import source as hugetlb
 
 MAP_HUGETLB = 0x40000
 MAP_POPULATE = 0x8000
@@ -61,7 +61,7 @@ async def test_two_pools_have_a_hold_each(foreign: int, node: nodes.Node) -> Non
 
     assert (await node.source.reserved("a")).free_bytes == 0
     assert (await node.source.reserved("b")).free_bytes == 8 * PAGE
-    with pytest.raises(hugetlb.SourceError, match="32Mi are held by containers"):
+    with pytest.raises(turn.SourceError, match="32Mi are held by containers"):
         await node.source.release("a")
     await node.source.release("b")
     assert persistent() == foreign + 16
@@ -225,7 +225,7 @@ async def test_a_pool_beyond_the_guard_is_refused_before_anything_is_taken(
 ) -> None:
     node = nodes.Node(node.state_dir, guard=plan.Guard(percent=25))
     stays = plan.human_bytes(hugepages.memory().total_bytes // 4)
-    with pytest.raises(hugetlb.SourceError, match="the largest capacity now is") as refused:
+    with pytest.raises(turn.SourceError, match="the largest capacity now is") as refused:
         await node.apply(4096 * GIB)
 
     assert f"of which {stays} stays for everybody else (--guard-percent 25)" in str(refused.value)
@@ -284,7 +284,7 @@ async def test_overcommit_is_refused_and_reported_once(node: nodes.Node) -> None
     await node.apply(4 * PAGE)
     OVERCOMMIT.write_text("3")
     try:
-        with pytest.raises(hugetlb.SourceError, match="set vm"):
+        with pytest.raises(turn.SourceError, match="set vm"):
             await node.apply(8 * PAGE)
         assert [event.reason for event in (await node.source.check())[0]] == ["HugePagesOvercommit"]
         assert (await node.source.check())[0] == []
@@ -294,7 +294,7 @@ async def test_overcommit_is_refused_and_reported_once(node: nodes.Node) -> None
 
 async def test_the_page_size_of_a_pool_cannot_change(node: nodes.Node) -> None:
     await node.apply(4 * PAGE)
-    with pytest.raises(hugetlb.SourceError, match="page size cannot change"):
+    with pytest.raises(turn.SourceError, match="page size cannot change"):
         await node.apply(GIB, page="1Gi")
 
 

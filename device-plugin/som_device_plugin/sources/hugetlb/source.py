@@ -9,19 +9,15 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
-from som_api import SomError, v1alpha1
+from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.linux import hugepages
+from som_device_plugin.sources import turn
 from som_device_plugin.sources.hugetlb import accounts, counters, plan, records
 
 _GIGANTIC_LIMIT_S: Final = 60.0
-_T = TypeVar("_T")
-
-
-class SourceError(SomError):
-    """The node as it is, or its kernel, refuses; nothing was taken by the failed step."""
 
 
 @dataclasses.dataclass
@@ -69,8 +65,7 @@ class HugeTLBSource:
         self._driver = driver
         self._orders: dict[str, _Order] = {}
         self._told: set[str] = set()
-        # One thread waits for the counters' lock, and not all that the agent has.
-        self._turn = asyncio.Lock()
+        self._in_thread = turn.Turn().take
 
     async def reserved(self, pool: str) -> seams.PoolReserved:
         """See `seams.Source`."""
@@ -153,17 +148,17 @@ class HugeTLBSource:
         page_bytes, name = order.page_bytes, plan.human_bytes(order.page_bytes)
         known = self._records.pools().get(order.pool, page_bytes)
         if known != page_bytes:
-            raise SourceError(
+            raise turn.SourceError(
                 f"pool {order.pool} has huge pages of {plan.human_bytes(known)}: the page size "
                 "cannot change; remove the pool first, or make another"
             )
         if page_bytes not in hugepages.page_sizes():
-            raise SourceError(
+            raise turn.SourceError(
                 f"this machine has no huge pages of {name}: its processor or kernel lacks them; "
                 "use another pageSize"
             )
         if overcommit := _overcommit(page_bytes):
-            raise SourceError(f"pool {order.pool} is not reserved: {overcommit}")
+            raise turn.SourceError(f"pool {order.pool} is not reserved: {overcommit}")
         with self._counters.locked():
             if order.pool not in self._records.pools():
                 self._find_again(order.pool, page_bytes)
@@ -180,7 +175,7 @@ class HugeTLBSource:
                     largest_bytes=(order.target_bytes // page_bytes - growth + room) * page_bytes,
                 )
                 size = plan.human_bytes(order.target_bytes)
-                raise SourceError(f"pool {order.pool} of {size}: {why}")
+                raise turn.SourceError(f"pool {order.pool} of {size}: {why}")
             self._records.add(order.pool, page_bytes, dict.fromkeys(hugepages.nodes(), 0))
             self._orders[order.pool] = order
             self._fill(order.pool)
@@ -266,7 +261,7 @@ class HugeTLBSource:
             self._counters.settle(page_bytes)
             with pool_hold.locked() as has:
                 if has.held_bytes:
-                    raise SourceError(
+                    raise turn.SourceError(
                         f"pool {pool} cannot be given back: {plan.human_bytes(has.held_bytes)} are "
                         "held by containers; end them first"
                     )
@@ -301,16 +296,6 @@ class HugeTLBSource:
         page_bytes = self._records.pools()[pool]
         pages = sum(self._records.pages(pool).values())
         self._driver.hold(pool, page_bytes).fill(pages * page_bytes)
-
-    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
-        """The turn ends with the thread, also when nobody waits for it any more."""
-        await self._turn.acquire()
-        turn = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
-        turn.add_done_callback(lambda _: self._turn.release())
-        try:
-            return await asyncio.shield(turn)
-        except OSError as error:
-            raise SourceError(str(error)) from error
 
     def _pages(self, pool: str) -> dict[int, int]:
         return dict.fromkeys(hugepages.nodes(), 0) | self._records.pages(pool)

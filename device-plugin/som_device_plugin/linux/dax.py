@@ -1,0 +1,167 @@
+"""The devices of the dax bus, and which driver has each (drivers/dax/bus.c).
+
+The driver is what kernel documents call the mode: `device_dax` for devdax, `kmem` for system-ram,
+`fsdev_dax` for a file system's.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from som_api import SomError
+from som_device_plugin.linux import iomem, processes
+
+DEVDAX: Final = "device_dax"
+
+_BUS: Final = pathlib.Path("/sys/bus/dax")
+_PROC: Final = pathlib.Path("/proc")
+_MODULE: Final = pathlib.Path("/sys/module/device_dax")
+
+
+class DaxError(SomError):
+    """The kernel refused to unbind or to bind a device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One devdax device. `driver` is "" for one that no driver has; `number` is `major:minor`.
+
+    `ranges` are the physical addresses that the device consists of.
+    """
+
+    name: str
+    driver: str
+    size_bytes: int
+    align_bytes: int
+    node: int
+    ranges: tuple[iomem.Range, ...]
+    number: str
+
+
+def devices(bus: pathlib.Path = _BUS) -> tuple[Device, ...]:
+    """All devices of the bus, in the order of their numbers; those without a size left out."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for path in (bus / "devices").iterdir():
+            # One may go while it is read.
+            with contextlib.suppress(OSError):
+                found.append(_device(path))
+    return tuple(sorted((each for each in found if each.size_bytes), key=by_number))
+
+
+def by_number(device: Device) -> tuple[int, ...]:
+    """`dax0.2` before `dax0.10`."""
+    return tuple(map(int, re.findall(r"\d+", device.name)))
+
+
+def unbind(device: Device, bus: pathlib.Path = _BUS) -> None:
+    """Take the device from its driver, which ends every mapping of it.
+
+    Raises:
+        DaxError: what the kernel answered.
+    """
+    _write(bus / "drivers" / device.driver / "unbind", device.name)
+
+
+def bind(name: str, driver: str, bus: pathlib.Path = _BUS) -> None:
+    """Give the device `name` to `driver`; done already is no error.
+
+    Raises:
+        DaxError: what the kernel answered: its range is still used, for example.
+    """
+    if _driver(bus / "devices" / name) != driver:
+        _write(bus / "drivers" / driver / "bind", name)
+
+
+def users(
+    wanted: Sequence[Device], *, proc: pathlib.Path = _PROC, module: pathlib.Path = _MODULE
+) -> dict[str, str]:
+    """Device's name -> who has it open or mapped, as `pid 42 (postgres)`.
+
+    The module counts the open files of all devices, of any namespace; who has them is read from
+    /proc. When nobody at all can be named, all devices are taken to be in use.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if int((module / "refcnt").read_text()) == 0:
+            return {}
+        unseen = dict.fromkeys((each.name for each in wanted), "a process that cannot be seen")
+        return _found_users(wanted, proc) or unseen
+    # Built into the kernel: nothing is counted.
+    return _found_users(wanted, proc)
+
+
+def _found_users(wanted: Sequence[Device], proc: pathlib.Path) -> dict[str, str]:
+    names = {each.number: each.name for each in wanted if each.number}
+    found: dict[str, str] = {}
+    for process in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            numbers = {*_opened(process), *_mapped(process)}
+            if used := [names[number] for number in numbers if number in names]:
+                command = processes.printable((process / "comm").read_bytes().strip())
+                found |= dict.fromkeys(used, f"pid {process.name} ({command})")
+    return found
+
+
+def _opened(process: pathlib.Path) -> Iterator[str]:
+    with os.scandir(process / "fd") as entries:
+        for entry in map(pathlib.Path, entries):
+            with contextlib.suppress(OSError):
+                yield from _number(entry, str(entry.readlink()))
+
+
+def _mapped(process: pathlib.Path) -> Iterator[str]:
+    with (process / "maps").open("rb") as lines:
+        for line in lines:
+            fields = line.split(maxsplit=5)
+            # devdax knows shared mappings only.
+            if len(fields) == 6 and fields[1].endswith(b"s"):
+                link = process / "map_files" / fields[0].decode()
+                yield from _number(link, os.fsdecode(fields[5]))
+
+
+def _number(link: pathlib.Path, target: str) -> Iterator[str]:
+    # A stat of any other file might wait for a file system that does not answer.
+    if target.startswith("/dev/") or pathlib.Path(target).name.startswith("dax"):
+        with contextlib.suppress(OSError):
+            device = link.stat().st_rdev
+            yield f"{os.major(device)}:{os.minor(device)}"
+
+
+def _device(path: pathlib.Path) -> Device:
+    def number(name: str, default: str = "") -> int:
+        file = path / name
+        return int(file.read_text() if file.exists() or not default else default, 0)
+
+    return Device(
+        name=path.name,
+        driver=_driver(path),
+        size_bytes=number("size"),
+        align_bytes=number("align"),
+        # Linux 6.1 hides it where the firmware tells none.
+        node=number("target_node", "-1"),
+        ranges=tuple(
+            iomem.Range(
+                int((mapping / "start").read_text(), 0), int((mapping / "end").read_text(), 0) + 1
+            )
+            for mapping in sorted(path.glob("mapping[0-9]*"), key=lambda each: int(each.name[7:]))
+        ),
+        number=(path / "dev").read_text().strip() if (path / "dev").exists() else "",
+    )
+
+
+def _driver(device: pathlib.Path) -> str:
+    try:
+        return (device / "driver").readlink().name
+    except FileNotFoundError:
+        return ""
+
+
+def _write(path: pathlib.Path, name: str) -> None:
+    try:
+        path.write_text(name)
+    except OSError as error:
+        raise DaxError(f"writing {name} to {path}: {error.strerror}") from error

@@ -1,0 +1,70 @@
+"""Supply of the source DevDax: devices that are taken from their driver, and bound back."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from som_api import v1alpha1
+from som_device_plugin import seams
+from som_device_plugin.linux import dax, iomem, mountinfo
+from som_device_plugin.sources import turn
+from som_device_plugin.sources.ranges import plan, records
+
+_SOM: Final = "som"
+"""som.ko's name in /proc/iomem."""
+
+
+class DevDax:
+    """Implements `source.Supply`. A device is unbound before its first piece is added."""
+
+    def __init__(self, range_records: records.RangeRecords) -> None:
+        self._records = range_records
+
+    def look(self, order: v1alpha1.NodePool, spans: Sequence[seams.Span]) -> plan.Offer:
+        """See `source.Supply`."""
+        assert order.source.dev_dax is not None
+        devices = dax.devices()
+        others = [each for each in iomem.read() if each.name == _SOM]
+        return plan.of_devices(
+            order.source.dev_dax.devices, devices, _users(devices), others, spans
+        )
+
+    def prepare(self, pool: str, piece: plan.Piece) -> str:
+        """See `source.Supply`."""
+        device = next((each for each in dax.devices() if each.name == piece.device), None)
+        if device is None:
+            return f"{piece.device} is gone"
+        if device.driver:
+            if why := plan.in_the_way(device, _users([device])):
+                return why
+            self._records.add_unbound(pool, device.name, device.driver)
+            dax.unbind(device)
+        return ""
+
+    def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
+        """See `source.Supply`."""
+        unbound = self._records.unbound(pool)
+        if not unbound:
+            return
+        ranges = {each.name: each.ranges for each in dax.devices()}
+        for name, driver in unbound.items():
+            had = map(plan.extent, spans)
+            if any(each.overlaps(own) for each in had for own in ranges.get(name, ())):
+                continue
+            if name in ranges:
+                try:
+                    dax.bind(name, driver)
+                except dax.DaxError as error:
+                    raise turn.SourceError(
+                        f"pool {pool} gives {name} back to {driver}: {error}; see who has its "
+                        "range in /proc/iomem"
+                    ) from error
+            self._records.forget_unbound(name)
+
+
+def _users(devices: Sequence[dax.Device]) -> dict[str, str]:
+    mounted = {mount.source: mount.mountpoint for mount in mountinfo.read()}
+    return dax.users([each for each in devices if each.driver == dax.DEVDAX]) | {
+        each.name: f"the mount at {mounted[path]}"
+        for each in devices
+        if (path := f"/dev/{each.name}") in mounted
+    }

@@ -1,0 +1,230 @@
+"""Pools of physical ranges in som.ko: one source over three kinds of supply.
+
+The pool in the kernel is all there is to know about its memory, so an agent that starts has nothing
+to find. What the kernel does not know is in the records: what has to be undone once a range is no
+longer in a pool. `Supply.settle` compares the two, before and after each act, so that it does not
+matter at which step an agent died.
+"""
+
+import dataclasses
+import errno
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from som_api import v1alpha1
+from som_device_plugin import seams
+from som_device_plugin.sources import turn
+from som_device_plugin.sources.hugetlb import plan as pages
+from som_device_plugin.sources.ranges import plan
+
+FIRST_GOOD_KERNELS: Final = "6.12.118, 7.3.4 and 7.4"
+"""As in driver/known_good.h."""
+
+
+class Supply(Protocol):
+    """What is different about one kind of source. Each call raises SomError with the cure."""
+
+    def look(self, order: v1alpha1.NodePool, spans: Sequence[seams.Span]) -> plan.Offer:
+        """What the node has for `order` beside `spans`. Changes nothing.
+
+        Raises:
+            SourceError: the order cannot be carried out.
+        """
+
+    def prepare(self, pool: str, piece: plan.Piece) -> str:
+        """Record what adding `piece` will change, and make it free; or why that must not be."""
+
+    def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
+        """Make everything on record of `pool` that is in no span as it was before."""
+
+
+@dataclasses.dataclass
+class _Order:
+    """A pool's order as it is carried out.
+
+    `refused`: starts of pieces that could not be had, and why; `kept`: of spans that could not be
+    given back. `had_bytes`: what the pool had when this process last changed it.
+    """
+
+    pool: v1alpha1.NodePool
+    floor_bytes: int
+    offer: plan.Offer | None = None
+    refused: dict[int, str] = dataclasses.field(default_factory=dict)
+    kept: set[int] = dataclasses.field(default_factory=set)
+    had_bytes: int = 0
+
+
+class RangeSource:
+    """Implements `seams.Source` on pools that live in som.ko.
+
+    Args:
+        hold_of: the pool's hold, by its name.
+    """
+
+    def __init__(self, supply: Supply, *, hold_of: Callable[[str], seams.RangeHold]) -> None:
+        self._supply = supply
+        self._hold_of = hold_of
+        self._orders: dict[str, _Order] = {}
+        self._in_thread = turn.Turn().take
+
+    async def reserved(self, pool: str) -> seams.PoolReserved:
+        """See `seams.Source`; without som.ko a pool has nothing."""
+        return await self._in_thread(self._reserved, pool)
+
+    async def apply(
+        self,
+        pool: v1alpha1.NodePool,
+        *,
+        held_bytes: int,
+        on_progress: Callable[[seams.PoolReserved], None],
+    ) -> seams.PoolReserved:
+        """See `seams.Source`; a step is one span.
+
+        Raises:
+            SourceError: KernelUnsafe, or the order cannot be carried out on this node.
+            DriverNotLoaded: som.ko is missing.
+        """
+        order = _Order(pool, floor_bytes=held_bytes)
+        await self._in_thread(self._begin, order)
+        while await self._in_thread(self._step, order):
+            on_progress(await self.reserved(pool.name))
+        return await self.reserved(pool.name)
+
+    async def release(self, pool: str) -> None:
+        """See `seams.Source`."""
+        await self._in_thread(self._release, pool)
+
+    async def refill(self, pool: str) -> seams.PoolReserved:
+        """See `seams.Source`: som.ko takes back itself what leases let go."""
+        return await self.reserved(pool)
+
+    async def check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
+        """See `seams.Source`: pools that som.ko no longer has are told."""
+        return await self._in_thread(self._check)
+
+    def _spans(self, pool: str) -> Sequence[seams.Span]:
+        """Without som.ko there is no pool: it cannot be unloaded while it has one."""
+        try:
+            return self._hold_of(pool).spans()
+        except seams.DriverNotLoaded:
+            return ()
+
+    def _reserved(self, pool: str) -> seams.PoolReserved:
+        spans = self._spans(pool)
+        has = self._hold_of(pool).holding() if spans else seams.Holding(0, 0)
+        capacity_bytes = has.free_bytes + has.held_bytes
+        shortfall = ""
+        if order := self._orders.get(pool):
+            shortfall = pages.shortfall(
+                capacity_bytes=capacity_bytes,
+                target_bytes=order.pool.capacity,
+                pages_bytes=plan.total_bytes(spans),
+                reason=plan.why_short(order.offer, order.refused) if order.offer else "",
+            )
+        return seams.PoolReserved(
+            pool=pool,
+            capacity_bytes=capacity_bytes,
+            free_bytes=has.free_bytes,
+            node_bytes={
+                node: sum(span.size_bytes for span in spans if span.node == node)
+                for node in sorted({span.node for span in spans})
+            },
+            shortfall=shortfall,
+            page_bytes=plan.CHUNK_BYTES if spans else 0,
+        )
+
+    def _begin(self, order: _Order) -> None:
+        """Everything that can be refused is refused here, before anything is taken."""
+        spans = self._hold_of(order.pool.name).spans()
+        self._supply.settle(order.pool.name, spans)
+        order.offer = self._supply.look(order.pool, spans)
+        order.had_bytes = plan.total_bytes(spans)
+        self._orders[order.pool.name] = order
+
+    def _step(self, order: _Order) -> bool:
+        """One step towards the order; False when there is no more to do."""
+        hold = self._hold_of(order.pool.name)
+        spans = hold.spans()
+        went_on = self._grow(order, hold, spans) or self._shrink(order, hold, spans)
+        if went_on:
+            after = hold.spans()
+            self._supply.settle(order.pool.name, after)
+            order.had_bytes = plan.total_bytes(after)
+        return went_on
+
+    def _grow(self, order: _Order, hold: seams.RangeHold, spans: Sequence[seams.Span]) -> bool:
+        pool = order.pool
+        if order.offer is None:
+            order.offer = self._supply.look(pool, spans)
+        piece = plan.next_piece(
+            target_bytes=pool.capacity, spans=spans, offer=order.offer, refused=order.refused
+        )
+        if piece is None:
+            return False
+        if why := self._supply.prepare(pool.name, piece):
+            order.refused[piece.start] = why
+            return True
+        try:
+            hold.add(piece.start, piece.size_bytes)
+        except seams.RangeRefused as refused:
+            if refused.errno == errno.ENOPKG:
+                self._supply.settle(pool.name, spans)
+                raise turn.SourceError(
+                    f"pool {pool.name}: on this kernel any user could crash the node with memory "
+                    f"of this source; the first good versions are {FIRST_GOOD_KERNELS}, and "
+                    "source hugeTLB works on all",
+                    reason="KernelUnsafe",
+                ) from refused
+            order.refused[piece.start] = plan.why_refused(piece, order.offer, refused)
+        return True
+
+    def _shrink(self, order: _Order, hold: seams.RangeHold, spans: Sequence[seams.Span]) -> bool:
+        span = plan.next_removal(
+            target_bytes=order.pool.capacity,
+            floor_bytes=max(order.floor_bytes, hold.holding().held_bytes if spans else 0),
+            spans=spans,
+            kept=order.kept,
+        )
+        if span is None:
+            return False
+        try:
+            hold.remove(span.start)
+        except seams.RangeRefused:
+            # A lease has begun to use it.
+            order.kept.add(span.start)
+        order.offer = None
+        return True
+
+    def _release(self, pool: str) -> None:
+        if spans := self._spans(pool):
+            hold = self._hold_of(pool)
+            if held_bytes := hold.holding().held_bytes:
+                raise turn.SourceError(
+                    f"pool {pool} cannot be given back: {pages.human_bytes(held_bytes)} are "
+                    "held by containers; end them first"
+                )
+            hold.destroy()
+            spans = hold.spans()
+        self._supply.settle(pool, spans)
+        self._orders.pop(pool, None)
+
+    def _check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
+        events = []
+        for name, order in self._orders.items():
+            spans = self._spans(name)
+            self._supply.settle(name, spans)
+            lost_bytes = order.had_bytes - plan.total_bytes(spans)
+            if lost_bytes > 0:
+                order.had_bytes -= lost_bytes
+                order.offer = None
+                events.append(_lost(name, lost_bytes))
+        return events, [self._reserved(name) for name in self._orders]
+
+
+def _lost(pool: str, lost_bytes: int) -> seams.Event:
+    return seams.Event(
+        reason="PoolLost",
+        message=f"som.ko no longer has {pages.human_bytes(lost_bytes)} of pool {pool}: another "
+        "program has removed them, or loaded the module again. The agent adds them again",
+        warning=True,
+    )
