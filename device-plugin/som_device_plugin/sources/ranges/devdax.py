@@ -1,16 +1,12 @@
 """Supply of the source DevDax: devices that are taken from their driver, and bound back."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.linux import dax, iomem, mountinfo
 from som_device_plugin.sources import turn
 from som_device_plugin.sources.ranges import plan, records
-
-_SOM: Final = "som"
-"""som.ko's name in /proc/iomem."""
 
 
 class DevDax:
@@ -23,7 +19,7 @@ class DevDax:
         """See `source.Supply`."""
         assert order.source.dev_dax is not None
         devices = dax.devices()
-        others = [each for each in iomem.read() if each.name == _SOM]
+        others = [each for each in iomem.read() if each.name == plan.SOM]
         return plan.of_devices(
             order.source.dev_dax.devices, devices, _users(devices), others, spans
         )

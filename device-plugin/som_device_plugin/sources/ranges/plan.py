@@ -16,13 +16,15 @@ from som_device_plugin import seams
 from som_device_plugin.linux import dax, iomem, memory_blocks
 from som_device_plugin.sources.hugetlb import plan
 
-CHUNK_BYTES: Final = 2 * 2**20
 GIB: Final = plan.GIB
 TRIES: Final = 16
 """How many pieces that cannot be had are tried on one NUMA node."""
 
 _RESERVED: Final = frozenset({"Reserved", "Soft Reserved"})
 _MOST_REASONS: Final = 3
+SOM: Final = "som"
+"""som.ko's name in /proc/iomem."""
+_OURS: Final = {SOM: "another pool"}
 _SYSTEM_RAM: Final = "kmem"
 
 
@@ -177,7 +179,8 @@ def of_ranges(
     pieces: list[Piece] = []
     lacking: list[str] = []
     for text in wanted:
-        whole = parse_range(text)
+        start, size_bytes = v1alpha1.parse_range(text)
+        whole = iomem.Range(start, start + size_bytes)
         if why := _not_reserved(whole, resources):
             lacking.append(why)
             continue
@@ -186,19 +189,13 @@ def of_ranges(
             for each in _inside_reserved(resources)
             if each.overlaps(whole) and not any(each.overlaps(own) for own in ours)
         ]
-        lacking += [f"{each} belongs to {each.name}" for each in used]
+        lacking += [f"{each} belongs to {_OURS.get(each.name, each.name)}" for each in used]
         pieces += (
             Piece(part.start, part.end)
             for free in iomem.without(whole, [*ours, *used])
             for part in _cut(free)
         )
     return Offer(tuple(pieces), tuple(lacking))
-
-
-def parse_range(text: str) -> iomem.Range:
-    """The range that an order writes with its last address."""
-    start, _, last = text.partition("-")
-    return iomem.Range(int(start, 16), int(last, 16) + 1)
 
 
 def _not_reserved(whole: iomem.Range, resources: Sequence[iomem.Resource]) -> str:
@@ -328,8 +325,8 @@ def carved_refusal(order: v1alpha1.NodePool, piece_bytes: int) -> str:
 
 def _cut(whole: iomem.Range) -> Iterator[iomem.Range]:
     """Parts that end at each border of a GiB, of whole chunks."""
-    start = -(-whole.start // CHUNK_BYTES) * CHUNK_BYTES
-    last = whole.end // CHUNK_BYTES * CHUNK_BYTES
+    start = -(-whole.start // v1alpha1.CHUNK_BYTES) * v1alpha1.CHUNK_BYTES
+    last = whole.end // v1alpha1.CHUNK_BYTES * v1alpha1.CHUNK_BYTES
     while start < last:
         end = min((start // GIB + 1) * GIB, last)
         yield iomem.Range(start, end)

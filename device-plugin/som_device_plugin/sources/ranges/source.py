@@ -130,7 +130,7 @@ class RangeSource:
                 for node in sorted({span.node for span in spans})
             },
             shortfall=shortfall,
-            page_bytes=plan.CHUNK_BYTES if spans else 0,
+            page_bytes=v1alpha1.CHUNK_BYTES if spans else 0,
         )
 
     def _begin(self, order: _Order) -> None:
