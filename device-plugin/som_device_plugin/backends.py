@@ -16,6 +16,9 @@ from som_device_plugin.drivers.kernel import driver as kernel
 from som_device_plugin.linux import cgroups, mountinfo
 from som_device_plugin.sources.hugetlb import counters, plan, records
 from som_device_plugin.sources.hugetlb import source as hugetlb
+from som_device_plugin.sources.ranges import carved, devdax, external
+from som_device_plugin.sources.ranges import records as range_records
+from som_device_plugin.sources.ranges import source as ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,11 @@ class _Site:
     @functools.cached_property
     def hugetlbfs(self) -> hugetlbfs.HugeTLBFS:
         return hugetlbfs.HugeTLBFS(state_dir=self.directory, hierarchy=self.hierarchy)
+
+    def range_records(self) -> range_records.RangeRecords:
+        """On a connection of its own: sources work in threads of their own."""
+        connection = database.open_database(self.directory / state_dir.STORE)
+        return range_records.RangeRecords(connection, boot_id=self.boot_id)
 
     @functools.cached_property
     def kernel(self) -> kernel.Kernel:
@@ -47,8 +55,27 @@ def _hugetlb(site: _Site) -> seams.Source:
     return hugetlb.HugeTLBSource(page_records, page_counters, driver=site.hugetlbfs)
 
 
+def _dev_dax(site: _Site) -> seams.Source:
+    return _ranges(site, "DevDax", devdax.DevDax(site.range_records()))
+
+
+def _external(site: _Site) -> seams.Source:
+    return _ranges(site, "External", external.External())
+
+
+def _carved(site: _Site) -> seams.Source:
+    return _ranges(site, "Carved", carved.Carved(site.range_records(), guard=site.guard))
+
+
+def _ranges(site: _Site, kind: str, supply: ranges.Supply) -> seams.Source:
+    return ranges.RangeSource(supply, hold_of=lambda pool: site.kernel.ranges(pool, kind))
+
+
 _SOURCES: Final[Mapping[tuple[str, str], Callable[[_Site], seams.Source]]] = {
     ("HugeTLB", "HugeTLBFS"): _hugetlb,
+    ("DevDax", "Kernel"): _dev_dax,
+    ("External", "Kernel"): _external,
+    ("Carved", "Kernel"): _carved,
 }
 
 

@@ -106,6 +106,7 @@ class Machine:
             mock.patch.multiple(
                 dax,
                 devices=lambda: tuple(self.devices),
+                is_any_open=lambda: bool(self.users),
                 users=lambda _devices: self.users,
                 unbind=self._unbind,
                 bind=self._bind,

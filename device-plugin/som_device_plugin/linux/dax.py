@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from som_api import SomError
@@ -28,7 +28,7 @@ class DaxError(SomError):
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """One devdax device. `driver` is "" for one that no driver has; `number` is `major:minor`.
+    """One devdax device. `driver` is "" for one that no driver has. `number` as of `os.makedev`.
 
     `ranges` are the physical addresses that the device consists of.
     """
@@ -39,7 +39,7 @@ class Device:
     align_bytes: int
     node: int
     ranges: tuple[iomem.Range, ...]
-    number: str
+    number: int
 
 
 def devices(bus: pathlib.Path = _BUS) -> tuple[Device, ...]:
@@ -77,58 +77,27 @@ def bind(name: str, driver: str, bus: pathlib.Path = _BUS) -> None:
         _write(bus / "drivers" / driver / "bind", name)
 
 
-def users(
-    wanted: Sequence[Device], *, proc: pathlib.Path = _PROC, module: pathlib.Path = _MODULE
-) -> dict[str, str]:
-    """Device's name -> who has it open or mapped, as `pid 42 (postgres)`.
+def is_any_open(module: pathlib.Path = _MODULE) -> bool:
+    """Whether anybody may have a devdax device open or mapped, in any namespace: the driver counts.
 
-    The module counts the open files of all devices, of any namespace; who has them is read from
-    /proc. When nobody at all can be named, all devices are taken to be in use.
+    Built into the kernel it counts nothing, so that somebody may.
     """
-    with contextlib.suppress(FileNotFoundError):
-        if int((module / "refcnt").read_text()) == 0:
-            return {}
-        unseen = dict.fromkeys((each.name for each in wanted), "a process that cannot be seen")
-        return _found_users(wanted, proc) or unseen
-    # Built into the kernel: nothing is counted.
-    return _found_users(wanted, proc)
+    try:
+        return int((module / "refcnt").read_text()) > 0
+    except FileNotFoundError:
+        return True
 
 
-def _found_users(wanted: Sequence[Device], proc: pathlib.Path) -> dict[str, str]:
-    names = {each.number: each.name for each in wanted if each.number}
+def users(wanted: Sequence[Device], proc: pathlib.Path = _PROC) -> dict[str, str]:
+    """Device's name -> who has it open or mapped, as `pid 42 (postgres)`; may take for ever."""
     found: dict[str, str] = {}
     for process in proc.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            numbers = {*_opened(process), *_mapped(process)}
-            if used := [names[number] for number in numbers if number in names]:
+            used = [each.name for each in wanted if processes.uses(process, each.number)]
+            if used:
                 command = processes.printable((process / "comm").read_bytes().strip())
                 found |= dict.fromkeys(used, f"pid {process.name} ({command})")
     return found
-
-
-def _opened(process: pathlib.Path) -> Iterator[str]:
-    with os.scandir(process / "fd") as entries:
-        for entry in map(pathlib.Path, entries):
-            with contextlib.suppress(OSError):
-                yield from _number(entry, str(entry.readlink()))
-
-
-def _mapped(process: pathlib.Path) -> Iterator[str]:
-    with (process / "maps").open("rb") as lines:
-        for line in lines:
-            fields = line.split(maxsplit=5)
-            # devdax knows shared mappings only.
-            if len(fields) == 6 and fields[1].endswith(b"s"):
-                link = process / "map_files" / fields[0].decode()
-                yield from _number(link, os.fsdecode(fields[5]))
-
-
-def _number(link: pathlib.Path, target: str) -> Iterator[str]:
-    # A stat of any other file might wait for a file system that does not answer.
-    if target.startswith("/dev/") or pathlib.Path(target).name.startswith("dax"):
-        with contextlib.suppress(OSError):
-            device = link.stat().st_rdev
-            yield f"{os.major(device)}:{os.minor(device)}"
 
 
 def _device(path: pathlib.Path) -> Device:
@@ -149,7 +118,7 @@ def _device(path: pathlib.Path) -> Device:
             )
             for mapping in sorted(path.glob("mapping[0-9]*"), key=lambda each: int(each.name[7:]))
         ),
-        number=(path / "dev").read_text().strip() if (path / "dev").exists() else "",
+        number=os.makedev(*map(int, (path / "dev").read_text().split(":"))),
     )
 
 

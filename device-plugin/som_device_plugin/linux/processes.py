@@ -46,6 +46,16 @@ def printable(name: bytes) -> str:
     return re.sub(r"[^ -~]", "?", name[:_LONGEST].decode(errors="replace"))
 
 
+def uses(process: pathlib.Path, node: int) -> bool:
+    """Whether the process (its directory in /proc) has the character device `node` open or mapped.
+
+    Raises:
+        OSError: it has ended, or may not be looked at.
+    """
+    with os.scandir(process / "fd") as entries:
+        return _maps(process, node) or "open file" in _of_files(process, entries, None, node)
+
+
 def _reasons(process: pathlib.Path, device: str | None, node: int | None = None) -> Iterator[str]:
     if device:
         major, minor = map(int, device.split(":"))

@@ -40,7 +40,7 @@ def device(name: str, *ranges: iomem.Range, driver: str = dax.DEVDAX) -> dax.Dev
         align_bytes=2 * MIB,
         node=0,
         ranges=ranges,
-        number="",
+        number=0,
     )
 
 

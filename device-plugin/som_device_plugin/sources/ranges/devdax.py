@@ -1,12 +1,18 @@
 """Supply of the source DevDax: devices that are taken from their driver, and bound back."""
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
+from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.linux import dax, iomem, mountinfo
+from som_device_plugin.linux import dax, expendable, iomem, mountinfo
 from som_device_plugin.sources import turn
 from som_device_plugin.sources.ranges import plan, records
+
+_SCAN_LIMIT_S: Final = 10.0
+"""Processes can make it slow, by files whose file system does not answer."""
 
 
 class DevDax:
@@ -14,6 +20,7 @@ class DevDax:
 
     def __init__(self, range_records: records.RangeRecords) -> None:
         self._records = range_records
+        self._scan = expendable.Thread(limit_s=_SCAN_LIMIT_S)
 
     def look(self, order: v1alpha1.NodePool, spans: Sequence[seams.Span]) -> plan.Offer:
         """See `source.Supply`."""
@@ -21,7 +28,7 @@ class DevDax:
         devices = dax.devices()
         others = [each for each in iomem.read() if each.name == plan.SOM]
         return plan.of_devices(
-            order.source.dev_dax.devices, devices, _users(devices), others, spans
+            order.source.dev_dax.devices, devices, self._users(devices), others, spans
         )
 
     def prepare(self, pool: str, piece: plan.Piece) -> str:
@@ -30,7 +37,7 @@ class DevDax:
         if device is None:
             return f"{piece.device} is gone"
         if device.driver:
-            if why := plan.in_the_way(device, _users([device])):
+            if why := plan.in_the_way(device, self._users([device])):
                 return why
             self._records.add_unbound(pool, device.name, device.driver)
             dax.unbind(device)
@@ -56,11 +63,21 @@ class DevDax:
                     ) from error
             self._records.forget_unbound(name)
 
+    def _users(self, devices: Sequence[dax.Device]) -> dict[str, str]:
+        mounted = {mount.source: mount.mountpoint for mount in mountinfo.read()}
+        return self._open(devices) | {
+            each.name: f"the mount at {mounted[path]}"
+            for each in devices
+            if (path := f"/dev/{each.name}") in mounted
+        }
 
-def _users(devices: Sequence[dax.Device]) -> dict[str, str]:
-    mounted = {mount.source: mount.mountpoint for mount in mountinfo.read()}
-    return dax.users([each for each in devices if each.driver == dax.DEVDAX]) | {
-        each.name: f"the mount at {mounted[path]}"
-        for each in devices
-        if (path := f"/dev/{each.name}") in mounted
-    }
+    def _open(self, devices: Sequence[dax.Device]) -> dict[str, str]:
+        if not dax.is_any_open():
+            return {}
+        found: dict[str, str] = {}
+        with contextlib.suppress(TimeoutError):
+            found = asyncio.run(self._scan.run(dax.users, devices))
+        # It may be any of them.
+        return found or dict.fromkeys(
+            (each.name for each in devices), "a process that cannot be seen"
+        )

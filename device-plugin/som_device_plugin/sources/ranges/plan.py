@@ -58,8 +58,8 @@ def extent(span: seams.Span) -> iomem.Range:
 
 
 def total_bytes(spans: Sequence[seams.Span]) -> int:
-    """What the spans are together."""
-    return sum(span.size_bytes for span in spans)
+    """What a pool of these spans has."""
+    return sum(span.size_bytes for span in spans if not span.is_leaving)
 
 
 def next_piece(
@@ -132,12 +132,11 @@ def next_removal(
     """
     has_bytes = total_bytes(spans)
     excess_bytes = has_bytes - target_bytes
+    left = [span for span in spans if span.start not in kept]
+    if leaving := [span for span in left if span.is_leaving]:
+        return leaving[0]
     free = [
-        span
-        for span in spans
-        if not span.held_bytes
-        and span.start not in kept
-        and has_bytes - span.size_bytes >= floor_bytes
+        span for span in left if not span.held_bytes and has_bytes - span.size_bytes >= floor_bytes
     ]
     if excess_bytes <= 0 or not free:
         return None

@@ -8,6 +8,7 @@ matter at which step an agent died.
 
 import dataclasses
 import errno
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -16,6 +17,8 @@ from som_device_plugin import seams
 from som_device_plugin.sources import turn
 from som_device_plugin.sources.hugetlb import plan as pages
 from som_device_plugin.sources.ranges import plan
+
+log = logging.getLogger(__name__)
 
 FIRST_GOOD_KERNELS: Final = "6.12.118, 7.3.4 and 7.4"
 """As in driver/known_good.h."""
@@ -126,7 +129,7 @@ class RangeSource:
             capacity_bytes=capacity_bytes,
             free_bytes=has.free_bytes,
             node_bytes={
-                node: sum(span.size_bytes for span in spans if span.node == node)
+                node: plan.total_bytes([span for span in spans if span.node == node])
                 for node in sorted({span.node for span in spans})
             },
             shortfall=shortfall,
@@ -189,8 +192,9 @@ class RangeSource:
             return False
         try:
             hold.remove(span.start)
-        except seams.RangeRefused:
-            # A lease has begun to use it.
+        except seams.RangeRefused as refused:
+            # A lease has begun to use it, or the kernel does not take carved memory back.
+            log.warning("span kept", extra={"pool": order.pool.name, "error": str(refused)})
             order.kept.add(span.start)
         order.offer = None
         return True
