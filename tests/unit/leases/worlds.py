@@ -3,7 +3,7 @@
 import asyncio
 import json
 import pathlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar, cast
 
 from fakes import node
@@ -96,14 +96,11 @@ class World:
         self.connection = database.open_database(self.path)
         changed = changes.Changes()
         self.store: store.LeaseStore = self.mortal(store.LeaseStore(self.connection, changed))
-        driver = node.FakeDriver(self.kernel)
-        large = node.FakeDriver(self.large_kernel, name="Large")
-        self.driver = Mortal(driver, self)
-        self.pools = node.FakePools({"2Mi": driver, "1Gi": large})
+        drivers = self.make_drivers()
         self.specs: cdi.Specs = self.mortal(cdi.Specs(self.cdi_dir))
         self.starts = starts.Starts(
             leases=self.store,
-            drivers={"Fake": cast(seams.Driver, self.driver), "Large": large},
+            drivers=drivers,
             specs=self.specs,
             boot_id=self.boot_id,
             reporter=self.reporter,
@@ -128,6 +125,14 @@ class World:
             changed=changed,
             time=self.clock,
         )
+
+    def make_drivers(self) -> Mapping[str, seams.Driver]:
+        """A new agent's drivers by name, and its pools."""
+        driver = node.FakeDriver(self.kernel)
+        large = node.FakeDriver(self.large_kernel, name="Large")
+        self.driver = Mortal(driver, self)
+        self.pools = node.FakePools({"2Mi": driver, "1Gi": large})
+        return {"Fake": cast(seams.Driver, self.driver), "Large": large}
 
     def mortal(self, part: T) -> T:
         return cast(T, Mortal(part, self))
