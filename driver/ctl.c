@@ -41,6 +41,8 @@ union som_argument {
 	struct som_pool_add pool_add;
 	struct som_pool_destroy pool_destroy;
 	struct som_pool_info pool_info;
+	struct som_pool_span pool_span;
+	struct som_pool_remove pool_remove;
 	struct som_lease_create lease_create;
 	struct som_lease_revoke lease_revoke;
 	struct som_lease_destroy lease_destroy;
@@ -174,6 +176,40 @@ static int run_pool_info(struct file *file, void *buffer)
 	return 0;
 }
 
+static int run_pool_span(struct file *file, void *buffer)
+{
+	struct som_pool_span *arg = buffer;
+	struct som_pool *pool;
+	struct som_span span;
+	u64 held;
+	int err;
+
+	if (arg->reserved)
+		return -EINVAL;
+	pool = som_pool_get(arg->pool);
+	if (IS_ERR(pool))
+		return PTR_ERR(pool);
+	err = som_pool_span(pool, arg->start, &span, &held);
+	som_pool_put(pool);
+	if (err)
+		return err;
+	arg->numa_node = span.node;
+	arg->start = span.start;
+	arg->bytes = span.bytes;
+	arg->held_bytes = held << CHUNK_SHIFT;
+	arg->state = span.leaving ? SOM_SPAN_STATE_LEAVING : 0;
+	return 0;
+}
+
+static int run_pool_remove(struct file *file, void *buffer)
+{
+	struct som_pool_remove *arg = buffer;
+
+	if (arg->reserved)
+		return -EINVAL;
+	return som_pool_remove(arg->pool, arg->start);
+}
+
 static int run_lease_create(struct file *file, void *buffer)
 {
 	struct som_lease_create *arg = buffer;
@@ -253,6 +289,12 @@ static const struct som_command ctl_commands[] = {
 	[_IOC_NR(SOM_CTL_LEASE_INFO)] =
 		SOM_COMMAND(som_lease_info, SOM_LEASE_INFO_SIZE_VER0,
 			    run_lease_info),
+	[_IOC_NR(SOM_CTL_POOL_SPAN)] =
+		SOM_COMMAND(som_pool_span, SOM_POOL_SPAN_SIZE_VER0,
+			    run_pool_span),
+	[_IOC_NR(SOM_CTL_POOL_REMOVE)] =
+		SOM_COMMAND(som_pool_remove, SOM_POOL_REMOVE_SIZE_VER0,
+			    run_pool_remove),
 };
 
 static long ctl_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
@@ -308,7 +350,7 @@ static int before_sleep(struct notifier_block *block, unsigned long event,
 {
 	if (event != PM_HIBERNATION_PREPARE || !som_pool_any_pageless())
 		return NOTIFY_DONE;
-	pr_err("hibernation refused: the image would lack the memory of External and Carved pools\n");
+	pr_err("hibernation refused: the image would lack the memory of External, Carved and DevDax pools\n");
 	return notifier_from_errno(-EBUSY);
 }
 

@@ -86,13 +86,24 @@ struct som_bank {
 
 struct som_pool;
 
+/* What one SOM_CTL_POOL_ADD brought; of HugeTLB, one page */
+struct som_span {
+	u64 start;
+	u64 bytes;
+	int node;
+	bool leaving;
+	void *address;
+};
+
 struct som_source_ops {
 	u32 id;
 	const char *name;
 	bool pageless;			/* no struct pages behind its memory */
 	int (*add)(struct som_pool *pool, u64 start, u64 bytes);
-	/* May be called again after an error, for what is left */
-	int (*remove)(struct som_pool *pool);
+	/* The first span that ends after @phys, if any; under pool->lock */
+	bool (*find)(struct som_pool *pool, u64 phys, struct som_span *span);
+	/* Gives the span that begins there back; after an error, again */
+	int (*remove)(struct som_pool *pool, u64 start);
 	void *(*address)(struct som_pool *pool, u32 chunk);
 	bool (*is_bad)(u32 chunk);	/* if the source can know */
 };
@@ -108,8 +119,9 @@ struct som_pool {
 	unsigned int users;		/* leases and calls; under som_pools_lock */
 	bool closing;			/* likewise */
 
-	struct mutex add_lock;		/* one SOM_CTL_POOL_ADD at a time */
-	struct xarray spans;		/* struct som_span by last chunk */
+	struct mutex span_lock;		/* one SOM_CTL_POOL_ADD or _REMOVE at a time */
+	struct xarray spans;		/* struct som_span by last chunk; freed under
+					 * lock too */
 
 	struct mutex lock;		/* all that follows */
 	struct xarray extents;		/* by window */
@@ -181,6 +193,7 @@ long som_run_command(const struct som_command *command, struct file *file,
 int som_pool_create(u32 source, u32 mapping, const char *name, u32 *id);
 int som_pool_destroy(u32 id);
 int som_pool_add(u32 id, u64 start, u64 bytes);
+int som_pool_remove(u32 id, u64 start);
 struct som_pool *som_pool_get(u32 id);
 void som_pool_put(struct som_pool *pool);
 struct som_pool *som_pool_use(u32 id);
@@ -189,10 +202,13 @@ unsigned int som_pool_number(void);
 u32 som_pool_sources(void);
 bool som_pool_any_pageless(void);
 bool som_pool_has(struct som_pool *pool, u32 chunk, u64 count);
-int som_pool_scrub(struct som_pool *pool);
+int som_pool_span(struct som_pool *pool, u64 phys, struct som_span *span,
+		  u64 *held);
 void som_pool_count(struct som_pool *pool, int node, struct som_counts *counts);
 int som_pool_prepare(struct som_pool *pool, u32 chunk, u64 count, int node);
 void som_pool_publish(struct som_pool *pool, u32 chunk, u64 count);
+int som_pool_withhold(struct som_pool *pool, u32 chunk, u64 count);
+int som_pool_scrub(struct som_pool *pool, u32 chunk, u64 count);
 void som_pool_withdraw(struct som_pool *pool, u32 chunk, u64 count);
 bool som_pool_backs(struct som_lease *lease, u32 chunk, unsigned int count);
 int som_take(struct som_lease *lease, unsigned int count, bool commit,
@@ -202,16 +218,13 @@ void som_give(struct som_lease *lease, u32 chunk, bool uncommit);
 void som_give_back(struct som_lease *lease);
 
 /* src_range.c, src_carve.c, src_hugetlb.c */
-struct som_span {
-	u64 start;
-	u64 bytes;
-	int node;
-	void *address;
-};
-
-extern const struct som_source_ops som_external, som_carved, som_hugetlb;
+extern const struct som_source_ops som_external, som_devdax, som_carved,
+	som_hugetlb;
 int som_span_add(struct som_pool *pool, u64 start, u64 bytes, int node);
-void som_span_withdraw(struct som_pool *pool, struct som_span *span);
+struct som_span *som_span_at(struct som_pool *pool, u64 phys);
+bool som_span_find(struct som_pool *pool, u64 phys, struct som_span *span);
+int som_span_withhold(struct som_pool *pool, struct som_span *span);
+void som_span_unmap(struct som_span *span);
 void som_span_erase(struct som_pool *pool, struct som_span *span);
 void *som_span_address(struct som_pool *pool, u32 chunk);
 

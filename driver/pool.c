@@ -26,13 +26,13 @@ static u32 som_pools_next;
 static unsigned int som_pools_number;
 
 static const struct som_source_ops *const som_sources[] = {
-	&som_external, &som_hugetlb, &som_carved,
+	&som_external, &som_hugetlb, &som_carved, &som_devdax,
 };
 
 static bool i_accept_that_any_user_can_crash_this_node;
 module_param_unsafe(i_accept_that_any_user_can_crash_this_node, bool, 0400);
 MODULE_PARM_DESC(i_accept_that_any_user_can_crash_this_node,
-		 "offer External and Carved on kernels before " SOM_FIRST_GOOD_KERNELS);
+		 "offer External, Carved and DevDax on kernels before " SOM_FIRST_GOOD_KERNELS);
 
 /* ---------------------------------------------------------------- extents */
 
@@ -118,7 +118,7 @@ static struct som_extent *extent_make(struct som_pool *pool,
 	if (!extent)
 		return ERR_PTR(-ENOMEM);
 	extent->window = window;
-	extent->node = node >= 0 && node < nr_node_ids ? node : first_online_node;
+	extent->node = node;
 	INIT_LIST_HEAD(&extent->in_free);
 	INIT_LIST_HEAD(&extent->in_dirty);
 	err = xa_insert(&pool->extents, window, extent, GFP_KERNEL);
@@ -179,7 +179,10 @@ int som_pool_prepare(struct som_pool *pool, u32 chunk, u64 count, int node)
 	return err;
 }
 
-/* What is published was never zeroed by us, whatever its giver says */
+/*
+ * What is new was never zeroed by us, whatever its giver says. What was withheld
+ * comes back in this way too.
+ */
 void som_pool_publish(struct som_pool *pool, u32 chunk, u64 count)
 {
 	unsigned long window;
@@ -193,21 +196,66 @@ void som_pool_publish(struct som_pool *pool, u32 chunk, u64 count)
 		bitmap_set(extent->present_map, bit, n);
 		bitmap_clear(extent->used_map, bit, n);
 		for (i = bit; i < bit + n; i++)
-			extent_soil(pool, extent, i);
+			if (!test_bit(i, extent->zeroed_map))
+				extent_soil(pool, extent, i);
 		extent->free += n;
 		extent_file(pool, extent);
 	}
 	mutex_unlock(&pool->lock);
 }
 
-/* The mirror of prepare and publish; no lease has any of these chunks */
-void som_pool_withdraw(struct som_pool *pool, u32 chunk, u64 count)
+/* Of these chunks, how many count in the pool, and how many of them leases hold */
+static void tally(struct som_pool *pool, u32 chunk, u64 count, u64 *here,
+		  u64 *held)
 {
+	DECLARE_BITMAP(some, EXTENT_CHUNKS);
+	unsigned long window;
+	unsigned int bit, n;
+	struct som_extent *extent;
+
+	lockdep_assert_held(&pool->lock);
+	*here = 0;
+	*held = 0;
+	for_each_part(chunk, count, window, bit, n) {
+		extent = xa_load(&pool->extents, window);
+		bitmap_zero(some, EXTENT_CHUNKS);
+		bitmap_set(some, bit, n);
+		bitmap_and(some, some, extent->present_map, EXTENT_CHUNKS);
+		bitmap_andnot(some, some, extent->bad_map, EXTENT_CHUNKS);
+		*here += bitmap_weight(some, EXTENT_CHUNKS);
+		bitmap_and(some, some, extent->used_map, EXTENT_CHUNKS);
+		*held += bitmap_weight(some, EXTENT_CHUNKS);
+	}
+}
+
+static bool is_in_hand(struct som_pool *pool, u32 chunk, u64 count)
+{
+	u32 zeroing = READ_ONCE(pool->zeroing);
+
+	return zeroing >= chunk && zeroing - chunk < count;
+}
+
+/*
+ * The mirror of publish: chunks are used but not present, nobody gets them, and the
+ * worker has none of them in hand. All of them, or an error.
+ */
+int som_pool_withhold(struct som_pool *pool, u32 chunk, u64 count)
+{
+	u32 first = chunk;
+	u64 all = count, here, held;
 	unsigned long window;
 	unsigned int bit, n, i;
 	struct som_extent *extent;
+	int err = 0;
 
 	mutex_lock(&pool->lock);
+	tally(pool, chunk, count, &here, &held);
+	if (held)
+		err = -EBUSY;
+	else if (here && pool->reserved + here > pool->chunks)
+		err = -ENOSPC;
+	if (err)
+		goto out;
 	for_each_part(chunk, count, window, bit, n) {
 		extent = xa_load(&pool->extents, window);
 		for (i = bit; i < bit + n; i++) {
@@ -218,11 +266,46 @@ void som_pool_withdraw(struct som_pool *pool, u32 chunk, u64 count)
 			}
 			extent_unsoil(extent, i);
 		}
-		bitmap_clear(extent->used_map, bit, n);
-		bitmap_clear(extent->zeroed_map, bit, n);
+		bitmap_set(extent->used_map, bit, n);
 		extent_file(pool, extent);
 	}
+out:
 	mutex_unlock(&pool->lock);
+	if (!err)
+		wait_event(pool->zeroed, !is_in_hand(pool, first, all));
+	return err;
+}
+
+/* The mirror of prepare; these chunks are not present */
+void som_pool_withdraw(struct som_pool *pool, u32 chunk, u64 count)
+{
+	unsigned long window;
+	unsigned int bit, n;
+	struct som_extent *extent;
+
+	mutex_lock(&pool->lock);
+	for_each_part(chunk, count, window, bit, n) {
+		extent = xa_load(&pool->extents, window);
+		bitmap_clear(extent->used_map, bit, n);
+		bitmap_clear(extent->zeroed_map, bit, n);
+	}
+	mutex_unlock(&pool->lock);
+}
+
+/* The first span that ends after @phys, and how many of its chunks leases hold */
+int som_pool_span(struct som_pool *pool, u64 phys, struct som_span *span,
+		  u64 *held)
+{
+	u64 here;
+	bool found;
+
+	mutex_lock(&pool->lock);
+	found = pool->source->find(pool, phys, span);
+	if (found)
+		tally(pool, span->start >> CHUNK_SHIFT,
+		      span->bytes >> CHUNK_SHIFT, &here, held);
+	mutex_unlock(&pool->lock);
+	return found ? 0 : -ENODATA;
 }
 
 void som_pool_count(struct som_pool *pool, int node, struct som_counts *counts)
@@ -305,14 +388,24 @@ static void zero_work(struct work_struct *work)
 }
 
 /*
- * Zeroes all that nobody uses, of a pool whose worker was stopped: what comes
- * after a pool may be somebody who does not zero memory himself.
+ * Zeroes chunks that are withheld: what comes after a pool may be somebody who does
+ * not zero memory himself.
  */
-int som_pool_scrub(struct som_pool *pool)
+int som_pool_scrub(struct som_pool *pool, u32 chunk, u64 count)
 {
-	while (zero_one(pool))
+	struct som_extent *extent;
+
+	for (; count; chunk++, count--) {
+		extent = extent_of(pool, chunk);
+		if (test_bit(chunk % EXTENT_CHUNKS, extent->zeroed_map))
+			continue;
 		if (fatal_signal_pending(current))
 			return -EINTR;
+		zero_chunk(pool, chunk);
+		mutex_lock(&pool->lock);
+		__set_bit(chunk % EXTENT_CHUNKS, extent->zeroed_map);
+		mutex_unlock(&pool->lock);
+	}
 	return 0;
 }
 
@@ -618,7 +711,7 @@ static struct som_pool *pool_alloc(void)
 		for (i = 0; i < ARRAY_SIZE(pool->banks->by_free); i++)
 			INIT_LIST_HEAD(&pool->banks[node].by_free[i]);
 	kref_init(&pool->ref);
-	mutex_init(&pool->add_lock);
+	mutex_init(&pool->span_lock);
 	mutex_init(&pool->lock);
 	xa_init(&pool->spans);
 	xa_init(&pool->extents);
@@ -702,6 +795,23 @@ out_free:
 	return err;
 }
 
+/* Goes on where the kernel does not take one back */
+static int remove_all(struct som_pool *pool)
+{
+	struct som_span span = {};
+	int err = 0, ret = 0;
+	u64 held;
+
+	while (ret != -EINTR &&
+	       !som_pool_span(pool, span.start + span.bytes, &span, &held)) {
+		ret = pool->source->remove(pool, span.start);
+		if (ret)
+			err = ret;
+		cond_resched();
+	}
+	return err;
+}
+
 int som_pool_destroy(u32 id)
 {
 	struct som_pool *pool;
@@ -719,7 +829,7 @@ int som_pool_destroy(u32 id)
 		return err;
 
 	cancel_work_sync(&pool->zero_work);
-	err = pool->source->remove(pool);
+	err = remove_all(pool);
 
 	mutex_lock(&som_pools_lock);
 	pool->users--;
@@ -750,10 +860,34 @@ int som_pool_add(u32 id, u64 start, u64 bytes)
 	pool = som_pool_use(id);
 	if (IS_ERR(pool))
 		return PTR_ERR(pool);
-	err = mutex_lock_killable(&pool->add_lock);
+	err = mutex_lock_killable(&pool->span_lock);
 	if (!err) {
 		err = pool->source->add(pool, start, bytes);
-		mutex_unlock(&pool->add_lock);
+		mutex_unlock(&pool->span_lock);
+	}
+	som_pool_unuse(pool);
+	som_pool_put(pool);
+	return err;
+}
+
+int som_pool_remove(u32 id, u64 start)
+{
+	struct som_pool *pool;
+	struct som_span span;
+	u64 held;
+	int err;
+
+	pool = som_pool_use(id);
+	if (IS_ERR(pool))
+		return PTR_ERR(pool);
+	err = mutex_lock_killable(&pool->span_lock);
+	if (!err) {
+		err = som_pool_span(pool, start, &span, &held);
+		if (!err)
+			err = span.start == start ?
+				      pool->source->remove(pool, start) :
+				      -ENODATA;
+		mutex_unlock(&pool->span_lock);
 	}
 	som_pool_unuse(pool);
 	som_pool_put(pool);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Source Carved: memory blocks taken out of System RAM, struct pages and all,
- * and given back when the pool is destroyed.
+ * and given back at the end.
  *
  * Whole GiB only: x86 maps RAM by 1 GiB leaves, and when a part of one is
  * removed, remove_pud_table() takes the leaf for a table and walks what is in
@@ -58,21 +58,19 @@ static int carved_add(struct som_pool *pool, u64 start, u64 bytes)
 	return err;
 }
 
-static int carved_remove(struct som_pool *pool)
+/* If the kernel does not take it, a record of it remains, and nobody gets it */
+static int carved_remove(struct som_pool *pool, u64 start)
 {
-	struct som_span *span;
-	unsigned long index;
-	int err = 0, ret;
+	struct som_span *span = som_span_at(pool, start);
+	int err = som_span_withhold(pool, span);
 
-	xa_for_each(&pool->spans, index, span) {
-		if (span->address)
-			som_span_withdraw(pool, span);
-		ret = put_back(span->node, span->start, span->bytes);
-		if (ret)
-			err = ret;
-		else
-			som_span_erase(pool, span);
-	}
+	if (err)
+		return err;
+	if (span->address)
+		som_span_unmap(span);
+	err = put_back(span->node, span->start, span->bytes);
+	if (!err)
+		som_span_erase(pool, span);
 	return err;
 }
 
@@ -81,6 +79,7 @@ const struct som_source_ops som_carved = {
 	.name = "Carved",
 	.pageless = true,
 	.add = carved_add,
+	.find = som_span_find,
 	.remove = carved_remove,
 	.address = som_span_address,
 };

@@ -101,23 +101,42 @@ out:
 	return err;
 }
 
-static int hugetlb_remove(struct som_pool *pool)
+static bool hugetlb_find(struct som_pool *pool, u64 phys, struct som_span *span)
 {
+	unsigned int bit = (phys >> CHUNK_SHIFT) % EXTENT_CHUNKS;
 	struct som_extent *extent;
 	unsigned long window;
-	unsigned int bit;
 
-	xa_for_each(&pool->extents, window, extent) {
-		for_each_set_bit(bit, extent->present_map, EXTENT_CHUNKS) {
-			u32 chunk = window * EXTENT_CHUNKS + bit;
-			struct page *page = pfn_to_page(som_chunk_pfn(chunk));
-			u64 chunks = chunks_in(page);
+	xa_for_each_start(&pool->extents, window, extent,
+			  phys / SOM_EXTENT_BYTES) {
+		if (window != phys / SOM_EXTENT_BYTES)
+			bit = 0;
+		bit = find_next_bit(extent->present_map, EXTENT_CHUNKS, bit);
+		if (bit < EXTENT_CHUNKS) {
+			struct page *page = pfn_to_page(som_chunk_pfn(
+				window * EXTENT_CHUNKS + bit));
+			struct folio *folio = page_folio(page);
 
-			som_pool_withdraw(pool, chunk, chunks);
-			unpin_user_page(page);
-			cond_resched();
+			*span = (struct som_span){
+				.start = PFN_PHYS(folio_pfn(folio)),
+				.bytes = folio_size(folio),
+				.node = folio_nid(folio),
+			};
+			return true;
 		}
 	}
+	return false;
+}
+
+static int hugetlb_remove(struct som_pool *pool, u64 start)
+{
+	struct page *page = pfn_to_page(PHYS_PFN(start));
+	int err = som_pool_withhold(pool, chunk_of(page), chunks_in(page));
+
+	if (err)
+		return err;
+	som_pool_withdraw(pool, chunk_of(page), chunks_in(page));
+	unpin_user_page(page);
 	return 0;
 }
 
@@ -135,6 +154,7 @@ const struct som_source_ops som_hugetlb = {
 	.id = SOM_SOURCE_HUGETLB,
 	.name = "HugeTLB",
 	.add = hugetlb_add,
+	.find = hugetlb_find,
 	.remove = hugetlb_remove,
 	.address = hugetlb_address,
 	.is_bad = hugetlb_is_bad,

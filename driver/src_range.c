@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Source External: physical ranges that the kernel was told to leave alone.
- * The spans of a pool are kept by their last chunk, so that the first at or
- * after a chunk is the one that holds it. src_carve.c uses them too.
+ * Sources External and DevDax: physical ranges that the kernel was told to leave
+ * alone, and those of DAX devices whose driver was unbound. The spans of a pool
+ * are kept by their last chunk, so that the first at or after a chunk is the one
+ * that holds it. src_carve.c uses them too.
  */
 #include <linux/io.h>
 #include <linux/ioport.h>
+#include <linux/nodemask.h>
 #include <linux/numa.h>
 #include <linux/slab.h>
 #include <asm/cacheflush.h>
@@ -39,7 +41,7 @@ static int span_map(struct som_span *span)
 	return -ENOMEM;
 }
 
-static void span_unmap(struct som_span *span)
+void som_span_unmap(struct som_span *span)
 {
 	memunmap(span->address);
 	release_mem_region(span->start, span->bytes);
@@ -75,9 +77,10 @@ int som_span_add(struct som_pool *pool, u64 start, u64 bytes, int node)
 		return -ENOMEM;
 	span->start = start;
 	span->bytes = bytes;
-	span->node = node;
+	span->node = node >= 0 && node < nr_node_ids ? node : first_online_node;
 
-	err = som_pool_prepare(pool, first_chunk(span), chunks_of(span), node);
+	err = som_pool_prepare(pool, first_chunk(span), chunks_of(span),
+			       span->node);
 	if (err)
 		goto out_free;
 	err = span_map(span);
@@ -91,7 +94,7 @@ int som_span_add(struct som_pool *pool, u64 start, u64 bytes, int node)
 	return 0;
 
 out_unmap:
-	span_unmap(span);
+	som_span_unmap(span);
 out_withdraw:
 	som_pool_withdraw(pool, first_chunk(span), chunks_of(span));
 out_free:
@@ -99,26 +102,55 @@ out_free:
 	return err;
 }
 
-/* Of a pool that is closing: after this it is only a record */
-void som_span_withdraw(struct som_pool *pool, struct som_span *span)
+/* The first that ends after @phys, or NULL */
+struct som_span *som_span_at(struct som_pool *pool, u64 phys)
 {
-	som_pool_withdraw(pool, first_chunk(span), chunks_of(span));
-	span_unmap(span);
+	unsigned long index = phys >> CHUNK_SHIFT;
+
+	return xa_find(&pool->spans, &index, ULONG_MAX, XA_PRESENT);
 }
 
+bool som_span_find(struct som_pool *pool, u64 phys, struct som_span *span)
+{
+	struct som_span *found = som_span_at(pool, phys);
+
+	if (found)
+		*span = *found;
+	return found;
+}
+
+/* Of one that is leaving already, once more */
+int som_span_withhold(struct som_pool *pool, struct som_span *span)
+{
+	int err = som_pool_withhold(pool, first_chunk(span), chunks_of(span));
+
+	if (!err)
+		WRITE_ONCE(span->leaving, true);
+	return err;
+}
+
+static void span_publish(struct som_pool *pool, struct som_span *span)
+{
+	WRITE_ONCE(span->leaving, false);
+	som_pool_publish(pool, first_chunk(span), chunks_of(span));
+}
+
+/* It is withheld, and its memory is no longer ours */
 void som_span_erase(struct som_pool *pool, struct som_span *span)
 {
+	som_pool_withdraw(pool, first_chunk(span), chunks_of(span));
+	mutex_lock(&pool->lock);
 	xa_erase(&pool->spans, last_chunk(span));
+	mutex_unlock(&pool->lock);
 	kfree(span);
 }
 
 void *som_span_address(struct som_pool *pool, u32 chunk)
 {
-	unsigned long index = chunk;
-	struct som_span *span;
+	u64 phys = som_chunk_phys(chunk);
+	struct som_span *span = som_span_at(pool, phys);
 
-	span = xa_find(&pool->spans, &index, ULONG_MAX, XA_PRESENT);
-	return span->address + (som_chunk_phys(chunk) - span->start);
+	return span->address + (phys - span->start);
 }
 
 /* request_mem_region() alone would let us have the holes of a PCI bus */
@@ -157,19 +189,57 @@ static int external_add(struct som_pool *pool, u64 start, u64 bytes)
 	return som_span_add(pool, start, bytes, node);
 }
 
-static int external_remove(struct som_pool *pool)
+static int add_up(struct resource *part, void *sum)
 {
-	struct som_span *span;
-	unsigned long index;
-	int err;
+	*(u64 *)sum += resource_size(part);
+	return 0;
+}
 
-	err = som_pool_scrub(pool);
+/* All of it is memory of a kind that DAX devices are made of */
+static bool is_dax(u64 start, u64 bytes)
+{
+	static const unsigned long kinds[] = {
+		IORES_DESC_PERSISTENT_MEMORY,
+		IORES_DESC_PERSISTENT_MEMORY_LEGACY,
+		IORES_DESC_SOFT_RESERVED,
+	};
+	u64 sum;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		sum = 0;
+		walk_iomem_res_desc(kinds[i], IORESOURCE_MEM, start,
+				    start + bytes - 1, &sum, add_up);
+		if (sum == bytes)
+			return true;
+	}
+	return false;
+}
+
+/* Whoever drives it has claimed it, so that we cannot */
+static int devdax_add(struct som_pool *pool, u64 start, u64 bytes)
+{
+	int node = phys_to_target_node(start);
+
+	if (!is_dax(start, bytes) || !is_one_node(start, bytes, node))
+		return -EINVAL;
+	return som_span_add(pool, start, bytes, node);
+}
+
+static int range_remove(struct som_pool *pool, u64 start)
+{
+	struct som_span *span = som_span_at(pool, start);
+	int err = som_span_withhold(pool, span);
+
 	if (err)
 		return err;
-	xa_for_each(&pool->spans, index, span) {
-		som_span_withdraw(pool, span);
-		som_span_erase(pool, span);
+	err = som_pool_scrub(pool, first_chunk(span), chunks_of(span));
+	if (err) {
+		span_publish(pool, span);
+		return err;
 	}
+	som_span_unmap(span);
+	som_span_erase(pool, span);
 	return 0;
 }
 
@@ -178,6 +248,17 @@ const struct som_source_ops som_external = {
 	.name = "External",
 	.pageless = true,
 	.add = external_add,
-	.remove = external_remove,
+	.find = som_span_find,
+	.remove = range_remove,
+	.address = som_span_address,
+};
+
+const struct som_source_ops som_devdax = {
+	.id = SOM_SOURCE_DEVDAX,
+	.name = "DevDax",
+	.pageless = true,
+	.add = devdax_add,
+	.find = som_span_find,
+	.remove = range_remove,
 	.address = som_span_address,
 };

@@ -11,8 +11,12 @@ import dataclasses
 from guests.guest import Machine, Test
 
 KERNEL = "6.12"
-# Of 6 GiB, QEMU's PC has the upper 3 at 4 GiB. Only the Movable zone at the end can be carved.
-RANGES = {"external": "0x100000000,0xa0000000", "carved": "0x140000000,0x80000000"}
+# QEMU's PC has all but 3 GiB at 4 GiB. Only the Movable zone can be carved, but for its end.
+RANGES = {
+    "external": "0x100000000,0xa0000000",
+    "carved": "0x140000000,0x80000000",
+    "devdax": "0x140000000,0x60000000",
+}
 RESERVED = "memmap=2560M$4G"
 # They meet at 5 GiB, 1 GiB into the range above.
 TWO_NODES = ("4G", "2G")
@@ -74,6 +78,10 @@ EVERY_SOURCE = """
     a_mapping_outlives_its_descriptor_and_holds_the_lease
     a_descriptor_sent_to_nobody_holds_the_lease
     a_revoked_lease_stops_running_threads_with_sigbus
+    spans_tell_all_memory_of_a_pool
+    a_span_goes_back_unless_a_lease_holds_some_of_it
+    a_span_that_is_promised_stays
+    memory_removed_and_added_again_is_zeroed
 """
 REFUSAL = "memory_without_struct_pages_is_refused_where_any_user_could_crash_the_node"
 HUGETLB = """
@@ -83,7 +91,23 @@ HUGETLB = """
 CARVED = """
     carving_returns_the_metadata_and_gives_the_memory_back
     carving_takes_whole_gibibytes_and_only_what_can_move
+    a_carved_span_goes_back_to_the_kernel_alone
+    carved_memory_that_the_kernel_does_not_take_back_stays_listed
 """
+DEVDAX = """
+    a_dax_device_is_taken_while_it_has_no_driver_and_comes_back_zeroed
+    only_memory_of_dax_devices_is_taken_as_such
+"""
+# As ndctl would: a device over the whole of the legacy persistent memory, and without its driver.
+MAKE_DAX = Test(
+    name="a_dax_device_is_made_and_its_driver_unbound",
+    command="insmod /modules/dax_pmem.ko; cd /sys/bus/nd/devices; "
+    "cat /proc/sys/kernel/random/uuid >dax0.0/uuid && echo ram >dax0.0/mode && "
+    "echo 2097152 >dax0.0/align && echo namespace0.0 >dax0.0/namespace && "
+    "echo dax0.0 >/sys/bus/nd/drivers/dax_pmem/bind && "
+    "echo dax0.0 >/sys/bus/dax/drivers/device_dax/unbind",
+    always=True,
+)
 TWO_MIB_PAGES = """
     memory_that_has_failed_is_given_to_nobody_again
     trap_memory_policies_of_a_stranger_do_not_look_for_struct_pages
@@ -146,6 +170,8 @@ RACES = """
     revocation_ends_a_fault_that_zeroes
     leases_come_and_go_under_processes_that_come_and_go
     mappings_without_end_are_refused
+    spans_come_and_go_under_leases
+    a_removal_that_is_killed_is_whole_or_has_not_happened
 """
 FAILURES = """
     every_allocation_fails_once_and_nothing_is_lost
@@ -158,12 +184,20 @@ LIFETIME = """
 """
 
 
-def source_boot(source: str, append: str, own_tests: str = "") -> Boot:
+def source_boot(
+    source: str,
+    append: str,
+    own_tests: str = "",
+    memory: str = "6G",
+    modules: tuple[str, ...] = (),
+    before: tuple[Test, ...] = (),
+) -> Boot:
     """The tests that every source passes, the property test, and those of the source alone."""
     return Boot(
         name=source,
-        machine=Machine(memory="6G", append=f"{append} {CHECKED}"),
+        machine=Machine(memory=memory, append=f"{append} {CHECKED}", modules=modules),
         tests=(LOAD if source.startswith("hugetlb") else LOAD_ANYWAY)
+        + before
         + c_tests(source, own_tests + EVERY_SOURCE)
         + c_tests(source, FAILURES, limit_s=600)
         + c_tests(source, "random_sequences_agree_with_a_model", limit_s=900, env="SOM_STEPS=2500")
@@ -176,7 +210,14 @@ BOOTS = (
     # One of them fails on purpose.
     source_boot("hugetlb2m", "hugepagesz=2M hugepages=161", HUGETLB + TWO_MIB_PAGES),
     source_boot("hugetlb1g", "hugepagesz=1G hugepages=1", HUGETLB),
-    source_boot("carved", "movablecore=2560M", CARVED),
+    source_boot("carved", "movablecore=3G", CARVED, memory="7G"),
+    source_boot(
+        "devdax",
+        "memmap=2560M!4G",
+        DEVDAX,
+        modules=("device_dax", "libnvdimm", "nd_e820", "dax_pmem"),
+        before=(MAKE_DAX,),
+    ),
     Boot(
         name="traps",
         machine=MACHINE,

@@ -121,6 +121,7 @@ uint32_t pool_source(void)
 
 	return !strcmp(source, "external") ? SOM_SOURCE_EXTERNAL :
 	       !strcmp(source, "carved")   ? SOM_SOURCE_CARVED :
+	       !strcmp(source, "devdax")   ? SOM_SOURCE_DEVDAX :
 					     SOM_SOURCE_HUGETLB;
 }
 
@@ -181,6 +182,30 @@ void pool_destroy(uint32_t pool)
 	CHECK_OK(ioctl(ctl(), SOM_CTL_POOL_DESTROY, &destroy));
 	if (carved)
 		online_returned_blocks();
+}
+
+bool pool_span(uint32_t pool, uint64_t start, struct som_pool_span *span)
+{
+	*span = (struct som_pool_span){ .size = sizeof(*span), .pool = pool, .start = start };
+	if (!ioctl(ctl(), SOM_CTL_POOL_SPAN, span))
+		return true;
+	CHECK(errno == ENODATA, "%s", strerrorname_np(errno));
+	return false;
+}
+
+int pool_try_remove(uint32_t pool, uint64_t start)
+{
+	struct som_pool_remove remove = {
+		.size = sizeof(remove),
+		.pool = pool,
+		.start = start,
+	};
+
+	if (ioctl(ctl(), SOM_CTL_POOL_REMOVE, &remove))
+		return -1;
+	if (pool_info(pool).source == SOM_SOURCE_CARVED)
+		online_returned_blocks();
+	return 0;
 }
 
 struct som_pool_info pool_info(uint32_t pool)

@@ -80,6 +80,9 @@ uint32_t pool_make(uint64_t bytes);
 uint32_t pool_source(void);
 int pool_try_fill(uint32_t pool, uint64_t bytes);
 void pool_destroy(uint32_t pool);
+/* False: nothing of the pool ends after `start`. */
+bool pool_span(uint32_t pool, uint64_t start, struct som_pool_span *span);
+int pool_try_remove(uint32_t pool, uint64_t start);
 struct som_pool_info pool_info(uint32_t pool);
 int lease_try_create(uint32_t pool, uint64_t quota, uint32_t *lease);
 uint32_t lease_create(uint32_t pool, uint64_t quota);

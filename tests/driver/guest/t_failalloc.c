@@ -63,6 +63,7 @@ static void try_mapping(int fd, uint64_t bytes)
 static void try_everything(void)
 {
 	uint32_t pool = try_pool(), lease;
+	struct som_pool_span span;
 	int fd;
 
 	if (pool && !pool_try_fill(pool, 64 * MIB) &&
@@ -74,6 +75,8 @@ static void try_everything(void)
 		close(fd);
 		lease_revoke(lease);
 		lease_destroy(lease);
+		if (pool_span(pool, 0, &span))
+			pool_try_remove(pool, span.start);
 	}
 }
 
@@ -102,6 +105,35 @@ TEST(every_allocation_fails_once_and_nothing_is_lost)
 	try_everything();
 	remove_everything();
 	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
+}
+
+TEST(carved_memory_that_the_kernel_does_not_take_back_stays_listed)
+{
+	uint32_t pool = pool_make(EXTENT), other, lease;
+	struct som_pool_span span;
+	long carved = meminfo_kb("MemTotal:");
+
+	load_failalloc();
+	CHECK(pool_span(pool, 0, &span) && span.state == 0);
+	write_file(PARAMETER("nth"), "1"); /* the only call of POOL_REMOVE: add_memory() */
+	for (int round = 0; round < 2; round++) {
+		write_file(PARAMETER("calls"), "0");
+		CHECK_ERRNO(pool_try_remove(pool, span.start), ENOMEM);
+		CHECK(pool_span(pool, 0, &span) && span.state == SOM_SPAN_STATE_LEAVING);
+		CHECK(span.bytes == EXTENT && span.held_bytes == 0);
+		CHECK(pool_info(pool).bytes == 0 && pool_info(pool).free_bytes == 0);
+		CHECK_ERRNO(lease_try_create(pool, CHUNK, &lease), ENOSPC);
+	}
+	write_file(PARAMETER("nth"), "0");
+	other = pool_empty(SOM_SOURCE_EXTERNAL, "other");
+	CHECK_ERRNO(pool_try_add(other, span.start, CHUNK), EBUSY);
+	CHECK(meminfo_kb("MemTotal:") == carved);
+	CHECK_OK(pool_try_remove(pool, span.start));
+	CHECK(!pool_span(pool, 0, &span));
+	CHECK(meminfo_kb("MemTotal:") - carved > 1000 * 1024);
+	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
+	pool_destroy(other);
+	pool_destroy(pool);
 }
 
 static void arm(long nth)

@@ -23,6 +23,8 @@ static const struct {
 	{ SOM_CTL_LEASE_REVOKE, sizeof(struct som_lease_revoke) },
 	{ SOM_CTL_LEASE_DESTROY, sizeof(struct som_lease_destroy) },
 	{ SOM_CTL_LEASE_INFO, sizeof(struct som_lease_info) },
+	{ SOM_CTL_POOL_SPAN, sizeof(struct som_pool_span) },
+	{ SOM_CTL_POOL_REMOVE, sizeof(struct som_pool_remove) },
 	{ SOM_INFO, sizeof(struct som_info) },
 	{ SOM_STAT, sizeof(struct som_stat) },
 	{ SOM_PREFAULT, sizeof(struct som_range) },
@@ -90,7 +92,7 @@ static void one_call(struct worker *w)
 	unsigned int command = calls[which].command;
 	uint32_t size = calls[which].size;
 	void *argument = words;
-	int fd = next(w) % 8 == 0 || which >= 9 ? fuzz_fd : ctl();
+	int fd = next(w) % 8 == 0 || which >= 11 ? fuzz_fd : ctl();
 
 	/* Never touch the fuzzer's own pool and lease: then there would be nothing to fuzz. */
 	for (uint32_t i = 0; i < size / 8 + 4; i++)
@@ -100,7 +102,7 @@ static void one_call(struct worker *w)
 	else if (next(w) % 2)
 		halves[0] = next(w) % 2 ? next(w) % 200 : size + 8;
 	if (which == 1 && next(w) % 2) {
-		halves[2] = 1 + next(w) % 3;
+		halves[2] = 1 + next(w) % 4;
 		halves[3] = SOM_MAPPING_BARE;
 		memset(&words[2], 0, 80);
 		memcpy(&words[2], "fuzz", 4);

@@ -43,6 +43,8 @@ TEST(unknown_flags_fields_and_commands_are_refused)
 		.mapping = SOM_MAPPING_BARE,
 		.name = "bad/name",
 	};
+	struct som_pool_span span = { .size = sizeof(span), .pool = s.pool, .reserved = 1 };
+	struct som_pool_remove remove = { .size = sizeof(remove), .pool = s.pool, .reserved = 1 };
 	struct som_lease_create lease = {
 		.size = sizeof(lease),
 		.pool = s.pool,
@@ -56,6 +58,8 @@ TEST(unknown_flags_fields_and_commands_are_refused)
 	query.flags = 0;
 	query.reserved = 1;
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_QUERY, &query), EINVAL);
+	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_POOL_SPAN, &span), EINVAL);
+	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_POOL_REMOVE, &remove), EINVAL);
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_QUERY, NULL), EFAULT);
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_QUERY, (void *)-4096L), EFAULT);
 	CHECK_ERRNO(ioctl(ctl(), SOM_STAT, &stat), ENOTTY);

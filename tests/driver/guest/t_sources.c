@@ -117,13 +117,14 @@ static bool console_says(const char *text)
 /* Without anybody's acceptance: huge pages everywhere, the others where no user can crash it. */
 TEST(memory_without_struct_pages_is_refused_where_any_user_could_crash_the_node)
 {
-	static const uint32_t pageless[] = { SOM_SOURCE_EXTERNAL, SOM_SOURCE_CARVED };
+	static const uint32_t pageless[] = { SOM_SOURCE_EXTERNAL, SOM_SOURCE_CARVED,
+					     SOM_SOURCE_DEVDAX };
 	struct som_query query = { .size = sizeof(query) };
 
 	CHECK_OK(ioctl(ctl(), SOM_CTL_QUERY, &query));
 	CHECK(query.sources & (1 << SOM_SOURCE_HUGETLB));
 	CHECK_OK(try_create(SOM_SOURCE_HUGETLB));
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		bool offered = query.sources & (1 << pageless[i]);
 
 		CHECK(offered == !kernel_is_refused(), "sources are %#x", query.sources);
@@ -220,10 +221,20 @@ TEST(a_range_that_is_nothing_to_the_kernel_is_added_once)
 	pool_destroy(pool);
 }
 
+static struct setup halves(uint64_t bytes)
+{
+	struct setup s = { .pool = pool_make(bytes / 2) };
+
+	CHECK_OK(pool_try_add(s.pool, range_start() + bytes / 2, bytes / 2));
+	s.lease = lease_create(s.pool, bytes);
+	s.fd = lease_open(s.lease);
+	return s;
+}
+
 /* Whoever has the range next may hand it on as it is. */
 TEST(memory_that_goes_back_to_nobody_was_zeroed)
 {
-	struct setup s = setup(256 * MIB, 256 * MIB);
+	struct setup s = halves(256 * MIB);
 	int memory = open("/dev/mem", O_RDONLY | O_CLOEXEC);
 	char *map = som_map(s.fd, 256 * MIB), *page = malloc(4096);
 
@@ -231,7 +242,11 @@ TEST(memory_that_goes_back_to_nobody_was_zeroed)
 	for (uint64_t at = 0; at < 256 * MIB; at += CHUNK)
 		fill(map + at, 4096, 1);
 	munmap(map, 256 * MIB);
-	teardown(&s);
+	close(s.fd);
+	lease_destroy(s.lease);
+	/* One half goes back alone, the other with its pool. */
+	CHECK_OK(pool_try_remove(s.pool, range_start()));
+	pool_destroy(s.pool);
 	for (uint64_t at = 0; at < 256 * MIB; at += CHUNK) {
 		CHECK(pread(memory, page, 4096, range_start() + at) == 4096, "%s",
 		      strerrorname_np(errno));
