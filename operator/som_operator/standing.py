@@ -91,5 +91,6 @@ def _pool(sompool: v1alpha1.SomPool) -> Pool:
         unit=spec.unit,
         capacity=spec.capacity,
         source=spec.source,
+        driver=spec.driver_type,
     )
     return Pool(sompool, standing, entry)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from som_api import v1alpha1
 from som_operator import observed, pool_status, reports
 from som_operator.reports import State
-from unit.operator.world import GIB, World, entries, node, pool
+from unit.operator.world import CARVED, GIB, SOURCE, World, entries, node, pool
 
 BIG = {"size": "big"}
 
@@ -23,6 +24,36 @@ def test_an_entry_carries_what_the_pool_wants() -> None:
     (entry,) = world.plan().entries
     assert (entry.capacity, entry.unit, entry.generation) == (3 * GIB, "2Mi", 7)
     assert entry.source.page_bytes == 2 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("source", "driver", "ordered"),
+    [
+        (SOURCE, None, "HugeTLBFS"),
+        (SOURCE, v1alpha1.Driver(type="Kernel"), "Kernel"),
+        (CARVED, None, "Kernel"),
+    ],
+)
+def test_an_entry_names_the_driver_that_its_pool_may_leave_out(
+    source: v1alpha1.Source, driver: v1alpha1.Driver | None, ordered: str
+) -> None:
+    world = World.of(pool(source=source, driver=driver), node())
+    (entry,) = world.plan().entries
+    assert (entry.source, entry.driver) == (source, ordered)
+
+
+def test_pools_of_two_drivers_may_share_a_node_but_no_unit() -> None:
+    pages, carved = pool("a"), pool("b", source=CARVED)
+    world = World.of(pages, carved, pool("c", unit="1Gi", source=CARVED), node())
+    world.settle()
+    assert entries(world) == ["a", "c"]
+    assert world.condition("Conflicted", of="b")[:2] == ("True", "Conflicted")
+    assert world.condition("Ready", of="b")[2].endswith("n: pool a has this unit here")
+    world.put(pool("a", deleted=True))
+    world.operate()
+    assert entries(world) == ["c"], "the pages of a are not back"
+    world.obey()
+    assert entries(world) == ["b", "c"]
 
 
 def test_a_pool_without_selector_is_for_nodes_that_run_the_agent() -> None:

@@ -11,6 +11,7 @@ from som_operator.reports import PoolOnNode, State
 
 GIB = 2**30
 SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
+CARVED = v1alpha1.Source(carved=v1alpha1.Carved())
 BOOT = "boot-1"
 
 
@@ -25,6 +26,8 @@ def pool(
     deleted: bool = False,
     finalizers: tuple[str, ...] = (standing.FINALIZER,),
     generation: int = 1,
+    source: v1alpha1.Source = SOURCE,
+    driver: v1alpha1.Driver | None = None,
 ) -> v1alpha1.SomPool:
     """A SomPool of all nodes; with `labels` of some, `everywhere` of those that run the agent."""
     selector = v1alpha1.LabelSelector(match_labels=dict(labels or {}))
@@ -41,7 +44,8 @@ def pool(
             paused=paused,
             unit=unit,
             capacity=capacity_bytes,
-            source=SOURCE,
+            source=source,
+            driver=driver,
         ),
     )
 
