@@ -1,7 +1,8 @@
-"""Whether kubelet's books agree with the huge pages of a node's pools. Pure.
+"""Whether kubelet's books agree with what a node's pools have taken. Pure.
 
-kubelet counts huge pages only when it starts (pkg/kubelet/cadvisor): those that are reserved later
-do not lower the node's memory, and once counted they are offered as `hugepages-<size>`, too.
+kubelet counts memory and huge pages only when it starts (pkg/kubelet/cadvisor): huge pages that are
+reserved later do not lower the node's memory, and once counted they are offered as
+`hugepages-<size>`, too. Memory that is carved later is counted until kubelet starts again.
 """
 
 from typing import Final
@@ -26,15 +27,30 @@ def condition(node: observed.Node, somnode: v1alpha1.SomNode | None) -> v1alpha1
             uncounted[pages.page_size] = late_bytes
         if pages.pools > late_bytes:
             offered[pages.page_size] = pages.pools - late_bytes
-    troubles = [_uncounted(uncounted)] if uncounted else []
-    troubles += [_offered(offered)] if offered else []
-    reason = "NotCounted" if uncounted else "OfferedTwice" if offered else "BooksAgree"
+    carved_bytes = _carved_bytes(node, somnode.status)
+    troubles = {
+        "NotCounted": _uncounted(uncounted) if uncounted else "",
+        "StillCounted": _still_counted(carved_bytes) if carved_bytes else "",
+        "OfferedTwice": _offered(offered) if offered else "",
+    }
     return v1alpha1.Condition(
         type=CONDITION,
-        status="True" if troubles else "False",
-        reason=reason,
-        message=" ".join(troubles),
+        status="True" if any(troubles.values()) else "False",
+        reason=next((reason for reason, message in troubles.items() if message), "BooksAgree"),
+        message=" ".join(filter(None, troubles.values())),
     )
+
+
+def _carved_bytes(node: observed.Node, status: v1alpha1.SomNodeStatus) -> int:
+    """What pools of som.ko have taken of the memory that kubelet counts."""
+    if not status.memory:
+        return 0  # The agent of the release before does not tell.
+    in_pools_bytes = sum(
+        share.capacity for pool in status.pools if pool.driver == "Kernel" for share in pool.numa
+    )
+    gone_bytes = min(in_pools_bytes, max(0, node.memory_bytes - status.memory))
+    # Both round to KiB, and the kernel frees a little of its own in the course of time.
+    return gone_bytes - gone_bytes % v1alpha1.CHUNK_BYTES
 
 
 def _uncounted(by_size: dict[str, int]) -> str:
@@ -44,6 +60,15 @@ def _uncounted(by_size: dict[str, int]) -> str:
         f"after it had started: pods may be promised {amount} of ordinary memory that is not "
         f"there. Restart kubelet once the pods of the node request {amount} less than it can "
         "allocate."
+    )
+
+
+def _still_counted(gone_bytes: int) -> str:
+    amount = v1alpha1.format_bytes(gone_bytes)
+    return (
+        f"kubelet still counts {amount} of memory that the pools have carved out of the node since "
+        f"it started: pods may be promised {amount} of ordinary memory that is not there. Restart "
+        f"kubelet once the pods of the node request {amount} less than it can allocate."
     )
 
 

@@ -26,8 +26,8 @@ Units = Mapping[v1alpha1.Unit, int]
 class Node:
     """A Node: `ready` is kubelet's own condition, `units` the som capacity in node status.
 
-    `huge_pages` are the bytes that kubelet counts, by page size. `runtime` is the container
-    runtime and its version, as `containerd://2.0.0`.
+    `memory_bytes` and, by page size, `huge_pages` are what kubelet counted when it started.
+    `runtime` is the container runtime and its version, as `containerd://2.0.0`.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Node:
     boot_id: str
     ready: bool
     units: Units
+    memory_bytes: int
     huge_pages: Mapping[v1alpha1.PageSize, int]
     runtime: str
 
@@ -93,6 +94,7 @@ def decode_node(item: Mapping[str, Any]) -> Node:
         boot_id=status.get("nodeInfo", {}).get("bootID", ""),
         ready=_is_ready(conditions),
         units=_units(capacity),
+        memory_bytes=_count(capacity.get("memory", 0)),
         huge_pages={size: _count(capacity.get(f"hugepages-{size}", 0)) for size in PAGE_SIZES},
         runtime=sys.intern(status.get("nodeInfo", {}).get("containerRuntimeVersion", "")),
     )

@@ -1,10 +1,10 @@
-"""What kubelet's books do not know of a node's huge pages."""
+"""What kubelet's books do not know of what a node's pools have taken."""
 
 import pytest
 
 from som_api import v1alpha1
 from som_operator import books
-from unit.operator.world import BOOT, GIB, node
+from unit.operator.world import BOOT, CARVED, GIB, node, pool_report
 
 
 def somnode(*pages: v1alpha1.HugePages, boot_id: str = BOOT) -> v1alpha1.SomNode:
@@ -23,6 +23,25 @@ def told(counted: int, *reported: v1alpha1.HugePages) -> tuple[str, str, str]:
     found = books.condition(node(huge_pages={"2Mi": counted * GIB}), somnode(*reported))
     assert found is not None and found.type == "BooksPending"
     return found.status, found.reason, found.message
+
+
+def carved(
+    counted_bytes: int,
+    *reported: v1alpha1.HugePages,
+    left: int,
+    in_pools: int,
+    driver: v1alpha1.DriverType = "Kernel",
+) -> tuple[str, str, str]:
+    """The same where kubelet counted that much memory, and a pool of `in_pools` bytes left that."""
+    entry = v1alpha1.NodePool(name="a", generation=1, unit="2Mi", capacity=0, source=CARVED)
+    shares = (v1alpha1.NumaShare(node=0, capacity=in_pools),)
+    pool = pool_report(entry).model_copy(update={"driver": driver, "numa": shares})
+    found = somnode(*reported)
+    told_by = found.status.model_copy(update={"memory": left, "pools": (pool,)})
+    found = found.model_copy(update={"status": told_by})
+    condition = books.condition(node(memory_bytes=counted_bytes), found)
+    assert condition is not None
+    return condition.status, condition.reason, condition.message
 
 
 def test_pages_reserved_after_kubelet_started_are_not_counted() -> None:
@@ -70,6 +89,36 @@ def test_both_sizes_are_told_in_one_condition() -> None:
     message = told(1, pages(pools=1), pages("1Gi", pools=3))[2]
     assert "does not count 3Gi" in message
     assert "1Gi as hugepages-2Mi" in message
+
+
+def test_carved_memory_is_counted_until_kubelet_starts_again() -> None:
+    assert carved(16 * GIB, left=14 * GIB, in_pools=2 * GIB) == (
+        "True",
+        "StillCounted",
+        "kubelet still counts 2Gi of memory that the pools have carved out of the node since it "
+        "started: pods may be promised 2Gi of ordinary memory that is not there. Restart kubelet "
+        "once the pods of the node request 2Gi less than it can allocate.",
+    )
+    assert carved(14 * GIB, left=14 * GIB, in_pools=2 * GIB) == ("False", "BooksAgree", "")
+
+
+def test_of_memory_that_went_the_pools_have_what_they_have() -> None:
+    assert "counts 2Gi of" in carved(16 * GIB, left=12 * GIB, in_pools=2 * GIB)[2]
+    assert "counts 1Gi of" in carved(16 * GIB, left=15 * GIB, in_pools=2 * GIB)[2], "the rest of it"
+    assert carved(16 * GIB, left=14 * GIB, in_pools=0)[1] == "BooksAgree"
+    assert carved(16 * GIB, left=14 * GIB, in_pools=GIB, driver="HugeTLBFS")[1] == "BooksAgree"
+
+
+@pytest.mark.parametrize("left", [16 * GIB, 16 * GIB - 4096, 17 * GIB, 0])
+def test_memory_that_did_not_go_or_came_back_or_is_not_told_is_no_trouble(left: int) -> None:
+    assert carved(16 * GIB, left=left, in_pools=2 * GIB) == ("False", "BooksAgree", "")
+
+
+def test_pages_and_carved_memory_are_told_in_one_condition() -> None:
+    late = pages(pools=1)
+    status, reason, message = carved(16 * GIB, late, left=14 * GIB, in_pools=2 * GIB)
+    assert (status, reason) == ("True", "NotCounted")
+    assert "does not count 1Gi" in message and "still counts 2Gi" in message
 
 
 @pytest.mark.parametrize("boot_id", ["boot-0", ""])

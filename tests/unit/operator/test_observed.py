@@ -76,7 +76,7 @@ def test_a_node_is_kept_with_its_boot_and_its_som_capacity() -> None:
     item = {
         "metadata": {"name": "n", "uid": "u", "labels": {"size": "big"}},
         "status": {
-            "capacity": {"cpu": "2", "som.io/2Mi": "512", "hugepages-2Mi": "2Gi"},
+            "capacity": {"memory": "16Ki", "som.io/2Mi": "512", "hugepages-2Mi": "2Gi"},
             "nodeInfo": {"bootID": "b", "containerRuntimeVersion": "containerd://2.1.4"},
             "conditions": [{"type": "Ready", "status": "True"}],
         },
@@ -88,6 +88,7 @@ def test_a_node_is_kept_with_its_boot_and_its_som_capacity() -> None:
         boot_id="b",
         ready=True,
         units={"2Mi": 512},
+        memory_bytes=16 << 10,
         huge_pages={"2Mi": 2 << 30, "1Gi": 0},
         runtime="containerd://2.1.4",
     )

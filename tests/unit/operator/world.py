@@ -53,7 +53,13 @@ def pool(
 def node(name: str = "n", **fields: Any) -> observed.Node:
     """A Node whose kubelet is ready, in its first boot, without som capacity."""
     facts: dict[str, Any] = {"uid": f"uid-{name}", "boot_id": BOOT, "ready": True}
-    facts |= {"labels": {}, "units": {}, "huge_pages": {}, "runtime": "containerd://2.1.4"}
+    facts |= {
+        "labels": {},
+        "units": {},
+        "memory_bytes": 0,
+        "huge_pages": {},
+        "runtime": "containerd://2.1.4",
+    }
     return observed.Node(name=name, **(facts | fields))
 
 
