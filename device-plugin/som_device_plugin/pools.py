@@ -51,7 +51,11 @@ _LEAVING: Final = frozenset({State.RELEASING, State.HELD, State.KEPT})
 
 @dataclasses.dataclass(frozen=True)
 class ActivePool:
-    """A pool as it stands; `why`, with its reason in CamelCase, is what keeps it from its order."""
+    """A pool as it stands; `why`, with its reason in CamelCase, is what keeps it from its order.
+
+    `moved` is what is ordered of it where that is another source or driver than `order`'s: they
+    cannot take over its memory.
+    """
 
     order: v1alpha1.NodePool
     driver: str
@@ -59,6 +63,7 @@ class ActivePool:
     state: State = State.RESERVING
     reason: str = ""
     why: str = ""
+    moved: v1alpha1.NodePool | None = None
 
     @property
     def name(self) -> str:
@@ -159,7 +164,12 @@ class Pools:
                 self._pools[name] = dataclasses.replace(self._pools[name], state=State.RELEASING)
         for name, order in ordered.items():
             known = self._pools.get(name)
-            if known is None or known.order != order or known.is_leaving:
+            if known and _backend(known.order) != _backend(order):
+                # Whether there is any memory to move, its source says.
+                self._pools[name] = dataclasses.replace(
+                    known, state=State.RESERVING, reason="", why="", moved=order
+                )
+            elif known is None or known.order != order or known.is_leaving or known.moved:
                 reserved = known.reserved if known else seams.PoolReserved(name)
                 driver = self._backend_of(order).driver.name
                 self._pools[name] = ActivePool(order, driver, reserved)
@@ -197,10 +207,14 @@ class Pools:
 
     async def _store_orders(self, generation: int, spec: v1alpha1.SomNodeSpec) -> None:
         """Before anything is done about them; waits for a store that cannot be written."""
-        names = {order.name for order in spec.pools}
+        ordered = {order.name: _backend(order) for order in spec.pools}
         # An agent that restarts must neither forget their memory nor reserve it again.
         leaving = v1alpha1.SomNodeSpec(
-            pools=tuple(pool.order for pool in self._pools.values() if pool.name not in names)
+            pools=tuple(
+                pool.order
+                for pool in self._pools.values()
+                if ordered.get(pool.name) != _backend(pool.order)
+            )
         )
         while True:
             try:
@@ -249,8 +263,9 @@ class Pools:
 
     async def _converge(self, pool: ActivePool) -> None:
         refused = State.HELD if pool.is_leaving else State.REFUSED
+        step = self._let_go if pool.is_leaving else self._move if pool.moved else self._apply
         try:
-            await (self._let_go(pool) if pool.is_leaving else self._apply(pool))
+            await step(pool)
         except SomError as error:
             log.warning("pool refused", extra={"pool": pool.name, "error": str(error)})
             self._become(pool, refused, reason=error.reason, why=str(error))
@@ -281,6 +296,29 @@ class Pools:
         self._has(has)
         self._become(pool, State.SETTLED)
 
+    async def _move(self, pool: ActivePool) -> None:
+        """To another source or driver: a pool without memory begins there, any other stays."""
+        assert pool.moved is not None
+        has = await self._source(pool).reserved(pool.name)
+        self._has(has)
+        if has.capacity_bytes or any(has.node_bytes.values()):
+            source, driver = _backend(pool.order)
+            to_source, to_driver = _backend(pool.moved)
+            raise SomError(
+                f"the pool has memory of source {source} with driver {driver}, which cannot become "
+                f"that of source {to_source} with driver {to_driver}: delete the pool and make it "
+                "again when its memory is back, or make another one"
+            )
+        await self._source(pool).release(pool.name)
+        if self._stands(pool):
+            self._pools[pool.name] = ActivePool(
+                pool.moved,
+                self._backend_of(pool.moved).driver.name,
+                seams.PoolReserved(pool.name),
+            )
+            self.touch()
+        self._changed.ring()
+
     async def _let_go(self, pool: ActivePool) -> None:
         if pool.capacity_bytes and (blocked := await self._blocked()):
             self._become(pool, State.KEPT, reason=blocked.reason, why=blocked.message)
@@ -297,7 +335,12 @@ class Pools:
         if await self._blocked():
             return
         for source in dict.fromkeys(map(self._source, self._pools.values())):
-            events, reserved = await source.check()
+            try:
+                events, reserved = await source.check()
+            except Exception as error:
+                # One source must not keep the others from being looked at.
+                loops.failed("pools' check", error)
+                continue
             for event in events:
                 await self._reporter.event(event)
             for has in reserved:
@@ -339,7 +382,8 @@ class Pools:
     def _stands(self, pool: ActivePool) -> bool:
         """Whether a pool has got no other order meanwhile."""
         now = self._pools[pool.name]
-        return now.order == pool.order and now.is_leaving == pool.is_leaving
+        known = now.order, now.moved, now.is_leaving
+        return known == (pool.order, pool.moved, pool.is_leaving)
 
     def _become(self, pool: ActivePool, state: State, *, reason: str = "", why: str = "") -> None:
         """Know what came of a pool's order, if it still stands."""
@@ -358,3 +402,8 @@ class Pools:
             if was_freed or was_lost:
                 # What was freed can go back, what was lost is sought at once; all else can wait.
                 self.touch()
+
+
+def _backend(order: v1alpha1.NodePool) -> tuple[v1alpha1.SourceKind, v1alpha1.DriverType]:
+    """What memory of the pool is bound to, once it has some."""
+    return order.source.kind, order.driver

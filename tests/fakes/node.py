@@ -17,6 +17,14 @@ PAGE = 2 << 20
 OWN_POD = "som-system/som-agent"
 
 
+def carved(capacity_bytes: int, *, name: str = "a") -> v1alpha1.NodePool:
+    """A pool of carved memory, as a node is ordered to have it."""
+    source = v1alpha1.Source(carved=v1alpha1.Carved())
+    return order(capacity_bytes, name=name).model_copy(
+        update={"source": source, "driver": "Kernel"}
+    )
+
+
 def order(
     capacity_bytes: int, *, name: str = "a", unit: v1alpha1.Unit = "2Mi"
 ) -> v1alpha1.NodePool:

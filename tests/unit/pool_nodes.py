@@ -58,13 +58,15 @@ class FakeSource:
 class Node:
     """Pools under orders; `setup` is what is found of kubelet's set-up, or why it is not.
 
-    `other_sources` are those of pools, by name, that are not `source`'s.
+    `other_sources` are those of pools, by name, that are not `source`'s; `carved` is that of all
+    pools of that source.
     """
 
     def __init__(self, state_dir: pathlib.Path) -> None:
         self.clock = FakeClock()
         self.source = FakeSource()
         self.other_sources: dict[str, FakeSource] = {}
+        self.carved = FakeSource()
         self.driver = fake_node.FakeDriver(fake_node.FakeKernel(0))
         self.reporter = FakeReporter()
         self.setup: setup.Setup | SomError = setup.Setup()
@@ -89,6 +91,11 @@ class Node:
         while True:
             yield await self._orders.get()
 
+    def _source(self, order: v1alpha1.NodePool) -> FakeSource:
+        if order.source.kind == "Carved":
+            return self.carved
+        return self.other_sources.get(order.name, self.source)
+
     def _read_setup(self) -> setup.Setup:
         if isinstance(self.setup, SomError):
             raise self.setup
@@ -97,9 +104,7 @@ class Node:
     def pools(self) -> pools.Pools:
         """A new agent's, with what the last one stored."""
         return pools.Pools(
-            backend_of=lambda order: seams.Backend(
-                self.other_sources.get(order.name, self.source), self.driver
-            ),
+            backend_of=lambda order: seams.Backend(self._source(order), self.driver),
             connection=self.connection,
             promised_bytes=lambda unit: 0,
             read_setup=self._read_setup,

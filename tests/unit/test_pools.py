@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 import waiting
-from fakes.node import order
+from fakes.node import carved, order
 from som_api import SomError, v1alpha1
 from som_api.run import heartbeats
 from som_device_plugin import database, loops, pools, seams
@@ -228,6 +228,65 @@ async def test_a_pool_that_is_ordered_again_as_its_memory_goes_back_is_reserved_
         await node.until(lambda: condition("Ready")[1] == "Reserved")
         node.order()
         await node.until(lambda: node.source.has == {"a": 2 * GIB})
+
+
+REFUSED = (
+    "the pool has memory of source HugeTLB with driver HugeTLBFS, which cannot become that of "
+    "source Carved with driver Kernel: delete the pool and make it again when its memory is back, "
+    "or make another one"
+)
+
+
+async def test_a_pool_with_memory_cannot_move_to_another_source(node: Node) -> None:
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await waiting.until(lambda: condition("Ready")[1] == "Reserved")
+        node.order(carved(GIB))
+        await waiting.until(lambda: condition("Ready") == ("False", "Refused", REFUSED))
+    async with node.agent() as condition:
+        await node.until(lambda: condition("Ready") == ("False", "Refused", REFUSED))
+        assert (node.source.has, node.carved.calls) == ({"a": GIB}, [])
+        assert [pool.driver for pool in reported(node.own).pools] == ["HugeTLBFS"]
+        node.order()
+        await node.until(lambda: node.source.has == {})
+        node.order(carved(GIB))
+        await node.until(lambda: node.carved.has == {"a": GIB})
+
+
+async def test_a_pool_with_memory_that_is_ordered_as_before_again_is_no_longer_refused(
+    node: Node,
+) -> None:
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await waiting.until(lambda: condition("Ready")[1] == "Reserved")
+        node.order(carved(GIB))
+        await waiting.until(lambda: condition("Ready")[1] == "Refused")
+        node.order(order(GIB))
+        await waiting.until(lambda: condition("Ready")[1] == "Reserved")
+    assert node.carved.calls == []
+
+
+async def test_a_pool_without_memory_moves_to_another_source(node: Node) -> None:
+    node.source.most_bytes = 0
+    node.order(order(GIB))
+    async with node.agent() as condition:
+        await waiting.until(lambda: condition("Ready")[1] == "PartlyReserved")
+        node.order(carved(GIB))
+        await waiting.until(lambda: condition("Ready")[1] == "Reserved")
+        assert node.carved.has == {"a": GIB}
+        assert node.source.calls[-1] == "release", "nothing of it stays on record"
+
+
+async def test_a_source_that_cannot_be_looked_at_keeps_no_other_from_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> None:
+        raise SomError("no")
+
+    monkeypatch.setattr(node.source, "check", fails)
+    node.order(order(GIB, name="a"), carved(GIB, name="b"))
+    async with node.agent():
+        await node.until(lambda: node.carved.calls.count("check") == 2)
 
 
 async def test_pools_end_when_told_although_something_was_freed_in_that_moment(
