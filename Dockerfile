@@ -1,4 +1,4 @@
-# Images of som: `docker build --target agent .` and `docker build --target operator .`
+# Images of som: `docker build --target agent .`, `--target operator .` and `--target driver .`
 FROM debian:trixie-slim AS build
 ARG DEBIAN_FRONTEND=noninteractive PIP_ROOT_USER_ACTION=ignore
 RUN apt-get update \
@@ -50,3 +50,26 @@ LABEL org.opencontainers.image.title=som-operator \
       org.opencontainers.image.description="Orders som pools on nodes and reports on them"
 USER 65532:65532
 ENTRYPOINT ["som-operator"]
+
+# som.ko's sources, and the compilers of the kernels that Debian has: it is built on the node, against
+# the node's headers. For a kernel that your nodes have, COPY the module that you built (and signed)
+# to /opt/som/modules/<uname -r>/som.ko in an image FROM this one.
+FROM debian:trixie-slim AS driver
+ARG DEBIAN_FRONTEND=noninteractive
+RUN apt-get update \
+ && apt-get install -qy --no-install-recommends gcc-12 gcc-13 gcc-14 libelf1t64 make python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/libexec/gcc/*/*/lto1
+# The node's /usr is mounted at /host/usr: headers name each other by paths in /usr/src, and what is
+# beside that by paths from there.
+RUN rm -rf /usr/src && ln -s /host/usr/src /usr/src
+COPY driver /opt/som/driver
+COPY operator/som_operator/__init__.py /opt/som/lib/som_operator/
+COPY operator/som_operator/loading /opt/som/lib/som_operator/loading
+ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/opt/som/lib PYTHONUNBUFFERED=1
+LABEL org.opencontainers.image.licenses="Apache-2.0 AND GPL-2.0-only" \
+      org.opencontainers.image.base.name=docker.io/library/debian:trixie-slim \
+      org.opencontainers.image.title=som-driver \
+      org.opencontainers.image.description="Loads the kernel module som on a node, built for its kernel"
+# Loading a module takes root, and of its capabilities SYS_MODULE alone.
+USER 0:0
+ENTRYPOINT ["python3", "-m", "som_operator.loading.loader"]
