@@ -49,7 +49,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images",
 
 
 def system(kernel: debian.Kernel) -> Path:
-    """Debian with the modules of `kernel`, kubelet, containerd and runc."""
+    """Debian with the modules and headers of `kernel`, kubelet, containerd and runc."""
     folders = [binaries.build(name) for name in ("kubernetes", "containerd")]
 
     def fill(root: Path) -> None:
@@ -58,6 +58,11 @@ def system(kernel: debian.Kernel) -> Path:
             series = debian.SERIES[kernel.name]
             debian.update(series)
             debian.unpack(series, packages, root)
+        # The headers without the compilers that their packages depend on.
+        for path in ("src", "lib/linux-kbuild-*", f"lib/modules/{kernel.release}/build"):
+            for source in (kernel.root / "usr").glob(path):
+                target = root / source.relative_to(kernel.root)
+                run(["cp", "--archive", "--no-target-directory", source, target])
         run(["chroot", root, "/usr/sbin/depmod", kernel.release])
         for name in NOT_IN_PACKAGES:
             (root / name).mkdir(parents=True, exist_ok=True)

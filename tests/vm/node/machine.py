@@ -55,7 +55,7 @@ class VirtualCluster(Cluster):
         archives = [
             images.build_static("pause", tag=images.PAUSE),
             images.build_static("workload", tag=images.WORKLOAD),
-            *release.build(),
+            *release.build(release.DRIVER),
         ]
         drives = (disks.system(kernel), disks.containers(archives))
         hardware = guest.Machine(
