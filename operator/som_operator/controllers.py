@@ -14,6 +14,7 @@ from som_api.run import clock, heartbeats, workqueue
 from som_operator import metrics, node_events
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
+from som_operator.loading.driver import Driver
 from som_operator.node_controller import NodeController
 from som_operator.overview import Overview
 from som_operator.pool_controller import PoolController
@@ -33,6 +34,7 @@ class Controllers:
         *,
         agent_namespace: str,
         collected: registry.CollectorRegistry,
+        driver: Driver | None = None,
         beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock,
     ) -> None:
@@ -54,7 +56,13 @@ class Controllers:
         events = node_events.NodeEvents(recorder, time=time)
         self._survey = Survey(self.fleet, overview, agents, events, pools_due=pools_due)
         self._nodes = NodeController(
-            client, self.fleet, self._survey, agents, events, Statuses(client, time=time)
+            client,
+            self.fleet,
+            self._survey,
+            agents,
+            events,
+            Statuses(client, time=time),
+            driver,
         )
         self._pools = PoolController(
             client=client,

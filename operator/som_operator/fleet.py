@@ -14,16 +14,18 @@ import pydantic
 from som_api import kube, v1alpha1
 from som_api.run import clock, heartbeats, workqueue
 from som_operator import observed, standing
+from som_operator.loading import pods as driver_pods
 
 T = TypeVar("T")
 _SomPool = v1alpha1.SomPool | observed.UnreadableSomPool
 _SomNode = v1alpha1.SomNode | observed.UnreadableSomNode
+_Pod = observed.Pod | driver_pods.Pod
 
 
 class Fleet:
     """The caches and what follows from them. Nothing may be decided before `wait_synced`.
 
-    `nodes` and `somnodes` are by name.
+    `nodes` and `somnodes` are by name, `driver_pods` by their node's.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Fleet:
         self._pools: standing.Pools | None = None
         self.nodes: dict[str, observed.Node] = {}
         self.somnodes: dict[str, _SomNode] = {}
+        self.driver_pods: dict[str, driver_pods.Pod] = {}
 
         def follow(
             resource: kube.Resource,
@@ -55,8 +58,10 @@ class Fleet:
                 client, resource, decode=decode, on_change=on_change, beats=beats, time=time
             )
 
-        def decode_pod(item: kube.Json) -> observed.Pod | None:
-            return observed.decode_pod(item, agent_namespace=agent_namespace)
+        def decode_pod(item: kube.Json) -> _Pod | None:
+            is_near = item["metadata"]["namespace"] == agent_namespace
+            driver_pod = driver_pods.decode(item) if is_near else None
+            return driver_pod or observed.decode_pod(item, agent_namespace=agent_namespace)
 
         self._sompools: kube.Reflector[_SomPool] = follow(
             kube.SOMPOOLS, _decode_pool, self._pool_changed
@@ -153,15 +158,17 @@ class Fleet:
         _keep(self.somnodes, key, new)
         self._due(key.name)
 
-    def _pod_changed(
-        self, key: kube.Key, old: observed.Pod | None, new: observed.Pod | None
-    ) -> None:
-        if old is not None:
+    def _pod_changed(self, key: kube.Key, old: _Pod | None, new: _Pod | None) -> None:
+        if isinstance(old, driver_pods.Pod):
+            self.driver_pods.pop(old.node, None)
+        elif old is not None:
             there = self._pods_of[old.node]
             del there[key]
             if not there:
                 del self._pods_of[old.node]
-        if new is not None:
+        if isinstance(new, driver_pods.Pod):
+            self.driver_pods[new.node] = new
+        elif new is not None:
             self._pods_of.setdefault(new.node, {})[key] = new
         for node in {pod.node for pod in (old, new) if pod is not None}:
             self._due(node)

@@ -18,6 +18,7 @@ from som_api import VERSION, SomError, endpoint, kube, logs, reasons
 from som_api.run import clock, heartbeats
 from som_operator import uninstall
 from som_operator.controllers import Controllers
+from som_operator.loading.driver import Driver, read_template
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
         "--namespace",
         default=os.environ.get("POD_NAMESPACE", "som-system"),
         help="where the agents run (default: $POD_NAMESPACE, else som-system)",
+    )
+    result.add_argument(
+        "--driver-pod",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the pod that loads som.ko on a node, as YAML (default: something else loads it)",
     )
     result.add_argument(
         "--endpoint",
@@ -73,6 +80,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
+    template = read_template(arguments.driver_pod) if arguments.driver_pod else None
     if arguments.command == "uninstall":
         async with await kube.connect(
             user_agent=f"som-uninstall/{VERSION}", kubeconfig=arguments.kubeconfig
@@ -82,6 +90,7 @@ async def _run(arguments: argparse.Namespace) -> None:
                 namespace=arguments.namespace,
                 timeout_s=arguments.timeout_s,
                 release=arguments.release,
+                driver=Driver(client, template, clock.SystemClock()) if template else None,
             ).run()
         return
     time = clock.SystemClock()
@@ -102,6 +111,7 @@ async def _run(arguments: argparse.Namespace) -> None:
             recorder,
             agent_namespace=arguments.namespace,
             collected=collected,
+            driver=Driver(client, template, time) if template else None,
             beats=beats,
             time=time,
         )

@@ -1,7 +1,7 @@
 """Carries one node's plan out: its SomNode's spec, the som capacity in its status, its Events.
 
-What kubelet's books lack, whether the agent is there, and a runtime that is too old are told in
-conditions of the SomNode, beside the agent's own.
+What kubelet's books lack, whether the agent is there, a runtime that is too old and whether som.ko
+is loaded are told in conditions of the SomNode, beside the agent's own.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ from som_api import kube, v1alpha1
 from som_operator import agents, books, node_events, observed, runtimes
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
+from som_operator.loading import decide
+from som_operator.loading.driver import Driver
 from som_operator.statuses import Statuses
 from som_operator.survey import Facts, Survey
 
@@ -21,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class NodeController:
-    """Reconciles nodes by name."""
+    """Reconciles nodes by name; without a `driver`, something else loads som.ko."""
 
     client: kube.Client
     fleet: Fleet
@@ -29,23 +31,26 @@ class NodeController:
     agents: Agents
     events: node_events.NodeEvents
     statuses: Statuses[v1alpha1.SomNodeStatus]
+    driver: Driver | None = None
 
     async def reconcile(self, name: str) -> float | None:
         """Make the node what its plan says. Raises KubeError.
 
-        Returns the seconds after which its agent is lost, where that may be.
+        Returns the seconds after which its agent is lost, or its driver due, where that may be.
         """
         surveyed = self.survey.node(name)
+        due_s = math.inf
         if surveyed is not None:
             facts, planned = surveyed
             # Stop advertising memory before taking it away.
             await self._advertise(facts.node, planned.units)
             await self._order(facts, planned.entries)
-            await self._tell_conditions(facts)
+            due_s = await self._attend(facts)
         elif name not in self.fleet.nodes:
             self.statuses.forget(name)
         left_s = self.agents.left_s(name)
-        return left_s if 0.0 < left_s < math.inf else None
+        due_s = min(due_s, left_s) if left_s > 0.0 else due_s
+        return due_s if due_s < math.inf else None
 
     async def _advertise(self, node: observed.Node, units: observed.Units) -> None:
         """Patch capacity only: kubelet derives allocatable from it."""
@@ -87,18 +92,39 @@ class NodeController:
         )
         _log.info("node ordered", extra={"node": node.name, "pools": _in_words(entries)})
 
-    async def _tell_conditions(self, facts: Facts) -> None:
-        """In one request: what is not in it would be taken back."""
+    async def _attend(self, facts: Facts) -> float:
+        """Tell how the node is, and see to its driver; return when that is due again, in seconds.
+
+        In this order: the condition remembers whose the module is when the pod is gone.
+        """
         node, somnode = facts.node, self.fleet.somnode(facts.node.name)
         if somnode is None or somnode.metadata.deletion_timestamp:
-            return
+            return math.inf
+        if self.driver is None:
+            await self._tell_conditions(facts, somnode, None)
+            return math.inf
+        pod = self.fleet.driver_pods.get(node.name)
+        decision = self.driver.due(node, somnode, pod)
+        await self._tell_conditions(facts, somnode, decision.condition)
+        await self.driver.act(decision, node, somnode, pod)
+        return math.inf if decision.after_s is None else decision.after_s
+
+    async def _tell_conditions(
+        self, facts: Facts, somnode: v1alpha1.SomNode, loaded: v1alpha1.Condition | None
+    ) -> None:
+        """In one request: what is not in it would be taken back."""
+        node = facts.node
         wanted = (
             books.condition(node, somnode),
             agents.condition(facts.bound, somnode, lost=facts.agent_lost),
             runtimes.condition(node, somnode),
+            loaded,
         )
         conditions = tuple(condition for condition in wanted if condition is not None)
-        if not conditions:
+        is_over = loaded is None and any(
+            told.type == decide.CONDITION for told in somnode.status.conditions
+        )
+        if not conditions and not is_over:
             return
         pool = next((self.fleet.pool_ref(entry.name) for entry in somnode.spec.pools), None)
         await self.statuses.publish(
@@ -107,6 +133,7 @@ class NodeController:
             version=somnode.metadata.resource_version,
             current=somnode.status,
             wanted=v1alpha1.SomNodeStatus(conditions=conditions),
+            dropped={decide.CONDITION} if is_over else set(),
             about=kube.node_ref(node.name),
         )
 

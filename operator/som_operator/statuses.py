@@ -1,5 +1,6 @@
 """Writes the operator's part of a status, and remembers it until the cache has caught up."""
 
+from collections.abc import Set
 from typing import Final, Generic, TypeVar
 
 from som_api import kube, v1alpha1
@@ -26,6 +27,7 @@ class Statuses(Generic[Status]):
         version: str,
         current: Status,
         wanted: Status,
+        dropped: Set[str] = frozenset(),
         about: kube.ObjectRef | None = None,
     ) -> bool:
         """`kube.publish`, where `current` is what a cache has at `version`. Raises KubeError."""
@@ -39,6 +41,7 @@ class Statuses(Generic[Status]):
             target,
             current=current,
             wanted=wanted,
+            dropped=dropped,
             field_manager=FIELD_MANAGER,
             now=now,
             about=about,

@@ -1,5 +1,7 @@
 """`som-operator uninstall`: gives every node's memory back before the release is deleted.
 
+Then the driver is unloaded where som has loaded it.
+
 The chart's pre-delete hook runs it, and then helm deletes the agents; or a person runs it. SomPools
 stay, without our finalizer and status, and a later installation finds them.
 
@@ -23,6 +25,8 @@ import pydantic
 
 from som_api import SomError, kube, v1alpha1
 from som_operator import observed, reports, standing
+from som_operator.loading import decide, pods
+from som_operator.loading.driver import Driver
 
 DEPLOYMENT: Final = kube.Resource("apps/v1", "Deployment", "deployments")
 SECRETS: Final = kube.Resource("v1", "Secret", "secrets")
@@ -44,13 +48,15 @@ class NotUninstalled(SomError):
 class Uninstall:
     """One run, in the release's `namespace`, of at most `timeout_s`; progress goes to `say`.
 
-    With a `release`, helm has to be uninstalling it; without, a person wants this.
+    With a `release`, helm has to be uninstalling it; without, a person wants this. A `driver`
+    unloads what it has loaded.
     """
 
     client: kube.Client
     namespace: str
     timeout_s: float
     release: str = ""
+    driver: Driver | None = None
     say: Callable[[str], None] = print
     poll_s: float = _POLL_S
 
@@ -79,6 +85,8 @@ class Uninstall:
             await self._wait(
                 "the nodes to give their memory back", self._nodes_with_memory, deadline_s
             )
+            if self.driver:
+                await self._wait("the nodes to unload som.ko", self._nodes_with_driver, deadline_s)
             await self._let_go()
         except BaseException:
             await self._start_the_operator()
@@ -202,6 +210,33 @@ class Uninstall:
                 silent = "no agent is ready there" if node.ready else "kubelet is not ready"
                 cure = "" if node.ready and is_served else f" ({silent}: {_CURES})"
                 waiting.append(f"{name}{cure}")
+        return waiting
+
+    async def _nodes_with_driver(self) -> list[str]:
+        """Those that are about to unload it: the agent says when it is gone."""
+        assert self.driver is not None
+        nodes = {item["metadata"]["name"]: item async for item in self._list(kube.NODES)}
+        labels = ",".join(f"{key}={value}" for key, value in pods.LABELS.items())
+        found = self._list(kube.PODS, namespace=self.namespace, labels=labels)
+        there = {pod.node: pod async for item in found if (pod := pods.decode(item))}
+        served = await self._served_nodes()
+        waiting = []
+        async for item in self._list(kube.SOMNODES):
+            name, somnode = item["metadata"]["name"], _decoded(item)
+            if name not in nodes or somnode is None or somnode.status.module is None:
+                continue
+            node = observed.decode_node(nodes[name])
+            is_skipped = reports.is_skipped(node, somnode, agent_lost=name not in served)
+            if is_skipped or not decide.is_ours(somnode):
+                continue
+            decision = self.driver.due(node, somnode, there.get(name))
+            try:
+                await self.driver.act(decision, node, somnode, there.get(name))
+            except kube.KubeError as error:
+                if not error.is_race:
+                    raise
+            why = decision.condition.message if decision.condition else ""
+            waiting.append(f"{name} ({why})" if why else name)
         return waiting
 
     async def _served_nodes(self) -> set[str]:

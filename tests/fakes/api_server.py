@@ -137,7 +137,12 @@ class FakeApiServer:
                 return self._create(place, body)
             case "patch":
                 return self._patch(request, place, subresource, body)
-        item = self.store.remove(place) if verb == "delete" else self.store.get(place)
+        item = self.store.get(place)
+        if verb == "delete" and item:
+            wanted = (body or {}).get("preconditions", {}).get("uid", item["metadata"]["uid"])
+            if wanted != item["metadata"]["uid"]:
+                return status(409, "Conflict", "the UID in the precondition does not match")
+            item = self.store.remove(place)
         return web.json_response(item) if item else _not_found(place)
 
     def _list(self, request: web.Request, place: Place) -> web.Response:

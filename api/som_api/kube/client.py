@@ -126,9 +126,10 @@ class Client:
                 return
             size, token = min(PAGE_SIZE, size * 2), {"continue": page["metadata"]["continue"]}
 
-    async def delete(self, path: str) -> Json:
-        """Delete an object."""
-        return await self._request("DELETE", path)
+    async def delete(self, path: str, *, uid: str = "") -> Json:
+        """Delete an object; with `uid` that one, and no other of its name: a conflict (409)."""
+        body = {"preconditions": {"uid": uid}} if uid else None
+        return await self._request("DELETE", path, body=body)
 
     @contextlib.asynccontextmanager
     async def watch(

@@ -7,7 +7,7 @@ Source: https://github.com/kubernetes/community, sig-architecture/api-convention
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Final, Protocol, TypeVar
 
 from som_api import v1alpha1
@@ -30,8 +30,9 @@ class Transition:
     warning: bool
 
 
-_GOOD: Final = ("Ready", "AgentReady")
+_GOOD: Final = ("Ready", "AgentReady", "DriverLoaded")
 """Conditions that are well when they are true."""
+_OF_A_NODE: Final = ("AgentReady", "DriverLoaded")
 
 Status = TypeVar("Status", v1alpha1.SomPoolStatus, v1alpha1.SomNodeStatus)
 
@@ -64,9 +65,10 @@ def transitions(
 ) -> Sequence[Transition]:
     """The conditions of `merged` that deserve an Event, in their order.
 
-    Those whose status changed; of those first seen, the ones that are true, but for an agent that
-    is ready. Losing Ready is trouble, and so is every other condition that becomes true, unless
-    work is Progressing: then that is the Event, and it is none that the work has ended.
+    Those whose status changed; of those first seen, the ones that are true. An agent and a driver
+    that are there from the beginning are no news, nor is a driver of which nothing is known yet.
+    Losing Ready is trouble, and so is every other condition that becomes true, unless work is
+    Progressing: then that is the Event, and it is none that the work has ended.
     """
     merged = tuple(merged)
     before = {condition.type: condition for condition in current}
@@ -75,8 +77,10 @@ def transitions(
     for condition in merged:
         kind, is_true = condition.type, condition.status == "True"
         is_good = kind in _GOOD
-        if kind not in before:
-            is_news = (is_good != is_true) if kind == "AgentReady" else is_true
+        if kind in _OF_A_NODE and (kind not in before or condition.status == "Unknown"):
+            is_news = condition.status == "False"
+        elif kind not in before:
+            is_news = is_true
         else:
             is_news = not _same_status(before[kind], condition)
         if kind == "Progressing":
@@ -100,6 +104,7 @@ async def publish(
     *,
     current: Status,
     wanted: Status,
+    dropped: Set[str] = frozenset(),
     field_manager: str,
     now: datetime.datetime,
     about: ObjectRef | None = None,
@@ -107,7 +112,8 @@ async def publish(
     """Make the fields set in `wanted` the status of `target`; return whether that took a request.
 
     Fields of `wanted` that were not set belong to somebody else and are not written. `current` is
-    the status as last seen; conditions of `wanted` need no transition times. Each transition
+    the status as last seen; conditions of `wanted` need no transition times. `dropped` are types
+    of conditions that we wrote before, and that are not there any more. Each transition
     becomes one Event on `about`, else on `target`. Raises KubeError.
     """
     conditions = merge(current.conditions, wanted.conditions, now=now)
@@ -115,7 +121,7 @@ async def publish(
     if "conditions" in wanted.model_fields_set:
         merged = wanted.model_copy(update={"conditions": conditions})
     body = _ours(merged, wanted)
-    if _ours(_without_foreign_conditions(current, wanted), wanted) == body:
+    if _ours(_without_foreign_conditions(current, wanted, dropped), wanted) == body:
         return False
     await kube.apply(
         target.path(subresource="status"),
@@ -142,8 +148,9 @@ def _ours(status: Status, wanted: Status) -> Json:
     return status.model_dump(mode="json", include=wanted.model_fields_set, exclude_none=True)
 
 
-def _without_foreign_conditions(current: Status, wanted: Status) -> Status:
-    """`current` with the condition types of `wanted` only, in the same order."""
+def _without_foreign_conditions(current: Status, wanted: Status, dropped: Set[str]) -> Status:
+    """`current` with the condition types of `wanted` in the same order, and those `dropped`."""
     there = {condition.type: condition for condition in current.conditions}
-    ours = tuple(there[c.type] for c in wanted.conditions if c.type in there)
+    types = (*(condition.type for condition in wanted.conditions), *sorted(dropped))
+    ours = tuple(there[kind] for kind in types if kind in there)
     return current.model_copy(update={"conditions": ours})

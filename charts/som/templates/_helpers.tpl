@@ -50,3 +50,70 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
 {{- end -}}
+
+{{- /* Not privileged: root with one capability, and the node's files read-only. */ -}}
+{{- define "som.driverPod" -}}
+metadata:
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "som.labels" . | nindent 4 }}
+    app.kubernetes.io/component: driver
+spec:
+  restartPolicy: Never
+  # Longer than any build; a pod that hangs ends, and the next one begins.
+  activeDeadlineSeconds: 1800
+  terminationGracePeriodSeconds: 1
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- include "som.pullSecrets" . | nindent 2 }}
+  {{- with .Values.driver.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  tolerations: [{operator: Exists}]
+  containers:
+  - name: driver
+    image: {{ include "som.image" (dict "image" .Values.images.driver "root" .) }}
+    imagePullPolicy: {{ .Values.images.pullPolicy }}
+    resources:
+      {{- toYaml .Values.driver.resources | nindent 6 }}
+    securityContext:
+      runAsUser: 0
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: {drop: [ALL], add: [SYS_MODULE]}
+      seccompProfile: {type: RuntimeDefault}
+    volumeMounts:
+    - {name: modules, mountPath: /lib/modules, readOnly: true}
+    - {name: usr, mountPath: /host/usr, readOnly: true}
+    - {name: scratch, mountPath: /tmp}
+    {{- if .Values.driver.signingSecret }}
+    - {name: signing, mountPath: /etc/som/signing, readOnly: true}
+    {{- end }}
+  volumes:
+  - name: modules
+    hostPath: {path: /lib/modules}
+  - name: usr
+    hostPath: {path: /usr}
+  - name: scratch
+    emptyDir: {sizeLimit: 256Mi}
+  {{- with .Values.driver.signingSecret }}
+  - name: signing
+    secret: {secretName: {{ . }}, defaultMode: 0400}
+  {{- end }}
+{{- end -}}
+
+{{- /* Where the operator, and the uninstall, find the pods that load and unload the driver. */ -}}
+{{- define "som.driverVolume" -}}
+{{- if .Values.driver.load -}}
+volumes:
+- name: driver
+  configMap: {name: som-driver}
+{{- end -}}
+{{- end -}}
+
+{{- define "som.driverMount" -}}
+{{- if .Values.driver.load -}}
+volumeMounts:
+- {name: driver, mountPath: /etc/som/driver, readOnly: true}
+{{- end -}}
+{{- end -}}

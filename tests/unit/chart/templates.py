@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from som_api import VERSION
+
 CHART = pathlib.Path(__file__).parents[3] / "charts/som"
 NAMESPACE = "som-system"
 
@@ -23,6 +25,8 @@ def read(name: str) -> list[Manifest]:
     text = re.sub(r"\{\{-? /\*.*?\*/ -?\}\}", "", text, flags=re.DOTALL)
     user = r'\{\{ include "som\.user" \(dict "name" "([a-z-]+)" "root" \.\) \}\}'
     text = re.sub(user, rf"system:serviceaccount:{NAMESPACE}:\1", text)
+    image = r'\{\{ include "som\.image" \(dict "image" \.Values\.images\.(\w+) "root" \.\) \}\}'
+    text = re.sub(image, rf"localhost/som-\1:{VERSION}", text)
     lines = [line for line in text.splitlines() if not re.fullmatch(r" *(\{\{.*\}\} *)+", line)]
     plain = re.sub(r"\{\{.*?\}\}", "templated", "\n".join(lines))
     return [document for document in yaml.safe_load_all(plain) if document]

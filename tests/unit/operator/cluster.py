@@ -12,6 +12,7 @@ from fakes.clock import FakeClock
 from fakes.object_store import Place
 from som_api import kube
 from som_operator.controllers import Controllers
+from som_operator.loading.driver import Driver
 from som_operator.observed import AGENT_LABELS
 from waiting import until
 
@@ -29,6 +30,7 @@ class Cluster:
         self.server = server
         self.clock = clock
         self.registry = registry.CollectorRegistry()
+        self.driver_pod: kube.Json | None = None
 
     @contextlib.asynccontextmanager
     async def operator(self) -> AsyncIterator[Controllers]:
@@ -37,7 +39,12 @@ class Cluster:
             clock, self.registry = self.clock, registry.CollectorRegistry()
             recorder = kube.Recorder(client, component="som-operator", instance="i", time=clock)
             controllers = Controllers(
-                client, recorder, agent_namespace=NAMESPACE, collected=self.registry, time=clock
+                client,
+                recorder,
+                agent_namespace=NAMESPACE,
+                collected=self.registry,
+                driver=Driver(client, self.driver_pod, clock) if self.driver_pod else None,
+                time=clock,
             )
             async with asyncio.TaskGroup() as tasks:
                 works = (recorder.run(), controllers.fleet.run(), controllers.run())
@@ -114,8 +121,13 @@ class Cluster:
         status = {"conditions": [{"type": "Ready", "status": "True"}]}
         self.server.put("v1", "pods", {"metadata": metadata, "spec": spec, "status": status})
 
-    def report(self, name: str = "n", *, pools: Sequence[str] | None = None) -> None:
-        """The agent has done what it was ordered; with `pools`, it has these, and others not."""
+    def report(
+        self, name: str = "n", *, pools: Sequence[str] | None = None, module: str = ""
+    ) -> None:
+        """The agent has done what it was ordered; with `pools`, it has these, and others not.
+
+        `module` is the version of som.ko that the kernel has.
+        """
         somnode = self.expect(SOM, "somnodes", name)
         node = self.expect("v1", "nodes", name)
         ordered = {entry["name"]: entry["capacity"] for entry in somnode["spec"]["pools"]}
@@ -128,6 +140,7 @@ class Cluster:
             "observedGeneration": somnode["metadata"]["generation"],
             "bootID": node["status"]["nodeInfo"]["bootID"],
             "pools": kept,
+            **({"module": {"version": module, "srcVersion": "NEW"}} if module else {}),
             "hugePages": [{"pageSize": "2Mi", "total": "1Gi", "pools": "1Gi"}] if kept else [],
             "conditions": somnode.get("status", {}).get("conditions", []),
         }

@@ -13,7 +13,11 @@ from aiohttp import web
 from fakes import api_server
 from fakes.api_server import FakeApiServer
 from fakes.object_store import Place
+from som_api import VERSION
+from som_api.run import clock
 from som_operator import standing, uninstall
+from som_operator.loading import pods
+from som_operator.loading.driver import Driver
 from unit.operator.test_main import COMMAND, kubeconfig
 from waiting import until
 
@@ -22,6 +26,11 @@ DEPLOYMENT = Place("apps/v1", "deployments", "som-system", "som-operator")
 NODE = Place("v1", "nodes", name="n")
 POOL_PLACE = Place(SOM, "sompools", name="p")
 SOMNODE = Place(SOM, "somnodes", name="n")
+UNLOADS = Place("v1", "pods", "som-system", "som-driver-n")
+DRIVER_POD: dict[str, Any] = {
+    "metadata": {"namespace": "som-system", "labels": dict(pods.LABELS)},
+    "spec": {"containers": [{"name": "driver", "image": "driver:1"}]},
+}
 SOURCE = {"hugeTLB": {"pageSize": "2Mi"}}
 POOL = {"name": "p", "generation": 1, "unit": "2Mi", "capacity": "64Mi", "source": SOURCE}
 
@@ -76,14 +85,18 @@ def _unchanged(server: FakeApiServer) -> bool:
     )
 
 
-async def _run(server: FakeApiServer, *, timeout_s: float = 5, release: str = "") -> list[str]:
+async def _run(
+    server: FakeApiServer, *, timeout_s: float = 5, release: str = "", unloads: bool = False
+) -> list[str]:
     said: list[str] = []
     async with server.client() as client:
+        driver = Driver(client, DRIVER_POD, clock.SystemClock()) if unloads else None
         await uninstall.Uninstall(
             client,
             namespace="som-system",
             timeout_s=timeout_s,
             release=release,
+            driver=driver,
             say=said.append,
             poll_s=0.01,
         ).run()
@@ -146,6 +159,49 @@ async def test_uninstall_gives_back_memory_and_leaves_the_pools(server: FakeApiS
     assert pool["metadata"]["finalizers"] == ["example.com/theirs"]
     assert "status" not in pool
     assert pool["spec"]["capacity"] == "64Mi"
+
+
+def _has_driver(server: FakeApiServer, reason: str) -> None:
+    """som.ko is loaded on the node; the operator's condition says who has loaded it."""
+    node = _get(server, NODE)
+    node["status"]["nodeInfo"] = {"bootID": "b1"}
+    server.put("v1", "nodes", node)
+    somnode = _get(server, SOMNODE)
+    loaded = {"type": "DriverLoaded", "status": "True", "reason": reason, "message": ""}
+    somnode["spec"]["pools"] = []
+    somnode["status"] = {
+        "observedGeneration": somnode["metadata"]["generation"] + 1,
+        "bootID": "b1",
+        "module": {"version": VERSION, "srcVersion": "S"},
+        "conditions": [loaded],
+    }
+    server.put(SOM, "somnodes", somnode)
+
+
+async def _unloaded(server: FakeApiServer) -> None:
+    """kubelet runs the pod that unloads, and the agent sees what it did."""
+    await until(lambda: server.store.get(UNLOADS) is not None)
+    pod = _get(server, UNLOADS)
+    assert pod["spec"]["containers"][0]["args"] == ["unload"]
+    pod["status"] = {"phase": "Succeeded"}
+    pod["metadata"]["creationTimestamp"] = "2026-11-28T12:00:00Z"
+    server.put("v1", "pods", pod)
+    somnode = _get(server, SOMNODE)
+    del somnode["status"]["module"]
+    server.put(SOM, "somnodes", somnode)
+
+
+async def test_the_driver_that_som_has_loaded_is_unloaded(server: FakeApiServer) -> None:
+    _has_driver(server, "Loaded")
+    said, _ = await asyncio.gather(_run(server, unloads=True), _unloaded(server))
+    assert "waiting for the nodes to unload som.ko: n" in said
+    assert server.store.get(SOMNODE) is None
+
+
+async def test_the_driver_that_others_have_loaded_stays(server: FakeApiServer) -> None:
+    _has_driver(server, "LoadedByOthers")
+    await _run(server, unloads=True)
+    assert server.store.get(UNLOADS) is None
 
 
 async def test_uninstall_is_refused_while_a_pod_holds_memory(server: FakeApiServer) -> None:
