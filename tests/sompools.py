@@ -122,6 +122,7 @@ INVALID = (
     Example("unknown source", spec(source={"swap": {}}), "spec.source.swap"),
     Example("two sources", spec(source={"hugeTLB": {}, **CARVED}), "spec.source", cel=True),
     Example("carved from somewhere", spec(source={"carved": {"node": 0}}), "spec.source.carved"),
+    Example("carved half a GiB", spec(source=CARVED, capacity="512Mi"), "spec.source", cel=True),
     Example("devices not named", spec(source={"devDax": {}}), "devDax.devices"),
     Example("no device", devices(), "devDax.devices"),
     Example("a device by its path", devices("/dev/dax0.0"), "devDax.devices[0]"),

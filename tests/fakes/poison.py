@@ -102,6 +102,8 @@ class Poison:
             spec["capacity"] = self.random.choice(_CAPACITIES)
             if spec["unit"] == "2Mi" and "hugeTLB" in spec["source"]:
                 spec["source"] = {"hugeTLB": {"pageSize": "2Mi"}}
+            if "carved" in spec["source"]:
+                spec["capacity"] = "64Gi"
             if "driver" in spec:
                 spec["driver"]["type"] = "Kernel"
             for rule in spec.get("nodeSelector", {}).get("matchExpressions", ()):

@@ -277,6 +277,7 @@ _SAME_KIND: Final = " && ".join(
 _DRIVER: Final = (
     "(has({0}.driver) ? {0}.driver.type : has({0}.source.hugeTLB) ? 'HugeTLBFS' : 'Kernel')"
 )
+_CARVED_GIB: Final = "memory is carved in whole GiB; use a capacity of whole GiB, such as 64Gi"
 _NOT_HUGETLBFS: Final = (
     "HugeTLBFS serves source hugeTLB alone; use type Kernel, or leave driver out"
 )
@@ -308,6 +309,12 @@ class SomPoolSpec(meta.ApiModel):
                     "|| self.unit == '1Gi'",
                     "message": "1Gi pages cannot be divided: use unit 1Gi, or pageSize 2Mi",
                     "fieldPath": ".source.hugeTLB.pageSize",
+                },
+                {
+                    "rule": f"!has(self.source.carved) || !{_IS_BYTES} || "
+                    f"{_BYTES} % 1073741824 == 0",
+                    "message": _CARVED_GIB,
+                    "fieldPath": ".source.carved",
                 },
                 {
                     "rule": _SAME_KIND,
@@ -385,6 +392,14 @@ class SomPoolSpec(meta.ApiModel):
         unit: Unit | None = info.data.get("unit")
         if unit and source.page_bytes > UNIT_BYTES[unit]:
             raise ValueError("1Gi pages cannot be divided: use unit 1Gi, or pageSize 2Mi")
+        return source
+
+    @pydantic.field_validator("source")
+    @classmethod
+    def _carves_whole_gib(cls, source: Source, info: pydantic.ValidationInfo) -> Source:
+        capacity: int | None = info.data.get("capacity")
+        if source.carved and capacity and capacity % UNIT_BYTES["1Gi"]:
+            raise ValueError(_CARVED_GIB)
         return source
 
     @pydantic.field_validator("driver")
