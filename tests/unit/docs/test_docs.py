@@ -4,6 +4,7 @@ import ast
 import pathlib
 import re
 import runpy
+import typing
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 BY_NAME = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 TROUBLESHOOT = (DOCS / "how-to/troubleshoot.md").read_text()
+EXAMPLES = sorted((ROOT / "examples").glob("sompool*.yaml"))
 SEEN = sorted((ROOT / "tests/cluster/golden/describe").glob("*.txt"))
 """What kubectl describe said on a real cluster; the cluster tests compare it."""
 
@@ -62,6 +64,19 @@ def test_sompools_of_the_docs_are_valid(page: pathlib.Path) -> None:
     for manifest in _manifests(page.read_text()):
         if manifest["kind"] == "SomPool":
             v1alpha1.parse_sompool(manifest)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_sompools_of_the_examples_are_valid(path: pathlib.Path) -> None:
+    v1alpha1.parse_sompool(yaml.safe_load(path.read_text()))
+
+
+def test_there_is_an_example_of_each_source_and_driver() -> None:
+    specs = [v1alpha1.parse_sompool(yaml.safe_load(path.read_text())).spec for path in EXAMPLES]
+    assert {(spec.source.kind, spec.driver_type) for spec in specs} == {
+        ("HugeTLB", "HugeTLBFS"),
+        *((kind, "Kernel") for kind in typing.get_args(v1alpha1.SourceKind)),
+    }
 
 
 def test_sompool_of_the_notes_is_valid() -> None:
