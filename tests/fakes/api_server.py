@@ -72,7 +72,10 @@ class FakeApiServer:
 
     def client(self) -> kube.Client:
         """A client of this server."""
-        configuration = official.Configuration(host=self.url, ca_cert_data=ANY_CA)
+        session = {"trust_env": False}
+        configuration = official.Configuration(
+            host=self.url, ca_cert_data=ANY_CA, client_session_kwargs=session
+        )
         return kube.Client(official.ApiClient(configuration))
 
     async def __aenter__(self) -> Self:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pathlib
+from urllib import parse, request
 
 import yaml
 from kubernetes.aio import client as official
@@ -23,6 +24,9 @@ async def connect(*, user_agent: str, kubeconfig: pathlib.Path | None = None) ->
     # client-go does not demand RFC 5280 extensions of a CA, and many clusters' CAs lack them;
     # Python 3.13 demands them by default. Chain and host name are verified all the same.
     configuration.disable_strict_ssl_verification = True
+    # Else aiohttp looks for a proxy and a .netrc before each request, on a thread, and fails each
+    # where the .netrc knows the server.
+    configuration.client_session_kwargs = {"trust_env": False}
     files = os.environ.get("KUBECONFIG", "") if kubeconfig is None else str(kubeconfig)
     in_cluster = not files and "KUBERNETES_SERVICE_HOST" in os.environ
     origin = (
@@ -33,6 +37,7 @@ async def connect(*, user_agent: str, kubeconfig: pathlib.Path | None = None) ->
             official_config.load_incluster_config(client_configuration=configuration)
         else:
             await _load_kubeconfig(configuration, files or "~/.kube/config")
+        configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
         api = official.ApiClient(configuration)
     # TypeError: the official loader on a kubeconfig whose parts have other types.
     except (
@@ -47,6 +52,14 @@ async def connect(*, user_agent: str, kubeconfig: pathlib.Path | None = None) ->
         ) from error
     api.user_agent = user_agent
     return client.Client(api)
+
+
+def _proxy_to(server: str) -> str | None:
+    """What HTTPS_PROXY, HTTP_PROXY and NO_PROXY say, as client-go asks them."""
+    url = parse.urlsplit(server)
+    if request.proxy_bypass(url.hostname or ""):
+        return None
+    return request.getproxies().get(url.scheme)
 
 
 async def _load_kubeconfig(configuration: official.Configuration, files: str) -> None:

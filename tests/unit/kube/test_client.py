@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import datetime
 import json
 import pathlib
@@ -74,6 +75,37 @@ async def test_the_kubeconfig_of_the_environment_is_used(
     monkeypatch.setenv("KUBECONFIG", str(path))
     async with await kube.connect(user_agent="som-test/1") as client:
         await client.get(PATH)
+
+
+async def test_a_netrc_that_knows_the_server_changes_nothing(
+    server: FakeApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put("v1", "nodes", {"metadata": {"name": "a"}})
+    (tmp_path / "netrc").write_text("default login somebody password wrong\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    path = write_kubeconfig(tmp_path / "config", server, {"token": "secret"})
+    async with await kube.connect(user_agent="som-test/1", kubeconfig=path) as client:
+        await client.get(PATH)
+    assert server.requests[0].headers["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(("no_proxy", "reached"), [("", True), ("example.invalid", False)])
+async def test_the_proxy_of_the_environment_is_used_unless_it_excepts_the_server(
+    no_proxy: str,
+    reached: bool,
+    server: FakeApiServer,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.put("v1", "nodes", {"metadata": {"name": "a"}})
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", no_proxy)
+    path = write_kubeconfig(tmp_path / "config", server, {})
+    path.write_text(path.read_text().replace(server.url, "http://example.invalid"))
+    async with await kube.connect(user_agent="som-test/1", kubeconfig=path) as client:
+        with contextlib.suppress(kube.KubeError):
+            await client.get(PATH)
+    assert [request.path for request in server.requests] == ([PATH] if reached else [])
 
 
 @pytest.mark.parametrize(("valid_s", "plugin_calls"), [(3600, 1), (60, 4)])
