@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTHON ?= python3
 
-.PHONY: help setup generate check demo test test-unit test-node
+.PHONY: help setup generate check demo test test-full test-unit test-node
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -39,10 +39,16 @@ demo: setup ## a pool of 2 GiB on this machine, two owners, everything given bac
 test: setup ## every tier that this machine can run, with the time of each
 	$(BIN)/python tests/tiers.py
 
+test-full: export PYTEST_ADDOPTS = --hypothesis-profile=many
+test-full: export SOM_POISON_SECONDS = 600
+test-full: export SOM_CHURN_SECONDS = 600
+test-full: export KERNEL = all
+test-full: test ## the same without cuts: many examples, long churn, all kernels; hours
+
 # pytest compiles its tests once, also where the environment says not to keep what is compiled.
 # Durable writes of a store under test need no disk.
 test-unit: export PYTHONDONTWRITEBYTECODE =
-test-unit: export PYTEST_DEBUG_TEMPROOT = $(wildcard /dev/shm)
+test-unit: export TMPDIR = $(wildcard /dev/shm)
 test-unit: setup ## types and decisions; needs nothing
 	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -o tmp_path_retention_policy=failed tests/unit
 

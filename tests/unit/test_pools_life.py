@@ -81,7 +81,6 @@ async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> N
         )
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(
     steps=strategies.lists(strategies.sampled_from(STEPS), max_size=25),
     seed=strategies.integers(0, 2**32),

@@ -29,7 +29,7 @@ def read(name: str) -> list[Manifest]:
     text = re.sub(image, rf"localhost/som-\1:{VERSION}", text)
     lines = [line for line in text.splitlines() if not re.fullmatch(r" *(\{\{.*\}\} *)+", line)]
     plain = re.sub(r"\{\{.*?\}\}", "templated", "\n".join(lines))
-    return [document for document in yaml.safe_load_all(plain) if document]
+    return [document for document in yaml.load_all(plain, yaml.CSafeLoader) if document]
 
 
 def one(name: str, kind: str) -> Manifest:

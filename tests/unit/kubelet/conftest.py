@@ -38,3 +38,5 @@ async def served(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Served]:
     ):
         await until(lambda: fake_kubelet.updates > 0)
         yield Served(fake_kubelet, fake, device_plugin, taking_turns, clock)
+        # With nobody who watches, the plugin's server need not wait for them.
+        fake_kubelet.stop_watching()

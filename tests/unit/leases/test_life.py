@@ -124,7 +124,6 @@ async def live(world: World, chosen: list[str], choose: random.Random) -> None:
     assert not list(world.cdi_dir.iterdir()), "a spec was left behind"
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(
     steps=strategies.lists(strategies.sampled_from(STEPS), min_size=5, max_size=60),
     seed=strategies.integers(0, 2**32),

@@ -21,6 +21,7 @@ SOM = "som.io/v1alpha1"
 SOMPOOL_PATH = "/apis/som.io/v1alpha1/sompools/"
 SOMNODE_PATH = "/apis/som.io/v1alpha1/somnodes"
 BIG = {"size": "big"}
+STILL_TURNS = 50
 
 
 class Cluster:
@@ -221,11 +222,15 @@ class Cluster:
         await until(lambda: self.condition(of=pool) == ("True", "Reserved"))
 
     async def quiet(self) -> None:
-        """Wait until the operator has had its say about everything."""
-        count = -1
-        while count != len(self.server.requests):
+        """Wait until the operator has had its say about everything.
+
+        Server and operator share this loop: where both stand still, so many turns bring nothing.
+        """
+        count, turns = -1, 0
+        while turns < STILL_TURNS:
+            turns = turns + 1 if count == len(self.server.requests) else 0
             count = len(self.server.requests)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.001)
 
 
 def _condition(item: kube.Json | None, kind: str) -> tuple[str, str, str]:

@@ -405,7 +405,7 @@ async def test_growing_a_pool_is_no_warning(cluster: Cluster) -> None:
 async def test_an_edit_of_a_fleet_is_few_events_on_nodes_and_one_that_counts_on_the_pool(
     cluster: Cluster,
 ) -> None:
-    names = [f"n{number:03}" for number in range(node_events.PER_REASON + 20)]
+    names = [f"n{number:03}" for number in range(node_events.PER_REASON + 5)]
     for name in names:
         cluster.node(name)
     cluster.pool()
@@ -553,7 +553,7 @@ async def test_metrics_count_pools_and_nodes_by_state(cluster: Cluster) -> None:
 async def test_a_node_is_planned_once_for_an_edit_and_once_for_its_somnode_that_follows(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"n{number:02}" for number in range(40)]
+    names = [f"n{number:02}" for number in range(2 * controllers.NODE_WORKERS)]
     for name in names:
         cluster.node(name)
     cluster.pool()

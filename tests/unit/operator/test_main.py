@@ -58,7 +58,8 @@ async def test_it_serves_health_and_metrics_works_and_ends_when_told(
                 text = await answer.text()
         assert 'som_operator_reconciles_total{controller="node"}' in text
         assert "som_operator_build_info{version=" in text
-        process.send_signal(signal.SIGTERM)
+        # As a terminal's ^C; SIGTERM ends an uninstall in `test_uninstall.py`, by the same handler.
+        process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 60) == 0
     finally:
         if process.returncode is None:

@@ -13,8 +13,6 @@ from unit.operator.world import GIB, World, node, pool, pool_report
 
 Action = Callable[[World], None]
 
-_SOME = hypothesis.settings(max_examples=50)
-
 _NAMES = st.sampled_from(["m", "n"])
 _LABELS = st.sampled_from([{}, {"size": "big"}, {"size": "new"}])
 _SELDOM = st.integers(0, 3).map(lambda number: number == 3)
@@ -83,7 +81,6 @@ def _worlds(draw: st.DrawFn) -> World:
     return world
 
 
-@_SOME
 @hypothesis.given(_worlds())
 def test_a_plan_that_was_carried_out_plans_no_change(world: World) -> None:
     world.operate()
@@ -93,7 +90,6 @@ def test_a_plan_that_was_carried_out_plans_no_change(world: World) -> None:
         assert planned.entries == (somnode.spec.pools if somnode else ())
 
 
-@_SOME
 @hypothesis.given(_worlds())
 def test_a_unit_of_a_node_is_fed_by_one_pool(world: World) -> None:
     for planned in world.plans().values():
@@ -103,7 +99,6 @@ def test_a_unit_of_a_node_is_fed_by_one_pool(world: World) -> None:
         assert len(set(names)) == len(names)
 
 
-@_SOME
 @hypothesis.given(_worlds())
 def test_no_entry_of_a_frozen_pool_ever_changes(world: World) -> None:
     pools = world.pools
@@ -123,7 +118,6 @@ def _rivals(*, holder_bytes: int, rival: v1alpha1.SomPool) -> World:
     return world
 
 
-@_SOME
 @hypothesis.given(_worlds(), st.booleans())
 @hypothesis.example(_rivals(holder_bytes=2 * GIB, rival=pool("a")), True)
 def test_silence_never_lowers_capacity(world: World, somnodes_are_missing: bool) -> None:
@@ -140,7 +134,6 @@ def test_silence_never_lowers_capacity(world: World, somnodes_are_missing: bool)
             assert world.nodes[name].units.get(unit, 0) == units.get(unit, 0)
 
 
-@_SOME
 @hypothesis.given(_worlds())
 def test_capacity_never_falls_below_the_bound_pods(world: World) -> None:
     for name, planned in world.plans().items():
@@ -150,7 +143,6 @@ def test_capacity_never_falls_below_the_bound_pods(world: World) -> None:
             assert planned.units[unit] >= min(now, bound.get(unit, 0))
 
 
-@_SOME
 @hypothesis.given(_worlds())
 def test_capacity_rises_only_to_what_a_report_of_this_boot_shows(world: World) -> None:
     for name, planned in world.plans().items():
@@ -163,7 +155,6 @@ def test_capacity_rises_only_to_what_a_report_of_this_boot_shows(world: World) -
                 assert planned.units[unit] * v1alpha1.UNIT_BYTES[unit] <= reserved
 
 
-@_SOME
 @hypothesis.given(_worlds())
 def test_every_match_is_counted_once(world: World) -> None:
     for name in world.sompools:

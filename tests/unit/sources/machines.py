@@ -35,6 +35,8 @@ class Machine:
         """With steps of 16 pages."""
         with self.kernel.installed(), mock.patch.object(plan, "GIB", 16 * PAGE):
             yield self
+            for agent in self.agents:
+                agent.close()
 
 
 class Hold:
@@ -80,6 +82,7 @@ class Agent:
         state_dir.mkdir()
         self.ordered: dict[str, int] = {}
         self._driver = Driver(machine.kernel)
+        self._loop = asyncio.Runner()
         self._start()
 
     @property
@@ -108,6 +111,7 @@ class Agent:
 
     def close(self) -> None:
         self._db.close()
+        self._loop.close()
 
     @property
     def ledger(self) -> accounts.Ledger:
@@ -123,7 +127,7 @@ class Agent:
 
     def check(self) -> list[seams.Event]:
         """The cycle; and pools that lack pages try to have them, as `pools` has them do."""
-        events, _ = asyncio.run(self.source.check())
+        events, _ = self._loop.run(self.source.check())
         for pool, pages in self.ordered.items():
             if sum(self.records.pages(pool).values()) != pages:
                 self.grow(pool, pages)
@@ -133,9 +137,9 @@ class Agent:
         """Carry out an order, larger or smaller."""
         self.ordered[pool] = pages
         order = node.order(pages * PAGE, name=pool)
-        asyncio.run(self.source.apply(order, held_bytes=0, on_progress=lambda _reserved: None))
+        self._loop.run(self.source.apply(order, held_bytes=0, on_progress=lambda _reserved: None))
 
     def release(self, pool: str) -> None:
         """Give the pool back."""
         self.ordered.pop(pool, None)
-        asyncio.run(self.source.release(pool))
+        self._loop.run(self.source.release(pool))

@@ -18,8 +18,6 @@ def machine(tmp_path: pathlib.Path) -> Iterator[machines.Machine]:
     """Two NUMA nodes; strangers have 10 pages."""
     with machines.Machine(tmp_path, theirs=10).running() as running:
         yield running
-        for agent in running.agents:
-            agent.close()
 
 
 @pytest.fixture
@@ -101,7 +99,6 @@ def test_the_setting_applied_again_is_known_by_the_next_agent_too(tmp_path: path
 
         assert reasons(agent) == ["HugePagesRewritten"]
         assert (machine.kernel.persistent(), agent.strangers) == (328, 200)
-        agent.close()
 
 
 def test_a_lower_setting_is_known_when_it_is_applied_once_more(

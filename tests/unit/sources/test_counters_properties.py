@@ -41,7 +41,6 @@ class Life(stateful.RuleBasedStateMachine):
         for agent in self.agents:
             for pool in list(agent.records.pools()):
                 agent.release(pool)
-            agent.close()
         kernel = self.machine.kernel
         assert kernel.persistent() == self.machine.theirs, "strangers have exactly theirs"
         assert [agent.hold for agent in self.agents] == [0, 0]
@@ -141,7 +140,8 @@ class Life(stateful.RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = hypothesis.settings(
-    max_examples=20,
+    # Each is a life of many steps.
+    max_examples=hypothesis.settings().max_examples // 3,
     stateful_step_count=20,
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow,

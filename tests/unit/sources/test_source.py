@@ -37,4 +37,3 @@ async def test_a_step_that_nobody_waits_for_any_more_has_its_turn_to_its_end(
         assert not (await asyncio.wait([second], timeout=0.05))[0]
         may_end.set()
         assert (await second).node_bytes == {0: 4 * PAGE, 1: 0}
-        agent.close()
