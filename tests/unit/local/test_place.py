@@ -17,11 +17,9 @@ def sompool(source: Mapping[str, object]) -> v1alpha1.SomPool:
     return v1alpha1.parse_sompool({**kind, "spec": spec})
 
 
-def test_a_pool_of_the_module_needs_the_module(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pool_of_the_module_needs_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "loaded", lambda _: None)
-    state_dir = layout.StateDir(tmp_path / "s")
+    state_dir = layout.StateDir(pathlib.Path("/not-made"))
     sources: list[Mapping[str, object]] = [
         {"carved": {}},
         {"external": {"ranges": ["0x100000000-0x17fffffff"]}},
