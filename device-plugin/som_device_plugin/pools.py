@@ -281,7 +281,7 @@ class Pools:
         if pool.is_full and has.capacity_bytes == pool.capacity_bytes:
             return
         self._has(has)
-        if blocked := await self._blocked():
+        if blocked := await self._blocked(pool):
             if has.capacity_bytes != pool.order.capacity:
                 self._become(pool, State.BLOCKED, reason=blocked.reason, why=blocked.message)
                 return
@@ -320,7 +320,7 @@ class Pools:
         self._changed.ring()
 
     async def _let_go(self, pool: ActivePool) -> None:
-        if pool.capacity_bytes and (blocked := await self._blocked()):
+        if pool.capacity_bytes and (blocked := await self._blocked(pool)):
             self._become(pool, State.KEPT, reason=blocked.reason, why=blocked.message)
             return
         await self._source(pool).release(pool.name)
@@ -332,9 +332,9 @@ class Pools:
 
     async def _check_once(self) -> None:
         await self._time.sleep(CHECK_EVERY_S)
-        if await self._blocked():
-            return
-        for source in dict.fromkeys(map(self._source, self._pools.values())):
+        await self._look_at_setup()
+        free = (pool for pool in self._pools.values() if not self._is_blocked(pool))
+        for source in dict.fromkeys(map(self._source, free)):
             try:
                 events, reserved = await source.check()
             except Exception as error:
@@ -348,8 +348,21 @@ class Pools:
         # Pages that others added or took are reported, too.
         self._changed.ring()
 
-    async def _blocked(self) -> setup.Blocked | None:
-        """Why the number of huge pages must not change now, if so.
+    async def _blocked(self, pool: ActivePool) -> setup.Blocked | None:
+        """Why `pool` must not change now, if so.
+
+        Raises:
+            SomError: that cannot be told.
+        """
+        await self._look_at_setup()
+        return self._is_blocked(pool)
+
+    def _is_blocked(self, pool: ActivePool) -> setup.Blocked | None:
+        blocked = self.setup.blocked
+        return blocked if blocked and blocked.holds_for(pool.order.source.kind) else None
+
+    async def _look_at_setup(self) -> None:
+        """Know kubelet's set-up as it is now.
 
         A step under way when that changes is ended, and orders are looked at again.
 
@@ -363,7 +376,6 @@ class Pools:
             if found.blocked != known.blocked:
                 log.info("kubelet's set-up", extra={"blocked": found.blocked})
                 self._begin_again()
-        return found.blocked
 
     async def refill(self) -> None:
         """Put what starts have freed back into the holds."""

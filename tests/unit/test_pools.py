@@ -42,6 +42,21 @@ async def test_with_a_static_memory_manager_nothing_is_reserved_until_it_is_none
         assert node.source.has == {"a": GIB}
 
 
+async def test_a_static_memory_manager_forbids_only_what_kubelet_counts(node: Node) -> None:
+    source = v1alpha1.Source(dev_dax=v1alpha1.DevDax(devices=("dax0.0",)))
+    devices = order(GIB, name="b").model_copy(update={"source": source, "driver": "Kernel"})
+    node.setup = STATIC
+    node.order(carved(GIB, name="a"), devices)
+    async with node.agent():
+        await node.until(lambda: node.source.has == {"b": GIB})
+        await node.until(lambda: "check" in node.source.calls)
+        states = {pool.name: pool.conditions[0].reason for pool in reported(node.own).pools}
+        assert states == {"a": "MemoryManagerStatic", "b": "Reserved"}
+        node.order()
+        await node.until(lambda: node.source.has == {})
+    assert set(node.carved.calls) <= {"release"}
+
+
 async def test_memory_that_a_static_memory_manager_knows_stays_as_it_is(node: Node) -> None:
     node.order(order(GIB))
     async with node.agent() as condition:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from som_api import SomError
+from som_api import SomError, v1alpha1
 from som_device_plugin.linux import cgroups, hugepages
 
 log = logging.getLogger(__name__)
@@ -40,24 +40,33 @@ _LIMIT_FILES: Final = {1: "rsvd.limit_in_bytes", 2: "rsvd.max"}
 
 @dataclasses.dataclass(frozen=True)
 class Blocked:
-    """Why no huge page may be reserved or given back: a reason in CamelCase, and the cure."""
+    """Why nothing may be reserved or given back: a reason in CamelCase, and the cure.
+
+    `sources` are those that it holds for; None: for all.
+    """
 
     reason: str
     message: str
+    sources: frozenset[v1alpha1.SourceKind] | None = None
+
+    def holds_for(self, source: v1alpha1.SourceKind) -> bool:
+        return self.sources is None or source in self.sources
 
 
 STATIC: Final = Blocked(
     "MemoryManagerStatic",
     "kubelet's memoryManagerPolicy is Static: kubelet would not start again once the number of "
-    "huge pages has changed, so no page is reserved or given back. Drain the node, stop kubelet, "
-    "set memoryManagerPolicy: None, delete memory_manager_state in kubelet's directory and start "
-    "kubelet: som goes on by itself",
+    "huge pages or the memory of a NUMA node has changed, so no page is reserved or given back, "
+    "and none carved. Drain the node, stop kubelet, set memoryManagerPolicy: None, delete "
+    "memory_manager_state in kubelet's directory and start kubelet: som goes on by itself. Pools "
+    "of source external or devDax work with Static, too",
+    sources=frozenset({"HugeTLB", "Carved"}),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """`blocked`: why kubelet's set-up forbids that the number of huge pages changes.
+    """`blocked`: why kubelet's set-up forbids that pools change, or some of them.
 
     `unlimited` are the UIDs of pods that may take huge pages they did not request.
     """
