@@ -26,7 +26,9 @@ class Outcome(enum.Enum):
     UNPROVEN = "no information about its owner: kept"
     DAMAGED = "pages of it are missing: its container cut them off, or its cgroup was removed"
     HELD = "released, and somebody still holds its pages: not offered"
-    OLD_CONTENT = "restarted while no agent served the node: it found its own old content"
+    OLD_CONTENT = (
+        "its container restarted while no agent served the node: it found its own old content"
+    )
     STRAY = "a mount of som that no record names: kept, and reported"
 
 

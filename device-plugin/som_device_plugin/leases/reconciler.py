@@ -116,9 +116,11 @@ class Reconciler:
                 # One lease must not keep the others from being released.
                 loops.failed("lease", error, lease=lease.lease_id)
         for finding in set(findings) - set(self.findings):
+            message = f"lease {finding.lease_id}: {finding.outcome.value}"
             if finding.outcome is decide.Outcome.OLD_CONTENT:
-                message = f"lease {finding.lease_id}: its container {finding.outcome.value}"
                 await self._reporter.event(seams.Event("ContentKept", message, warning=True))
+            if finding.outcome is state.Event.LOST:
+                await self._reporter.event(seams.Event("LeaseLost", message, warning=True))
         if tuple(findings) != self.findings:
             self.findings = tuple(findings)
             self._changed.ring()

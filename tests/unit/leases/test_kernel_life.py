@@ -152,6 +152,7 @@ async def test_a_lease_that_is_gone_within_a_boot_ends_as_with_a_boot(world: Ker
     world.reload()
     await world.reconciler.reconcile()
     assert state.Event.LOST in [finding.outcome for finding in world.reconciler.findings]
+    assert [event.reason for event in world.events] == ["LeaseLost"]
     (lease,) = world.store.leases()
     assert lease.owner and lease.starts == ()
     world.check_specs()

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import stat
 import subprocess
 import sys
 import tracemalloc
@@ -76,3 +77,14 @@ def test_a_process_with_long_lists_of_mappings_and_files_takes_no_memory_of_the_
         assert tracemalloc.get_traced_memory()[1] < 2**18
     finally:
         tracemalloc.stop()
+
+
+def test_who_has_a_device_open_is_named_whatever_its_path(tmp_path: pathlib.Path) -> None:
+    number = os.makedev(1, 7)
+    node = tmp_path / "som"
+    os.mknod(node, stat.S_IFCHR | 0o600, number)
+    own = f"pid {os.getpid()} "
+    assert not [name for name in processes.holders(node=number) if name.startswith(own)]
+    with node.open("rb"):
+        [named] = [name for name in processes.holders(node=number) if name.startswith(own)]
+    assert named.endswith(": open file")

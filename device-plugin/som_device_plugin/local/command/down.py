@@ -69,7 +69,7 @@ def _release(
 def _holds_nothing(state_dir: layout.StateDir) -> bool:
     """Whether there is nothing to give back: then no agent is needed, and perhaps none can start.
 
-    The agent's store records a page before it reserves it; a pool in som.ko is its own record.
+    The agent's store records what it takes before it does so; a pool in som.ko is its own record.
     """
     if pool.of_agent(abi.Module(), state_dir.path):
         return False
@@ -78,7 +78,10 @@ def _holds_nothing(state_dir: layout.StateDir) -> bool:
         return True
     try:
         with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as db:
-            return db.execute("SELECT 1 FROM pool_pages LIMIT 1").fetchone() is None
+            return all(
+                db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None
+                for table in ("pool_pages", "unbound_devices", "carved_blocks")
+            )
     except sqlite3.Error:
         # The agent knows what to do, or says why it does not.
         return False
