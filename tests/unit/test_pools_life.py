@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from fakes.node import order
+from fakes.node import carved, order
 from som_api import SomError, v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.kubelet import setup
@@ -44,20 +44,20 @@ class SlowSource(FakeSource):
 
 
 async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> None:
-    node, source = Node(path), SlowSource()
-    node.source = source
-    wanted: dict[str, int] = {}
+    node, source, other = Node(path), SlowSource(), SlowSource()
+    node.source, node.carved = source, other
+    ordered: list[v1alpha1.NodePool] = []
     async with contextlib.AsyncExitStack() as agents:
         await agents.enter_async_context(node.agent())
         for step in steps:
             match step:
                 case "order":
-                    wanted = {n: choose.randint(1, 4) * GIB for n in UNITS if choose.random() < 0.5}
-                    node.order(*(order(wanted[n], name=n, unit=UNITS[n]) for n in wanted))
+                    ordered = [any_order(n, choose) for n in UNITS if choose.random() < 0.5]
+                    node.order(*ordered)
                 case "start holds" | "start ends":
-                    source.held = step == "start holds"
+                    source.held = other.held = step == "start holds"
                 case "kernel refuses" | "kernel grants":
-                    source.refuses = step == "kernel refuses"
+                    source.refuses = other.refuses = step == "kernel refuses"
                 case "policy is static" | "policy is none":
                     node.setup = setup.Setup(
                         blocked=setup.STATIC if step == "policy is static" else None
@@ -73,12 +73,28 @@ async def live(path: pathlib.Path, steps: list[str], choose: random.Random) -> N
             for _ in range(choose.randint(0, 30)):
                 await asyncio.sleep(0)
             await node.clock.advance(choose.choice((0, 0, 10)))
-        source.held = source.refuses = False
+            assert not source.has.keys() & other.has.keys(), "a pool has memory of two sources"
+        source.held = source.refuses = other.held = other.refuses = False
         node.setup = setup.Setup()
-        await node.until(lambda: source.has == wanted)
+        await node.until(lambda: node.is_heard)
+        if any(pool.moved for pool in node.own.pools().values()):
+            # It stays where it is until it is ordered away.
+            node.order()
+            await node.until(lambda: not source.has and not other.has)
+            node.order(*ordered)
+        wanted = {pool.name: pool.capacity for pool in ordered}
+        await node.until(lambda: source.has | other.has == wanted)
         await node.until(
             lambda: {p.name for p in node.own.pools().values() if p.is_full} == set(wanted)
         )
+        assert other.has.keys() == {p.name for p in ordered if p.source.kind == "Carved"}
+
+
+def any_order(name: str, choose: random.Random) -> v1alpha1.NodePool:
+    found = order(choose.randint(1, 4) * GIB, name=name, unit=UNITS[name])
+    if choose.random() < 0.7:
+        return found
+    return carved(found.capacity, name=name).model_copy(update={"unit": found.unit})
 
 
 @hypothesis.given(

@@ -84,6 +84,7 @@ KINDS: Final = (
             Column("Agent", ".status.agentVersion"),
             _AGE,
             Column("Kernel", ".status.kernelVersion", priority=1),
+            Column("Som.ko", ".status.module.version", priority=1),
             Column("Boot-ID", ".status.bootID", priority=1),
         ),
     ),

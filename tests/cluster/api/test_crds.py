@@ -127,12 +127,20 @@ def test_columns_of_kubectl_get_for_nodes(api_server: ApiServer) -> None:
         "capacity": "96Gi",
         "allocated": "64Gi",
         "agentVersion": "0.1.0",
+        "kernelVersion": "6.12.118",
+        "bootID": "b",
+        "module": {"version": "0.2.0", "srcVersion": "5F1C"},
         "conditions": [ready],
     }
     patch = ["--subresource=status", "--type=merge", "--patch", json.dumps({"status": status})]
     api_server.kubectl("patch", "somnode", "columns", *patch)
     shown = api_server.kubectl("get", "snode", "columns")
+    wide = api_server.kubectl("get", "snode", "columns", "--output=wide")
     api_server.kubectl("delete", "somnode", "columns")
+    assert [line.split()[-3:] for line in wide.splitlines()] == [
+        ["KERNEL", "SOM.KO", "BOOT-ID"],
+        ["6.12.118", "0.2.0", "b"],
+    ]
     head, row = shown.splitlines()
     assert head == (
         "NAME      POOLS             CAPACITY   ALLOCATED   READY   REASON     AGENT   AGE"
@@ -149,7 +157,11 @@ def test_both_kinds_are_in_the_category_som(api_server: ApiServer) -> None:
 
 def test_somnode_with_all_its_fields_is_accepted(api_server: ApiServer) -> None:
     pool = {"name": "p", "generation": 1, "unit": "2Mi", "capacity": "64Mi"}
-    pools = [{**pool, "source": {"hugeTLB": {"pageSize": "2Mi"}}}]
+    ranges = [f"0x{n:x}00000000-0x{n:x}001fffff" for n in range(1, 17)]
+    pools = [
+        {**pool, "source": {"hugeTLB": {"pageSize": "2Mi"}}},
+        {**pool, "name": "q", "source": {"external": {"ranges": ranges}}, "driver": "Kernel"},
+    ]
     node = {
         "apiVersion": "som.io/v1alpha1",
         "kind": "SomNode",
@@ -157,5 +169,5 @@ def test_somnode_with_all_its_fields_is_accepted(api_server: ApiServer) -> None:
         "spec": {"pools": pools},
     }
     assert _dry_run(api_server, node) == ""
-    twice = {**node, "spec": {"pools": pools * 2}}
+    twice = {**node, "spec": {"pools": pools[:1] * 2}}
     assert 'spec.pools[1]: Duplicate value: {"name":"p"}' in _dry_run(api_server, twice)
