@@ -46,7 +46,7 @@ class Machine:
 
     def state(self) -> object:
         """What must be as before when no pool is left."""
-        return self.devices[:], self.blocks[:], {k: v for k, v in self.pools.items() if v}
+        return self.devices[:], self.blocks[:], dict(self.pools)
 
     @contextlib.contextmanager
     def act(self) -> Iterator[None]:
@@ -154,6 +154,7 @@ class Hold:
         with machine.act():
             if not machine.kernel_is_safe:
                 raise seams.RangeRefused("any user could crash the node", errno.ENOPKG)
+            own_spans = machine.pools.setdefault(self._pool, [])
             spans = [span for spans in machine.pools.values() for span in spans]
             if any(extent(span).overlaps(whole) for span in spans):
                 raise seams.RangeRefused(f"{whole} belongs to another pool", errno.EBUSY)
@@ -163,9 +164,7 @@ class Hold:
                 if device.driver and any(own.overlaps(whole) for own in device.ranges):
                     raise seams.RangeRefused(f"{device.name} has a driver", errno.EBUSY)
             node = self._node(whole)
-            machine.pools.setdefault(self._pool, []).append(
-                seams.Span(start, size_bytes, node, held_bytes=0)
-            )
+            own_spans.append(seams.Span(start, size_bytes, node, held_bytes=0))
 
     def _node(self, whole: iomem.Range) -> int:
         blocks = [block for block in self._machine.blocks if whole.start <= block.start < whole.end]
