@@ -10,6 +10,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_operator import observed, runtimes
+from som_operator.loading import decide
 
 SKIP_RELEASE: Final = f"{v1alpha1.GROUP}/skip-release"
 """Annotation of a SomNode: "true" lets a pool be deleted while the node, from which nothing can be
@@ -18,6 +19,7 @@ heard, has its memory still. The agent gives it back when it returns."""
 _MOST_BYTES: Final = 2**47
 """No node has more memory than 128 TiB; a report that says so says nothing about its pool."""
 
+_NOT_LOADED: Final = "DriverNotLoaded"
 _STILL_AT_IT: Final = ("Reserving", "Releasing")
 
 
@@ -125,9 +127,21 @@ class Report:
             if condition.type == "Ready" and is_settled:
                 # The agent begins with the same numbers, and pools of the last version, too.
                 excuse = condition.message.removeprefix(f"{progress}: ")
-                detail = f"{progress}: {excuse}"
-                return self._pool(entry.name, State.DEGRADED, detail)
+                state, excuse = self._of_driver(condition) or (State.DEGRADED, excuse)
+                return self._pool(entry.name, state, f"{progress}: {excuse}")
         return self._pool(entry.name, State.RESERVING, progress)
+
+    def _of_driver(self, ready: v1alpha1.Condition) -> tuple[State, str] | None:
+        """What a pool that lacks som.ko waits for, or why in vain; None: another trouble.
+
+        The operator's own condition knows more of it than the agent.
+        """
+        loaded = (each for each in self._status.conditions if each.type == decide.CONDITION)
+        if ready.reason != _NOT_LOADED or (known := next(loaded, None)) is None:
+            return None
+        if known.status == "True":
+            return State.RESERVING, "the agent has not seen som.ko yet"
+        return State.DEGRADED if known.status == "False" else State.RESERVING, known.message
 
     def waiting(self, name: str, predecessor: str) -> PoolOnNode:
         """How the pool `name` stands while it waits until `predecessor` has no memory."""

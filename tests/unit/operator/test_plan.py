@@ -1,14 +1,14 @@
 """Which pool a node gets, keeps and loses."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from som_api import v1alpha1
 from som_operator import observed, pool_status, reports
 from som_operator.reports import State
-from unit.operator.world import CARVED, GIB, SOURCE, World, entries, node, pool
+from unit.operator.world import CARVED, GIB, SOURCE, World, entries, node, pool, short_report
 
 BIG = {"size": "big"}
 
@@ -54,6 +54,34 @@ def test_pools_of_two_drivers_may_share_a_node_but_no_unit() -> None:
     assert entries(world) == ["c"], "the pages of a are not back"
     world.obey()
     assert entries(world) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "expected"),
+    [
+        (None, (State.DEGRADED, "0 of 1Gi: som.ko is not loaded")),
+        (("Unknown", "Loading", "pod x loads it"), (State.RESERVING, "0 of 1Gi: pod x loads it")),
+        (("False", "NoHeaders", "install them"), (State.DEGRADED, "0 of 1Gi: install them")),
+        (("True", "Loaded", ""), (State.RESERVING, "0 of 1Gi: the agent has not seen som.ko yet")),
+    ],
+)
+def test_a_pool_that_lacks_som_ko_says_what_becomes_of_it(
+    loaded: tuple[Literal["True", "False", "Unknown"], str, str] | None,
+    expected: tuple[State, str],
+) -> None:
+    world = World.of(pool(source=CARVED), node())
+    world.operate()
+    (entry,) = world.plan().entries
+    excuse = "som.ko is not loaded"
+    world.report("n", short_report(entry, excuse, capacity_bytes=0, reason="DriverNotLoaded"))
+    if loaded:
+        status, reason, message = loaded
+        told = v1alpha1.Condition(
+            type="DriverLoaded", status=status, reason=reason, message=message
+        )
+        world.tell("n", told)
+    here = world.on_nodes("a")["n"]
+    assert (here.state, here.detail) == expected
 
 
 def test_a_pool_without_selector_is_for_nodes_that_run_the_agent() -> None:

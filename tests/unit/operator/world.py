@@ -158,6 +158,12 @@ class World:
         )
         self.somnodes[name] = somnode.model_copy(update={"status": status})
 
+    def tell(self, name: str, condition: v1alpha1.Condition) -> None:
+        """The operator writes a condition into a SomNode."""
+        somnode = self.somnodes[name]
+        status = somnode.status.model_copy(update={"conditions": (condition,)})
+        self.somnodes[name] = somnode.model_copy(update={"status": status})
+
     def annotate(self, name: str, key: str, value: str) -> None:
         """An admin annotates a SomNode."""
         somnode = self.somnodes[name]
