@@ -27,7 +27,7 @@ def condition(node: observed.Node, somnode: v1alpha1.SomNode | None) -> v1alpha1
             uncounted[pages.page_size] = late_bytes
         if pages.pools > late_bytes:
             offered[pages.page_size] = pages.pools - late_bytes
-    carved_bytes = _carved_bytes(node, somnode.status)
+    carved_bytes = _carved_bytes(node, somnode)
     troubles = {
         "NotCounted": _uncounted(uncounted) if uncounted else "",
         "StillCounted": _still_counted(carved_bytes) if carved_bytes else "",
@@ -41,12 +41,18 @@ def condition(node: observed.Node, somnode: v1alpha1.SomNode | None) -> v1alpha1
     )
 
 
-def _carved_bytes(node: observed.Node, status: v1alpha1.SomNodeStatus) -> int:
-    """What pools of som.ko have taken of the memory that kubelet counts."""
+def _carved_bytes(node: observed.Node, somnode: v1alpha1.SomNode) -> int:
+    """What pools have carved of the memory that kubelet counts."""
+    status = somnode.status
     if not status.memory:
         return 0  # The agent of the release before does not tell.
+    # A pool that leaves is ordered no more, and its report does not name its source.
+    others = {entry.name for entry in somnode.spec.pools if entry.source.kind != "Carved"}
     in_pools_bytes = sum(
-        share.capacity for pool in status.pools if pool.driver == "Kernel" for share in pool.numa
+        share.capacity
+        for pool in status.pools
+        if pool.driver == "Kernel" and pool.name not in others
+        for share in pool.numa
     )
     gone_bytes = min(in_pools_bytes, max(0, node.memory_bytes - status.memory))
     # Both round to KiB, and the kernel frees a little of its own in the course of time.

@@ -31,14 +31,21 @@ def carved(
     left: int,
     in_pools: int,
     driver: v1alpha1.DriverType = "Kernel",
+    source: v1alpha1.Source | None = CARVED,
 ) -> tuple[str, str, str]:
-    """The same where kubelet counted that much memory, and a pool of `in_pools` bytes left that."""
-    entry = v1alpha1.NodePool(name="a", generation=1, unit="2Mi", capacity=0, source=CARVED)
+    """The same where kubelet counted that much memory, and a pool of `in_pools` bytes left that.
+
+    `source` is what is ordered of it; None: nothing, it leaves.
+    """
+    entry = v1alpha1.NodePool(
+        name="a", generation=1, unit="2Mi", capacity=0, source=source or CARVED
+    )
     shares = (v1alpha1.NumaShare(node=0, capacity=in_pools),)
     pool = pool_report(entry).model_copy(update={"driver": driver, "numa": shares})
     found = somnode(*reported)
     told_by = found.status.model_copy(update={"memory": left, "pools": (pool,)})
-    found = found.model_copy(update={"status": told_by})
+    spec = v1alpha1.SomNodeSpec(pools=(entry,) if source else ())
+    found = found.model_copy(update={"status": told_by, "spec": spec})
     condition = books.condition(node(memory_bytes=counted_bytes), found)
     assert condition is not None
     return condition.status, condition.reason, condition.message
@@ -107,6 +114,13 @@ def test_of_memory_that_went_the_pools_have_what_they_have() -> None:
     assert "counts 1Gi of" in carved(16 * GIB, left=15 * GIB, in_pools=2 * GIB)[2], "the rest of it"
     assert carved(16 * GIB, left=14 * GIB, in_pools=0)[1] == "BooksAgree"
     assert carved(16 * GIB, left=14 * GIB, in_pools=GIB, driver="HugeTLBFS")[1] == "BooksAgree"
+
+
+def test_a_carved_pool_that_leaves_is_told_and_one_of_other_memory_never() -> None:
+    assert carved(16 * GIB, left=14 * GIB, in_pools=2 * GIB, source=None)[1] == "StillCounted"
+    ranges = v1alpha1.External(ranges=("0x200000-0x3fffff",))
+    external = v1alpha1.Source(external=ranges)
+    assert carved(16 * GIB, left=14 * GIB, in_pools=2 * GIB, source=external)[1] == "BooksAgree"
 
 
 @pytest.mark.parametrize("left", [16 * GIB, 16 * GIB - 4096, 17 * GIB, 0])
