@@ -17,6 +17,7 @@ CHART = pathlib.Path(__file__).parents[3] / "charts/som"
 NAMESPACE = "som-system"
 
 Manifest = dict[str, Any]
+_IMAGE = r'\{\{ include "som\.image" \(dict "image" \.Values\.images\.(\w+) "root" \.\) \}\}'
 
 
 def read(name: str) -> list[Manifest]:
@@ -25,11 +26,14 @@ def read(name: str) -> list[Manifest]:
     text = re.sub(r"\{\{-? /\*.*?\*/ -?\}\}", "", text, flags=re.DOTALL)
     user = r'\{\{ include "som\.user" \(dict "name" "([a-z-]+)" "root" \.\) \}\}'
     text = re.sub(user, rf"system:serviceaccount:{NAMESPACE}:\1", text)
-    image = r'\{\{ include "som\.image" \(dict "image" \.Values\.images\.(\w+) "root" \.\) \}\}'
-    text = re.sub(image, rf"localhost/som-\1:{VERSION}", text)
+    return [document for document in yaml.load_all(plain(text), yaml.CSafeLoader) if document]
+
+
+def plain(text: str) -> str:
+    """A template without its actions: of a line of them nothing, of others a word."""
+    text = re.sub(_IMAGE, rf"localhost/som-\1:{VERSION}", text)
     lines = [line for line in text.splitlines() if not re.fullmatch(r" *(\{\{.*\}\} *)+", line)]
-    plain = re.sub(r"\{\{.*?\}\}", "templated", "\n".join(lines))
-    return [document for document in yaml.load_all(plain, yaml.CSafeLoader) if document]
+    return re.sub(r"\{\{.*?\}\}", "templated", "\n".join(lines))
 
 
 def one(name: str, kind: str) -> Manifest:

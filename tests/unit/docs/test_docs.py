@@ -13,6 +13,7 @@ import yaml
 from som_api import v1alpha1
 from som_operator import agents as lost_agents
 from som_operator import books, runtimes
+from som_operator.loading import decide
 
 ROOT = pathlib.Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -123,11 +124,19 @@ def test_every_event_of_an_agent_is_explained() -> None:
     assert _first_column(_section("Events on Nodes")) == {r for r in reasons if r.isidentifier()}
 
 
+def test_every_reason_of_the_driver_is_explained() -> None:
+    text = _code("operator/som_operator/loading")
+    reasons = set(re.findall(r'^_?[A-Z_]+: Final = "([A-Z]\w+)"', text, re.M))
+    page = (DOCS / "how-to/kernel-driver.md").read_text()
+    # These two are no reasons of the condition: it goes, or stays as it was.
+    assert _first_column(page) == reasons - {decide.CONDITION, "Unloaded", "InUse"}
+
+
 def test_every_condition_of_a_somnode_is_explained() -> None:
     source = (ROOT / "device-plugin/som_device_plugin/status.py").read_text()
     section = _section("A node is not Ready")
     agents = set(re.findall(r'\btype="(\w+)"', source))
-    operators = {books.CONDITION, lost_agents.CONDITION, runtimes.CONDITION}
+    operators = {each.CONDITION for each in (books, decide, lost_agents, runtimes)}
     assert _first_column(section) == agents | operators
     troubles = source.partition("_TROUBLE: Final = {")[2].partition("}")[0]
     for reason in re.findall(r'"(\w+)"', troubles):
