@@ -10,8 +10,9 @@ import errno
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
+from som_api import VERSION, v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.linux import dax, hugepages, iomem, memory_blocks
+from som_device_plugin.linux import dax, hugepages, iomem, memory_blocks, modules
 
 GIB = 2**30
 MIB = 2**20
@@ -39,6 +40,7 @@ class Machine:
     comes_back: str = ""
     available_bytes: int = 1 << 50
     is_loaded: bool = True
+    version: str = VERSION
     kernel_is_safe: bool = True
     pools: dict[str, list[seams.Span]] = dataclasses.field(default_factory=dict)
     promised_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -58,6 +60,9 @@ class Machine:
                     raise Killed
             if part == "before":
                 yield
+
+    def _module(self) -> v1alpha1.Module | None:
+        return v1alpha1.Module(version=self.version, src_version="") if self.is_loaded else None
 
     def hold(self, pool: str) -> "Hold":
         return Hold(self, pool)
@@ -112,6 +117,7 @@ class Machine:
                 bind=self._bind,
             ),
             mock.patch.object(iomem, "read", self.all_resources),
+            mock.patch.object(modules, "loaded", lambda _name: self._module()),
             mock.patch.multiple(
                 memory_blocks,
                 block_bytes=lambda: BLOCK,

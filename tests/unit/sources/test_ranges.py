@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from fakes.ranges import BLOCK, GIB, MIB, Killed, Machine
-from som_api import SomError, v1alpha1
+from som_api import VERSION, SomError, v1alpha1
 from som_device_plugin import database, seams
 from som_device_plugin.linux import dax, iomem, memory_blocks
 from som_device_plugin.sources import turn
@@ -336,6 +336,26 @@ def test_without_the_module_a_pool_has_nothing_and_can_be_released(
         agent.apply(GIB)
     assert agent.check() == ([], [])
     agent.release()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_for_a_module_of_another_version_a_pool_goes_as_soon_as_nobody_holds_memory_of_it(
+    kind: str, on: Machine, tmp_path: pathlib.Path
+) -> None:
+    before = on.state()
+    agent = Agent(on, kind, tmp_path)
+    agent.apply(GIB)
+    on.version = "0.0.9"
+    on.promised_bytes["a"] = 2 * MIB
+    with pytest.raises(seams.DriverNotLoaded, match=r"som\.ko 0\.0\.9 is loaded"):
+        agent.apply(GIB, held_bytes=2 * MIB)
+    assert agent.reserved().capacity_bytes == GIB
+    on.promised_bytes.clear()
+    with pytest.raises(seams.DriverNotLoaded):
+        agent.apply(GIB)
+    assert on.state() == before
+    on.version = VERSION
+    assert agent.apply(GIB).capacity_bytes == GIB
 
 
 @pytest.mark.parametrize("kind", KINDS)

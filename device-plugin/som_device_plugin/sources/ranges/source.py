@@ -11,10 +11,11 @@ import dataclasses
 import errno
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
-from som_api import v1alpha1
+from som_api import VERSION, v1alpha1
 from som_device_plugin import seams
+from som_device_plugin.linux import modules
 from som_device_plugin.sources import turn
 from som_device_plugin.sources.hugetlb import plan as pages
 from som_device_plugin.sources.ranges import plan
@@ -86,7 +87,7 @@ class RangeSource:
 
         Raises:
             SourceError: KernelUnsafe, or the order cannot be carried out on this node.
-            DriverNotLoaded: som.ko is missing.
+            DriverNotLoaded: som.ko is missing, or of another version.
         """
         order = _Order(pool, floor_bytes=held_bytes)
         await self._in_thread(self._begin, order)
@@ -139,11 +140,23 @@ class RangeSource:
 
     def _begin(self, order: _Order) -> None:
         """Everything that can be refused is refused here, before anything is taken."""
+        loaded = modules.loaded("som")
+        if loaded and loaded.version != VERSION:
+            self._give_way(order.pool.name, loaded.version)
         spans = self._hold_of(order.pool.name).spans()
         self._supply.settle(order.pool.name, spans)
         order.offer = self._supply.look(order.pool, spans)
         order.had_bytes = plan.total_bytes(spans)
         self._orders[order.pool.name] = order
+
+    def _give_way(self, pool: str, version: str) -> NoReturn:
+        """The kernel lets a module be replaced only when there is no pool in it."""
+        with contextlib.suppress(turn.SourceError, seams.RangeRefused):
+            self._release(pool)
+        raise seams.DriverNotLoaded(
+            f"som.ko {version} is loaded, and this agent needs {VERSION}: the operator replaces it "
+            "when no container holds memory of it any more"
+        )
 
     def _step(self, order: _Order) -> bool:
         """One step towards the order; False when there is no more to do."""
