@@ -174,7 +174,7 @@ def test_other_pods_fit_the_restricted_standard(helm_binary: str, name: str) -> 
     pod = _pods(_objects(helm_binary))[name]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert "volumes" not in pod
+    assert all("configMap" in volume for volume in pod.get("volumes", ()))
     for container in pod["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -222,7 +222,8 @@ def test_labels_and_annotations_of_pods_stand_beside_the_selectors(
     )
     spec = _one(objects, kind, f"som-{name}")["spec"]
     metadata = spec["template"]["metadata"]
-    assert metadata["annotations"] == {"a": "b"}
+    assert metadata["annotations"].pop("a") == "b"
+    assert set(metadata["annotations"]) <= {"som.io/driver-pod"}
     assert {**spec["selector"]["matchLabels"], "team": "db"}.items() <= metadata["labels"].items()
 
 
@@ -250,6 +251,74 @@ def test_metrics_are_read_by_those_who_are_named(helm_binary: str) -> None:
     opened = _objects(helm_binary, f"metrics.from=[{json.dumps(peer)}]")
     spec = _one(opened, "NetworkPolicy", "som")["spec"]
     assert spec["ingress"] == [{"from": [peer], "ports": [{"port": "http"}]}]
+
+
+def _driver_pod(objects: list[Manifest]) -> Manifest:
+    text = _one(objects, "ConfigMap", "som-driver")["data"]["pod.yaml"]
+    return dict(yaml.safe_load(text)["spec"])
+
+
+def test_who_loads_the_driver_is_a_value(helm_binary: str) -> None:
+    objects = _objects(helm_binary, "driver.load=false")
+    assert not any("driver" in o["metadata"]["name"] for o in objects)
+    assert not [o for o in objects if o["kind"] == "Role" and _creates_pods(o)]
+    for name, pod in _pods(objects).items():
+        if name != "som-agent":
+            assert "volumes" not in pod
+            assert not [word for word in pod["containers"][0].get("args", ()) if "driver" in word]
+
+
+def _creates_pods(role: Manifest) -> bool:
+    return any("pods" in r["resources"] and "create" in r["verbs"] for r in role["rules"])
+
+
+def test_only_the_operator_and_the_uninstall_make_pods_and_only_near_them(helm_binary: str) -> None:
+    makers = [o for o in _objects(helm_binary) if o["kind"].endswith("Role") and _creates_pods(o)]
+    assert {(o["kind"], o["metadata"]["name"], o["metadata"]["namespace"]) for o in makers} == {
+        ("Role", "som-operator", "som-system"),
+        ("Role", "som-uninstall", "som-system"),
+    }
+
+
+def test_a_secret_that_signs_is_mounted_where_the_driver_is_built(helm_binary: str) -> None:
+    plain = _driver_pod(_objects(helm_binary))
+    signing = _driver_pod(_objects(helm_binary, 'driver.signingSecret="keys"'))
+    assert [v for v in signing["volumes"] if v not in plain["volumes"]] == [
+        {"name": "signing", "secret": {"secretName": "keys", "defaultMode": 0o400}}
+    ]
+    (added,) = (
+        mount
+        for mount in signing["containers"][0]["volumeMounts"]
+        if mount not in plain["containers"][0]["volumeMounts"]
+    )
+    assert added == {"name": "signing", "mountPath": "/etc/som/signing", "readOnly": True}
+
+
+def test_what_the_driver_pod_is_made_of_is_a_value(helm_binary: str) -> None:
+    pod = _driver_pod(
+        _objects(
+            helm_binary,
+            f'images.driver={{"repository": "r/d", "digest": "{DIGEST}"}}',
+            'images.pullSecrets=["a"]',
+            'driver.priorityClassName=""',
+            'driver.resources={"limits": {"memory": "1Gi"}}',
+        )
+    )
+    (container,) = pod["containers"]
+    assert container["image"] == f"r/d@{DIGEST}"
+    assert container["resources"]["limits"] == {"memory": "1Gi"}
+    assert pod["imagePullSecrets"] == [{"name": "a"}]
+    assert "priorityClassName" not in pod
+
+
+def test_an_operator_whose_driver_pod_has_changed_starts_again(helm_binary: str) -> None:
+    marks = [
+        _one(_objects(helm_binary, *settings), "Deployment", "som-operator")["spec"]["template"][
+            "metadata"
+        ]["annotations"]["som.io/driver-pod"]
+        for settings in ((), ('images.driver.tag="2"',))
+    ]
+    assert marks[0] != marks[1]
 
 
 def test_no_right_is_wider_than_a_list_of_names(helm_binary: str) -> None:
