@@ -6,9 +6,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 
 import sompools
 from cluster.api.conftest import APPLY, MERGE, NAMESPACE, ApiServer, send
+from som_operator.loading import pods
 
 NODE = "/api/v1/nodes/n1"
 SOMNODES = "/apis/som.io/v1alpha1/somnodes"
@@ -290,3 +292,51 @@ def _device_class(**spec: Any) -> dict[str, Any]:
         "metadata": {"name": "mine"},
         "spec": spec,
     }
+
+
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+
+
+@pytest.fixture
+async def driver_pod(session: aiohttp.ClientSession) -> dict[str, Any]:
+    """What the operator makes of the pod of the chart."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/som-driver"
+    template = yaml.safe_load((await _must(send(session, "GET", path)))["data"]["pod.yaml"])
+    made = pods.make(template, node="n1", somnode_uid="u", task="load", boot_id="b", attempt=1)
+    # There is no kubelet; nor is there the SomNode whose end would be the pod's.
+    del made["metadata"]["ownerReferences"]
+    return made
+
+
+async def _operator_makes(session: aiohttp.ClientSession, made: dict[str, Any]) -> str:
+    """What the API server says to a pod of the operator's."""
+    status, answer = await send(session, "POST", f"{PODS}?dryRun=All", made, user="som-operator")
+    return "" if status == 201 else str(answer["message"]).partition("denied request: ")[2]
+
+
+async def test_operator_makes_and_deletes_driver_pods(
+    session: aiohttp.ClientSession, driver_pod: dict[str, Any]
+) -> None:
+    made = await _must(send(session, "POST", PODS, driver_pod, user="som-operator"))
+    assert pods.decode(made) == pods.Pod(
+        made["metadata"]["uid"], "n1", "load", pods.image(made), "b", 1
+    )
+    path = f"{PODS}/som-driver-n1"
+    for uid, expected in (("another", 409), (made["metadata"]["uid"], 200)):
+        body = {"preconditions": {"uid": uid}, "gracePeriodSeconds": 0}
+        status, answer = await send(session, "DELETE", path, body, user="som-operator")
+        assert status == expected, answer
+
+
+async def test_operator_makes_no_other_pod(
+    session: aiohttp.ClientSession, driver_pod: dict[str, Any]
+) -> None:
+    assert await _operator_makes(session, driver_pod) == ""
+    driver_pod["metadata"]["name"] = "som-agent-x"
+    assert "only pods whose names" in await _operator_makes(session, driver_pod)
+    driver_pod["metadata"]["name"] = "som-driver-n1"
+    driver_pod["spec"]["containers"][0]["command"] = ["sh"]
+    assert "only the driver's image" in await _operator_makes(session, driver_pod)
+    elsewhere = "/api/v1/namespaces/kube-system/pods?dryRun=All"
+    status, _ = await send(session, "POST", elsewhere, driver_pod, user="som-operator")
+    assert status == 403
