@@ -99,6 +99,7 @@ class Machine:
     def _put_on_line(self, start: int, zone: str) -> None:
         with self.act():
             (block,) = [each for each in self.blocks if each.start == start]
+            zone = zone or block.zone or self.comes_back
             self.replace(block, dataclasses.replace(block, online=True, zone=zone))
 
     def replace(self, before: memory_blocks.Block, after: memory_blocks.Block) -> None:

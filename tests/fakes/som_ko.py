@@ -87,6 +87,9 @@ class SomKo(abi.Module):
         self.pools_by_number.clear()
         self.leases_by_number.clear()
 
+    def call_in_child(self, argument: abi.Argument, *, limit_s: float) -> None:
+        self.call(argument)
+
     def call(self, argument: _Any) -> _Any:
         if not self.is_loaded:
             raise seams.DriverNotLoaded("som.ko is not loaded")

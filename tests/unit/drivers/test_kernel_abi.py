@@ -1,6 +1,7 @@
 """The Python layouts are those of driver/uapi/som.h, as a C compiler sees them."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import pathlib
@@ -136,3 +137,23 @@ def test_no_module_is_an_error_with_the_cure(tmp_path: pathlib.Path) -> None:
     with pytest.raises(seams.DriverNotLoaded, match="the operator loads it"):
         abi.Module(dev=tmp_path, sysfs=tmp_path).call(abi.Query())
     assert list(abi.Module(dev=tmp_path, sysfs=tmp_path).leases()) == []
+
+
+class Nobody(abi.Module):
+    """A device that knows no command of som.ko."""
+
+    def _open(self) -> int:
+        return os.open("/dev/null", os.O_RDWR)
+
+
+def test_a_command_in_a_process_of_its_own_answers_what_the_kernel_does() -> None:
+    with pytest.raises(abi.KernelError, match="PoolAdd: Inappropriate ioctl") as refused:
+        Nobody().call_in_child(abi.PoolAdd(pool=1), limit_s=60)
+    assert refused.value.errno == errno.ENOTTY
+
+
+def test_a_command_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abi, "_CHILD", "import time; time.sleep(600)")
+    with pytest.raises(abi.KernelError, match="stopped") as refused:
+        Nobody().call_in_child(abi.PoolAdd(pool=1), limit_s=0.1)
+    assert refused.value.errno == errno.ETIME

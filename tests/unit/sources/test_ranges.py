@@ -219,6 +219,17 @@ def test_two_pools_never_get_the_same_memory(on: Machine, tmp_path: pathlib.Path
     )
 
 
+def test_a_device_belongs_to_one_pool(on: Machine, tmp_path: pathlib.Path) -> None:
+    before = on.state()
+    agent = Agent(on, "DevDax", tmp_path)
+    agent.apply(GIB)
+    found = agent.apply(4 * GIB, name="b")
+    assert found.shortfall == "3Gi of 4Gi: dax0.0 belongs to another pool"
+    agent.release()
+    asyncio.run(agent.source.release("b"))
+    assert on.state() == before
+
+
 def test_devices_are_unbound_as_they_are_needed_and_bound_back(
     on: Machine, tmp_path: pathlib.Path
 ) -> None:
@@ -436,5 +447,30 @@ def test_a_device_that_cannot_be_bound_back_is_named_and_tried_again(
     with pytest.raises(SomError, match=r"gives dax0\.0 back to device_dax: writing"):
         agent.release()
     monkeypatch.setattr(dax, "bind", bind)
+    agent.release()
+    assert on.state() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pool_whose_store_was_lost_is_given_back(
+    kind: str, on: Machine, tmp_path: pathlib.Path
+) -> None:
+    before = on.state()
+    agent = Agent(on, kind, tmp_path)
+    agent.apply(GIB)
+    agent.db.close()
+    (tmp_path / "som.db").unlink()
+    on.comes_back = "Movable"
+    after = Agent(on, kind, tmp_path)
+    assert after.apply(GIB).capacity_bytes == GIB
+    after.release()
+    assert on.state() == before
+
+
+def test_a_device_that_no_driver_had_is_left_to_none(on: Machine, tmp_path: pathlib.Path) -> None:
+    on.devices[0] = dataclasses.replace(on.devices[0], driver="")
+    before = on.state()
+    agent = Agent(on, "DevDax", tmp_path)
+    agent.apply(GIB)
     agent.release()
     assert on.state() == before

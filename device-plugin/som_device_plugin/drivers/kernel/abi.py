@@ -12,6 +12,8 @@ import fcntl
 import os
 import pathlib
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import ClassVar, Final, TypeVar
 
@@ -35,9 +37,23 @@ KERNEL_TOO_OLD: Final = errno.ENOPKG
 
 _IOC: Final = 0xDA
 _REASONS: Final = {
+    errno.ETIME: "not done in time, so it was stopped",
     KERNEL_TOO_OLD: "refused, because on this kernel any user could crash the node with memory "
-    "of this source; the kernel's log names the first good versions, and HugeTLB works on all"
+    "of this source; the kernel's log names the first good versions, and HugeTLB works on all",
 }
+
+
+_CHILD: Final = """
+import ctypes, fcntl, os, sys
+control, command, argument, parent = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+os.getppid() == int(parent) or sys.exit(3)
+try:
+    fcntl.ioctl(int(control), int(command), bytes.fromhex(argument))
+except OSError as error:
+    sys.exit(error.errno)
+"""
+"""Ends with the agent: another one finds the command done, or not begun."""
 
 
 class KernelError(seams.DriverError):
@@ -254,6 +270,31 @@ class Module:
         finally:
             os.close(control)
         return argument
+
+    def call_in_child(self, argument: Argument, *, limit_s: float) -> None:
+        """Run a command that answers nothing, and that only the end of its process stops.
+
+        Raises:
+            seams.DriverNotLoaded: there is no som.ko in the kernel.
+            KernelError: what the kernel answered; ETIME: nothing in `limit_s`, so it was stopped.
+        """
+        name = type(argument).__name__
+        control = self._open()
+        words = (control, argument.command, bytes(argument).hex(), os.getpid())
+        try:
+            code = subprocess.run(
+                [sys.executable, "-I", "-S", "-c", _CHILD, *map(str, words)],
+                pass_fds=[control],
+                timeout=limit_s,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = errno.ETIME
+        finally:
+            os.close(control)
+        if code:
+            text = _REASONS.get(code, os.strerror(code) if code > 0 else f"signal {-code}")
+            raise KernelError(f"{name}: {text}", max(code, 0))
 
     def _open(self) -> int:
         try:

@@ -11,6 +11,7 @@ from som_device_plugin import seams
 from som_device_plugin.drivers.kernel import abi
 
 _LONGEST: Final = abi.NAME_BYTES - 1
+_CARVE_LIMIT_S: Final = 30.0
 _CURES: Final = {
     errno.EBUSY: "it, or a part of it, is in use",
     errno.ENXIO: "there is no memory behind it",
@@ -98,7 +99,12 @@ class Pool:
                 number = self._module.call(made).pool
             else:
                 number = info.pool
-            self._module.call(abi.PoolAdd(pool=number, start=start, bytes=size_bytes))
+            wanted = abi.PoolAdd(pool=number, start=start, bytes=size_bytes)
+            if self._source == abi.SOURCE_CARVED:
+                # The kernel tries without end to move a page that somebody has pinned.
+                self._module.call_in_child(wanted, limit_s=_CARVE_LIMIT_S)
+            else:
+                self._module.call(wanted)
         except abi.KernelError as error:
             raise _refused(doing, error) from error
 

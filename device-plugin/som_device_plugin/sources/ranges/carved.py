@@ -60,7 +60,17 @@ class Carved:
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""
         had = [plan.extent(span) for span in spans]
-        for start, zone in self._records.carved(pool).items():
+        known = self._records.carved(pool)
+        # Of a store that was lost, or an agent that died while another process carved for it.
+        unknown = [
+            (start, "")
+            for each in had
+            for start in range(each.start, each.end, memory_blocks.block_bytes())
+            if start not in known
+        ]
+        if unknown:
+            self._records.add_carved(pool, unknown)
+        for start, zone in known.items():
             if not any(each.start <= start < each.end for each in had):
                 memory_blocks.put_on_line(start, zone)
                 self._records.forget_carved(start)

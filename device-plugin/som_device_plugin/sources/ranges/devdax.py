@@ -36,32 +36,42 @@ class DevDax:
         device = next((each for each in dax.devices() if each.name == piece.device), None)
         if device is None:
             return f"{piece.device} is gone"
+        if device.driver and (why := plan.in_the_way(device, self._users([device]))):
+            return why
+        self._records.add_unbound(pool, device.name, device.driver)
         if device.driver:
-            if why := plan.in_the_way(device, self._users([device])):
-                return why
-            self._records.add_unbound(pool, device.name, device.driver)
             dax.unbind(device)
         return ""
 
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""
         unbound = self._records.unbound(pool)
-        if not unbound:
+        if not unbound and not spans:
             return
-        ranges = {each.name: each.ranges for each in dax.devices()}
+        had = [plan.extent(span) for span in spans]
+        in_pool = {
+            device.name: any(each.overlaps(own) for each in had for own in device.ranges)
+            for device in dax.devices()
+        }
+        for name in in_pool:
+            # Of a store that was lost.
+            if in_pool[name] and name not in unbound:
+                self._records.add_unbound(pool, name, dax.DEVDAX)
         for name, driver in unbound.items():
-            had = map(plan.extent, spans)
-            if any(each.overlaps(own) for each in had for own in ranges.get(name, ())):
+            if in_pool.get(name):
                 continue
-            if name in ranges:
-                try:
-                    dax.bind(name, driver)
-                except dax.DaxError as error:
-                    raise turn.SourceError(
-                        f"pool {pool} gives {name} back to {driver}: {error}; see who has its "
-                        "range in /proc/iomem"
-                    ) from error
+            if driver and name in in_pool:
+                self._bind(pool, name, driver)
             self._records.forget_unbound(name)
+
+    def _bind(self, pool: str, name: str, driver: str) -> None:
+        try:
+            dax.bind(name, driver)
+        except dax.DaxError as error:
+            raise turn.SourceError(
+                f"pool {pool} gives {name} back to {driver}: {error}; see who has its range in "
+                "/proc/iomem"
+            ) from error
 
     def _users(self, devices: Sequence[dax.Device]) -> dict[str, str]:
         mounted = {mount.source: mount.mountpoint for mount in mountinfo.read()}

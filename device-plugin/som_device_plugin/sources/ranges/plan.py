@@ -237,7 +237,8 @@ def of_devices(
         users: device's name -> who uses it.
         others: what som.ko has for other pools.
     """
-    taken = [*map(extent, spans), *others]
+    ours = [extent(span) for span in spans]
+    strange = [each for each in others if not any(each.overlaps(own) for own in ours)]
     matched: dict[str, dax.Device] = {}
     lacking = []
     for pattern in patterns:
@@ -251,10 +252,13 @@ def of_devices(
         if why := in_the_way(device, users):
             lacking.append(why)
             continue
+        if any(each.overlaps(own) for each in strange for own in device.ranges):
+            lacking.append(f"{device.name} belongs to another pool")
+            continue
         pieces += (
             Piece(part.start, part.end, node=device.node, device=device.name)
             for extent_of_device in device.ranges
-            for free in iomem.without(extent_of_device, taken)
+            for free in iomem.without(extent_of_device, ours)
             for part in _cut(free)
         )
     return Offer(tuple(pieces), tuple(lacking))
