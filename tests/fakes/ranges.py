@@ -122,7 +122,11 @@ class Machine:
             mock.patch.multiple(
                 memory_blocks,
                 block_bytes=lambda: BLOCK,
-                blocks=lambda: tuple(self.blocks),
+                blocks=lambda within=None: tuple(
+                    block
+                    for block in self.blocks
+                    if within is None or within.start <= block.start < within.end
+                ),
                 put_on_line=self._put_on_line,
                 used_pages=lambda *_: 0,
             ),

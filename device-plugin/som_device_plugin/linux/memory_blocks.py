@@ -14,6 +14,7 @@ import struct
 from typing import Final
 
 from som_api import SomError
+from som_device_plugin.linux import iomem
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,18 @@ def block_bytes(directory: pathlib.Path = _DIRECTORY) -> int:
     return int(_read(directory / "block_size_bytes"), 16)
 
 
-def blocks(directory: pathlib.Path = _DIRECTORY) -> tuple[Block, ...]:
-    """All blocks, by address."""
+def blocks(
+    within: iomem.Range | None = None, directory: pathlib.Path = _DIRECTORY
+) -> tuple[Block, ...]:
+    """The blocks there are, or those that begin `within` a range, by address."""
     size_bytes = block_bytes(directory)
+    paths = directory.glob("memory[0-9]*")
+    if within:
+        # A large machine has thousands.
+        numbers = range(-(-within.start // size_bytes), -(-within.end // size_bytes))
+        paths = (directory / f"memory{number}" for number in numbers)
     found = []
-    for path in directory.glob("memory[0-9]*"):
+    for path in paths:
         # One may be carved while it is read.
         with contextlib.suppress(FileNotFoundError):
             found.append(_block(path, size_bytes))

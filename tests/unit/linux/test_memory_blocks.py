@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from som_device_plugin.linux import memory_blocks
+from som_device_plugin.linux import iomem, memory_blocks
 
 BLOCK = 2**27
 
@@ -32,11 +32,18 @@ def state(tree: pathlib.Path, number: int) -> str:
 
 
 def test_blocks_are_read_by_address(tree: pathlib.Path) -> None:
-    assert memory_blocks.blocks(tree) == (
+    assert memory_blocks.blocks(directory=tree) == (
         memory_blocks.Block(8 * BLOCK, BLOCK, online=True, zone="Movable", node=1),
         memory_blocks.Block(9 * BLOCK, BLOCK, online=False, zone="", node=1),
         memory_blocks.Block(10 * BLOCK, BLOCK, online=True, zone="", node=1),
     )
+
+
+def test_the_blocks_of_a_range_are_read_alone(tree: pathlib.Path) -> None:
+    for start, end, numbers in ((9, 10, [9]), (9, 12, [9, 10]), (0, 9, [8]), (11, 99, [])):
+        within = iomem.Range(start * BLOCK, end * BLOCK)
+        found = memory_blocks.blocks(within, tree)
+        assert [block.start // BLOCK for block in found] == numbers
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,7 @@ def test_a_block_that_is_gone_is_named(tree: pathlib.Path) -> None:
     with pytest.raises(memory_blocks.MemoryBlockError, match="memory11 on line: No such file"):
         memory_blocks.put_on_line(11 * BLOCK, "Movable", tree)
     with pytest.raises(memory_blocks.MemoryBlockError, match="CONFIG_MEMORY_HOTREMOVE"):
-        memory_blocks.blocks(tree / "memory8")
+        memory_blocks.blocks(directory=tree / "memory8")
 
 
 def test_how_much_is_used_is_told_from_one_page_of_each_2_mib(tmp_path: pathlib.Path) -> None:

@@ -49,12 +49,8 @@ class Carved:
         """See `source.Supply`."""
         if self._room_bytes() < piece.size_bytes:
             return pages.GUARDED
-        zones = [
-            (block.start, block.zone)
-            for block in memory_blocks.blocks()
-            if piece.start <= block.start < piece.end
-        ]
-        self._records.add_carved(pool, zones)
+        blocks = memory_blocks.blocks(piece)
+        self._records.add_carved(pool, [(block.start, block.zone) for block in blocks])
         return ""
 
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
