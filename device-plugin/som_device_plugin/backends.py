@@ -12,6 +12,7 @@ from typing import Final
 from som_api import SomError, v1alpha1
 from som_device_plugin import database, seams, state_dir
 from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
+from som_device_plugin.drivers.kernel import abi, donated
 from som_device_plugin.drivers.kernel import driver as kernel
 from som_device_plugin.linux import cgroups, mountinfo
 from som_device_plugin.sources.hugetlb import counters, plan, records
@@ -41,18 +42,37 @@ class _Site:
     def kernel(self) -> kernel.Kernel:
         return kernel.Kernel(state_dir=self.directory)
 
+    def donated(self, pool: str, page_bytes: int) -> donated.Hold:
+        return donated.Hold(
+            abi.Module(),
+            state_dir=self.directory,
+            pool=pool,
+            hierarchy=self.hierarchy,
+            page_bytes=page_bytes,
+        )
+
+    @functools.cached_property
+    def hugetlb(self) -> seams.Source:
+        """One for both drivers, because the machine has one counter for the pages of all pools."""
+        connection = database.open_database(self.directory / state_dir.STORE)
+        page_records = records.PageRecords(connection, boot_id=self.boot_id)
+        page_counters = counters.Counters(
+            page_records,
+            guard=self.guard,
+            # A cgroup is the same for all agents of the machine, whatever else of the host they
+            # see.
+            lock=self.hierarchy.root / "som.lock",
+            neighbours_bytes=functools.partial(self.hierarchy.neighbours_bytes, self.directory),
+        )
+        return hugetlb.HugeTLBSource(
+            page_records,
+            page_counters,
+            hold_of={"HugeTLBFS": self.hugetlbfs.hold, "Kernel": self.donated},
+        )
+
 
 def _hugetlb(site: _Site) -> seams.Source:
-    connection = database.open_database(site.directory / state_dir.STORE)
-    page_records = records.PageRecords(connection, boot_id=site.boot_id)
-    page_counters = counters.Counters(
-        page_records,
-        guard=site.guard,
-        # A cgroup is the same for all agents of the machine, whatever else of the host they see.
-        lock=site.hierarchy.root / "som.lock",
-        neighbours_bytes=functools.partial(site.hierarchy.neighbours_bytes, site.directory),
-    )
-    return hugetlb.HugeTLBSource(page_records, page_counters, driver=site.hugetlbfs)
+    return site.hugetlb
 
 
 def _dev_dax(site: _Site) -> seams.Source:
@@ -73,6 +93,7 @@ def _ranges(site: _Site, kind: str, supply: ranges.Supply) -> seams.Source:
 
 _SOURCES: Final[Mapping[tuple[str, str], Callable[[_Site], seams.Source]]] = {
     ("HugeTLB", "HugeTLBFS"): _hugetlb,
+    ("HugeTLB", "Kernel"): _hugetlb,
     ("DevDax", "Kernel"): _dev_dax,
     ("External", "Kernel"): _external,
     ("Carved", "Kernel"): _carved,

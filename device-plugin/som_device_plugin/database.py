@@ -82,6 +82,7 @@ _STEPS: Final = (
     "ALTER TABLE starts ADD COLUMN told_at_s REAL;",
     "ALTER TABLE starts ADD COLUMN driver TEXT NOT NULL DEFAULT 'HugeTLBFS';",
     _RANGES,
+    "CREATE TABLE page_drivers (pool TEXT PRIMARY KEY, driver TEXT NOT NULL) STRICT;",
 )
 """What makes each version of the schema of the one before."""
 

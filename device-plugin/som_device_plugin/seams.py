@@ -231,15 +231,21 @@ class Hold(Protocol):
     """
 
     def locked(self) -> contextlib.AbstractContextManager[Holding]:
-        """What the pool has; no start takes any of it inside the block."""
+        """What the pool has; inside the block no start takes what `shrink` lets go."""
 
-    def shrink(self, free_bytes: int) -> None:
-        """Let go of everything beyond `free_bytes`, which are fewer than now; inside `locked`."""
+    def free_pages(self) -> Mapping[int, int]:
+        """NUMA node -> pages that `shrink` could let go there, at most; inside `locked`."""
 
-    def fill(self, pool_bytes: int) -> None:
-        """Keep what of `pool_bytes`, all that is the pool's, no start holds and no other has taken.
+    def shrink(self, free_bytes: int, *, node: int | None = None) -> None:
+        """Let go of everything beyond `free_bytes`, which are fewer than now; inside `locked`.
 
-        Makes the hold. Not inside `locked`.
+        Pages of `node`, if the hold has pages of certain nodes.
+        """
+
+    def fill(self, node_bytes: Mapping[int, int]) -> None:
+        """Keep what of the pool no start holds and no other has taken.
+
+        Makes the hold. Not inside `locked`. `node_bytes`: all that is the pool's, by NUMA node.
         """
 
     def remove(self) -> None:
@@ -373,13 +379,6 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """End what was started ahead; what is built stays."""
-
-
-class PageDriver(Driver, Protocol):
-    """A driver that keeps huge pages of the kernel in holds."""
-
-    def hold(self, pool: str, page_bytes: int) -> Hold:
-        """The hold of `pool`, whether it is there or not yet."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -172,9 +172,14 @@ class SomKo(abi.Module):
     def _PoolInfo(self, argument: abi.PoolInfo) -> None:
         pool, leases = self._pool(argument.pool), self._leases_of(argument.pool)
         argument.source, argument.name, argument.leases = pool.source, pool.name, len(leases)
-        argument.bytes = pool.size_bytes
+        spans = [
+            span
+            for span in pool.spans
+            if not span.is_leaving and argument.numa_node in (abi.NUMA_ANY, span.node)
+        ]
+        argument.bytes = sum(span.size_bytes for span in spans)
         argument.reserved_bytes = self._promised(argument.pool)
-        argument.free_bytes = pool.size_bytes - sum(span.held_bytes for span in pool.spans)
+        argument.free_bytes = argument.bytes - sum(span.held_bytes for span in spans)
 
     def _LeaseCreate(self, argument: abi.LeaseCreate) -> None:
         pool, quota_bytes = self._pool(argument.pool), argument.quota_bytes

@@ -140,6 +140,13 @@ class Hierarchy:
         except OSError as error:
             raise CgroupError(f"removing the cgroup {group}: {error.strerror}") from error
 
+    def remove_pool(self, pool: pathlib.Path) -> None:
+        """Remove the group of a pool, with its hold and slots, and `som` after the last one."""
+        for group in (pool / "hold", *self.slots(pool).values(), pool):
+            self.remove(group)
+        if not any(pool.parent.glob("pool-*")):
+            self.remove(pool.parent)
+
     def end_processes(self, group: pathlib.Path) -> None:
         """End all processes in `group` and below, and wait until they are gone."""
         deadline = time.monotonic() + _END_TIMEOUT_S

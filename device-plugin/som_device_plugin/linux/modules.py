@@ -3,7 +3,7 @@
 import pathlib
 from typing import Final
 
-from som_api import v1alpha1
+from som_api import VERSION, v1alpha1
 
 _MODULES: Final = pathlib.Path("/sys/module")
 
@@ -16,6 +16,17 @@ def loaded(name: str) -> v1alpha1.Module | None:
         return None
     return v1alpha1.Module(
         version=_read(directory / "version"), src_version=_read(directory / "srcversion")
+    )
+
+
+def wrong_som() -> str:
+    """What keeps the agent from using the som.ko that is loaded, with the cure; or ""."""
+    found = loaded("som")
+    if found is None or found.version == VERSION:
+        return ""
+    return (
+        f"som.ko {found.version} is loaded, and this agent needs {VERSION}: the operator replaces "
+        "it when no container holds memory of it any more"
     )
 
 

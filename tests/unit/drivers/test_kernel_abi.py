@@ -142,7 +142,7 @@ def test_no_module_is_an_error_with_the_cure(tmp_path: pathlib.Path) -> None:
 class Nobody(abi.Module):
     """A device that knows no command of som.ko."""
 
-    def _open(self) -> int:
+    def open(self) -> int:
         return os.open("/dev/null", os.O_RDWR)
 
 

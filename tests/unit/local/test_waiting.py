@@ -124,7 +124,7 @@ def test_what_the_store_records_needs_an_agent_and_an_empty_one_does_not(
     with contextlib.closing(database.open_database(tmp_path / "som.db")) as connection:
         assert down._holds_nothing(state_dir)
         kept = records.PageRecords(connection, boot_id="b")
-        kept.add("demo", 2 << 20, {0: 0})
+        kept.add("demo", 2 << 20, {0: 0}, driver="HugeTLBFS")
         assert not down._holds_nothing(state_dir)
     assert not down._holds_nothing(state_dir)
     (tmp_path / "som.db").write_bytes(b"noise" * 1000)

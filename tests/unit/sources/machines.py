@@ -5,12 +5,13 @@ import collections
 import contextlib
 import pathlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from unittest import mock
 
 from fakes import node
 from fakes.huge_pages import PAGE, HugePages
 from som_device_plugin import database, seams
+from som_device_plugin.linux import hugepages
 from som_device_plugin.sources.hugetlb import accounts, counters, plan, records, source
 
 
@@ -50,27 +51,20 @@ class Hold:
     def locked(self) -> Iterator[seams.Holding]:
         yield seams.Holding(free_bytes=self.pages * PAGE, held_bytes=0)
 
-    def shrink(self, free_bytes: int) -> None:
+    def free_pages(self) -> Mapping[int, int]:
+        return {each: hugepages.node_counts(PAGE, each).free for each in hugepages.nodes()}
+
+    def shrink(self, free_bytes: int, *, node: int | None = None) -> None:
         self._kernel.use(free_bytes // PAGE - self.pages)
         self.pages = free_bytes // PAGE
 
-    def fill(self, pool_bytes: int) -> None:
+    def fill(self, node_bytes: Mapping[int, int]) -> None:
+        pool_bytes = sum(node_bytes.values())
         free = sum(self._kernel.total.values()) - self._kernel.used
         self.shrink(min(pool_bytes, (self.pages + free) * PAGE))
 
     def remove(self) -> None:
         assert not self.pages
-
-
-class Driver(node.FakeDriver):
-    """Keeps a hold for each pool."""
-
-    def __init__(self, kernel: HugePages) -> None:
-        super().__init__(node.FakeKernel(0))
-        self.holds: dict[str, Hold] = collections.defaultdict(lambda: Hold(kernel))
-
-    def hold(self, pool: str, page_bytes: int) -> Hold:
-        return self.holds[pool]
 
 
 class Agent:
@@ -81,13 +75,13 @@ class Agent:
         self._state_dir = state_dir
         state_dir.mkdir()
         self.ordered: dict[str, int] = {}
-        self._driver = Driver(machine.kernel)
+        self._holds = collections.defaultdict[str, Hold](lambda: Hold(machine.kernel))
         self._loop = asyncio.Runner()
         self._start()
 
     @property
     def hold(self) -> int:
-        return sum(hold.pages for hold in self._driver.holds.values())
+        return sum(hold.pages for hold in self._holds.values())
 
     def _neighbours_bytes(self, _page_bytes: int) -> int:
         return sum(agent.hold * PAGE for agent in self._machine.agents if agent is not self)
@@ -102,7 +96,11 @@ class Agent:
             lock=self._machine.root / "som.lock",
             neighbours_bytes=self._neighbours_bytes,
         )
-        self.source = source.HugeTLBSource(self.records, self.counters, driver=self._driver)
+        self.source = source.HugeTLBSource(
+            self.records,
+            self.counters,
+            hold_of=dict.fromkeys(("HugeTLBFS", "Kernel"), lambda pool, _page: self._holds[pool]),
+        )
 
     def restart(self) -> None:
         """What a new agent finds."""

@@ -26,7 +26,7 @@ _OPTIONS: Final = ("bind", "rw", "rprivate", "noexec", "nosuid", "nodev")
 
 
 class HugeTLBFS:
-    """Implements `seams.PageDriver` with files of hugetlbfs, below the real path `state_dir`."""
+    """Implements `seams.Driver` with files of hugetlbfs, below the real path `state_dir`."""
 
     name = "HugeTLBFS"
     keeps_content = True

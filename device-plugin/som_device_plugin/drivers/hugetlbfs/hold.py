@@ -7,12 +7,11 @@ long as what it reserves. Whoever changes its length locks it (flock) first.
 import contextlib
 import os
 import pathlib
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from som_device_plugin import seams
-from som_device_plugin.drivers.hugetlbfs import worker
+from som_device_plugin.drivers.hugetlbfs import errand, worker
 from som_device_plugin.linux import cgroups, flocks, hugepages, mountinfo, mounts
 
 LOCK_TIMEOUT_S: Final = 10.0
@@ -91,12 +90,19 @@ class Hold:
         )
         return seams.Holding(free_bytes=free_bytes, held_bytes=held_bytes)
 
-    def shrink(self, free_bytes: int) -> None:
-        """See `seams.Hold`."""
+    def free_pages(self) -> Mapping[int, int]:
+        """See `seams.Hold`: what is reserved is some of the machine's free pages."""
+        return {
+            node: hugepages.node_counts(self._page_bytes, node).free for node in hugepages.nodes()
+        }
+
+    def shrink(self, free_bytes: int, *, node: int | None = None) -> None:
+        """See `seams.Hold`. What is reserved is on no node yet."""
         os.ftruncate(self._locked, free_bytes)
 
-    def fill(self, pool_bytes: int) -> None:
+    def fill(self, node_bytes: Mapping[int, int]) -> None:
         """See `seams.Hold`."""
+        pool_bytes = sum(node_bytes.values())
         self._prepare()
         for _ in range(_TRIES):
             with self.locked() as now:
@@ -113,30 +119,11 @@ class Hold:
 
         By an amount and not up to a size: what a start takes out of the hold meanwhile is its own.
         """
-        doing = f"extending the hold {self._file} by {more_bytes} bytes: its worker"
-        process = subprocess.Popen(
-            worker.command(
-                "extend", str(self._file), str(more_bytes), *self._hierarchy.joining(self._group)
-            ),
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        command = worker.command(
+            "extend", str(self._file), str(more_bytes), *self._hierarchy.joining(self._group)
         )
-        assert process.stdin and process.stderr
-        with process.stdin, process.stderr:
-            try:
-                status = process.wait(ANSWER_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                # One that hangs in the kernel is left to the next agent.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(ANSWER_TIMEOUT_S)
-                raise seams.DriverError(
-                    f"{doing} did not end within {ANSWER_TIMEOUT_S:.0f} s; it is killed"
-                ) from None
-            if status not in (0, worker.EXIT_NO_PAGES):
-                said = process.stderr.read().decode(errors="replace").strip()
-                raise seams.DriverError(f"{doing} ended with status {status}: {said}")
-        return status == 0
+        doing = f"extending the hold {self._file} by {more_bytes} bytes"
+        return errand.run(command, doing=doing, timeout_s=ANSWER_TIMEOUT_S)
 
     def remove(self) -> None:
         """See `seams.Hold`."""
@@ -144,10 +131,7 @@ class Hold:
             mounts.detach(str(self._file.parent))
         with contextlib.suppress(FileNotFoundError):
             self._file.parent.rmdir()
-        for group in (self._group, *self._hierarchy.slots(self._pool).values(), self._pool):
-            self._hierarchy.remove(group)
-        if not any(self._pool.parent.glob("pool-*")):
-            self._hierarchy.remove(self._pool.parent)
+        self._hierarchy.remove_pool(self._pool)
 
     def _mounted(self) -> bool:
         return any(

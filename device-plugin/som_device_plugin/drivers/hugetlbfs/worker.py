@@ -1,6 +1,7 @@
 """The process that takes huge pages: what it maps is charged to the cgroup that it joins.
 
-Spawned (see `command`) and never forked from the agent, which has gRPC threads. One that builds
+Spawned (see `command`) and never forked from the agent, which has gRPC threads. It extends a
+hold, donates pages to som.ko (see `drivers.kernel.donated`) or builds a start. One that builds
 may have been started ahead: it reads what to build from its stdin, a JSON list in a line, and says
 on stdout `ready <bytes>` while it works. What went wrong is on stderr.
 """
@@ -11,6 +12,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -20,6 +22,10 @@ from som_device_plugin.linux import mounts
 EXIT_NO_PAGES = 3
 FILE_NAME = "som"
 
+POOL_ADD = 0xDA02
+"""SOM_CTL_POOL_ADD of driver/uapi/som.h; `abi` imports too much for a worker."""
+
+_MOST_DONATED_BYTES = 2**30
 _CHUNK_BYTES = 128 * 2**20
 _MOST_THREADS = 4
 _NICE = 5
@@ -67,6 +73,11 @@ def main(arguments: list[str]) -> int:
             _join(groups)
             if not _abandoned():
                 _extend(hold, int(more))
+        elif what == "donate":
+            control, pool, size, page, node, *groups = given
+            _join(groups)
+            if not _abandoned():
+                _donate(int(control), int(pool), int(size), int(page), int(node))
         else:
             _join(given)
             with open(0, closefd=False) as file:
@@ -212,6 +223,34 @@ def _extend(hold: str, more: int) -> None:
     _lock(file)
     if _map(file, os.fstat(file).st_size + more) is None:
         raise NoPages(f"{more >> 20}Mi were reserved by another process of the machine")
+
+
+def _donate(control: int, pool: int, size: int, page: int, node: int) -> None:
+    """Put `size` bytes of free huge pages into a pool of som.ko, 1 GiB at a time.
+
+    som.ko takes them out of this process. Their file has no name: pages that it has not taken are
+    free again when this process ends.
+    """
+    _prefer(node)
+    while size > 0:
+        part = min(size, max(_MOST_DONATED_BYTES, page))
+        kind = os.MFD_HUGETLB | (page.bit_length() - 1) << os.MFD_HUGE_SHIFT
+        file = os.memfd_create("som", os.MFD_CLOEXEC | kind)
+        address = _map(file, part)
+        if address is None:
+            raise NoPages(f"{part >> 20}Mi were reserved by another process of the machine")
+        # A fault while som.ko pins would pass over free pages in a Movable zone: these the kernel
+        # moves out of there only once they are mapped (dequeue_hugetlb_folio_node_exact()).
+        if _libc.madvise(address, part, _MADV_POPULATE_WRITE):
+            raise mounts.failure(f"populating {part >> 20}Mi of huge pages")
+        fcntl.ioctl(control, POOL_ADD, pool_add(pool, address, part))
+        os.close(file)
+        size -= part
+
+
+def pool_add(pool: int, address: int, size: int) -> bytes:
+    """`struct som_pool_add` of driver/uapi/som.h."""
+    return struct.pack("=IIIIQQ", 32, 0, pool, 0, address, size)
 
 
 def _map(file: int, size: int) -> int | None:

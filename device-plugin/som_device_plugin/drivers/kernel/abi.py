@@ -256,7 +256,7 @@ class Module:
         """
         name = type(argument).__name__
         try:
-            control = self._open()
+            control = self.open()
         except OSError as error:
             raise KernelError(
                 f"opening /dev/som_ctl: {error.strerror}; it needs root (a privileged container)",
@@ -279,7 +279,7 @@ class Module:
             KernelError: what the kernel answered; ETIME: nothing in `limit_s`, so it was stopped.
         """
         name = type(argument).__name__
-        control = self._open()
+        control = self.open()
         words = (control, argument.command, bytes(argument).hex(), os.getpid())
         try:
             code = subprocess.run(
@@ -296,7 +296,13 @@ class Module:
             text = _REASONS.get(code, os.strerror(code) if code > 0 else f"signal {-code}")
             raise KernelError(f"{name}: {text}", max(code, 0))
 
-    def _open(self) -> int:
+    def open(self) -> int:
+        """A descriptor of the control device, to be closed.
+
+        Raises:
+            seams.DriverNotLoaded: there is no som.ko in the kernel.
+            OSError: the agent may not.
+        """
         try:
             shown = (self.sysfs / "class/misc/som_ctl/dev").read_text()
         except FileNotFoundError:

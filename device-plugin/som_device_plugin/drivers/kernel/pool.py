@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from som_api import v1alpha1
@@ -57,25 +57,26 @@ class Pool:
 
     def spans(self) -> Sequence[seams.Span]:
         """See `seams.RangeHold`."""
-        found: list[seams.Span] = []
+        return list(self.each_span())
+
+    def each_span(self) -> Iterator[seams.Span]:
+        """One after the other, by address, as they are then."""
         if (info := self.info()) is None:
-            return found
+            return
         address = 0
         while True:
             try:
                 span = self._module.call(abi.PoolSpan(pool=info.pool, start=address))
             except abi.KernelError as error:
                 if error.errno in (errno.ENODATA, errno.ENOENT):
-                    return found
+                    return
                 raise
-            found.append(
-                seams.Span(
-                    start=span.start,
-                    size_bytes=span.bytes,
-                    node=span.numa_node,
-                    held_bytes=span.held_bytes,
-                    is_leaving=bool(span.state & abi.SPAN_STATE_LEAVING),
-                )
+            yield seams.Span(
+                start=span.start,
+                size_bytes=span.bytes,
+                node=span.numa_node,
+                held_bytes=span.held_bytes,
+                is_leaving=bool(span.state & abi.SPAN_STATE_LEAVING),
             )
             address = span.start + span.bytes
 
@@ -90,15 +91,8 @@ class Pool:
     def add(self, start: int, size_bytes: int) -> None:
         """See `seams.RangeHold`."""
         doing = f"adding {_range(start, size_bytes)} to pool {self._pool}"
-        info = self.info()
+        number = self.make()
         try:
-            if info is None:
-                made = abi.PoolCreate(
-                    source=self._source, mapping=abi.MAPPING_BARE, name=self._name
-                )
-                number = self._module.call(made).pool
-            else:
-                number = info.pool
             wanted = abi.PoolAdd(pool=number, start=start, bytes=size_bytes)
             if self._source == abi.SOURCE_CARVED:
                 # The kernel tries without end to move a page that somebody has pinned.
@@ -107,6 +101,20 @@ class Pool:
                 self._module.call(wanted)
         except abi.KernelError as error:
             raise _refused(doing, error) from error
+
+    def make(self) -> int:
+        """The number of the pool, which is made if there is none.
+
+        Raises:
+            RangeRefused: this kernel or module has no such pools.
+        """
+        if info := self.info():
+            return int(info.pool)
+        wanted = abi.PoolCreate(source=self._source, mapping=abi.MAPPING_BARE, name=self._name)
+        try:
+            return int(self._module.call(wanted).pool)
+        except abi.KernelError as error:
+            raise _refused(f"making pool {self._pool} in som.ko", error) from error
 
     def remove(self, start: int) -> None:
         """See `seams.RangeHold`."""

@@ -1,4 +1,7 @@
-"""What the HugeTLB source remembers: others' pages and each pool's, per page size and node."""
+"""What the HugeTLB source remembers: others' pages and each pool's, per page size and node.
+
+And which driver keeps the pages of a pool.
+"""
 
 import json
 import sqlite3
@@ -8,12 +11,15 @@ from typing import Final
 from som_device_plugin import database
 from som_device_plugin.sources.hugetlb import accounts
 
+_FIRST_DRIVER: Final = "HugeTLBFS"
+"""Of pools that were on record before drivers were."""
+
 _SETTING: Final = -1
 """In the place of a node in foreign_pages: others' own setting, of the whole machine."""
 
 
 class PageRecords:
-    """The tables foreign_pages and pool_pages, of this boot: huge pages do not outlive one."""
+    """The tables foreign_pages, pool_pages and page_drivers of this boot: no page outlives it."""
 
     def __init__(self, connection: sqlite3.Connection, *, boot_id: str) -> None:
         self._db = connection
@@ -21,10 +27,20 @@ class PageRecords:
         with database.transaction(self._db):
             self._db.execute("DELETE FROM foreign_pages WHERE boot_id != ?", (boot_id,))
             self._db.execute("DELETE FROM pool_pages WHERE boot_id != ?", (boot_id,))
+            self._forget_drivers()
 
     def pools(self) -> dict[str, int]:
         """Pool -> its page size."""
         return dict(database.read(self._db, "SELECT DISTINCT pool, page_bytes FROM pool_pages"))
+
+    def driver(self, pool: str) -> str | None:
+        """Which driver keeps the pages of `pool`; None: it is not known."""
+        query: Final = (
+            "SELECT DISTINCT coalesce(driver, ?)"
+            " FROM pool_pages LEFT JOIN page_drivers USING (pool) WHERE pool = ?"
+        )
+        rows = database.read(self._db, query, (_FIRST_DRIVER, pool))
+        return rows[0][0] if rows else None
 
     def pages(self, pool: str) -> dict[int, int]:
         """Node -> pages of the pool."""
@@ -87,12 +103,13 @@ class PageRecords:
                     (page_bytes, json.dumps(list(strangers))),
                 )
 
-    def add(self, pool: str, page_bytes: int, found: Mapping[int, int]) -> None:
+    def add(self, pool: str, page_bytes: int, found: Mapping[int, int], *, driver: str) -> None:
         """Know `pool` from now on, on nodes where it was not known with the pages found there.
 
         They were taken for others' until now.
         """
         with database.transaction(self._db):
+            self._db.execute("INSERT OR IGNORE INTO page_drivers VALUES (?, ?)", (pool, driver))
             self._db.executemany(
                 "INSERT OR IGNORE INTO pool_pages"
                 " (pool, page_bytes, node, boot_id, pages, intended_pages)"
@@ -122,3 +139,7 @@ class PageRecords:
                 "DELETE FROM foreign_pages WHERE page_bytes NOT IN"
                 " (SELECT page_bytes FROM pool_pages)"
             )
+            self._forget_drivers()
+
+    def _forget_drivers(self) -> None:
+        self._db.execute("DELETE FROM page_drivers WHERE pool NOT IN (SELECT pool FROM pool_pages)")

@@ -6,6 +6,7 @@ one, of this process or of its successor, would not find.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ from som_device_plugin.sources.hugetlb import accounts, counters, plan, records
 
 _GIGANTIC_LIMIT_S: Final = 60.0
 
+HoldOf = Callable[[str, int], seams.Hold]
+"""(pool, its page size) -> its hold."""
+
 
 @dataclasses.dataclass
 class _Order:
@@ -29,6 +33,7 @@ class _Order:
     """
 
     pool: str
+    driver: str
     page_bytes: int
     target_bytes: int
     floor_bytes: int
@@ -49,6 +54,8 @@ class _Order:
 class HugeTLBSource:
     """Implements `seams.Source`: pools of huge pages, kept from everybody else by a hold each.
 
+    `hold_of`: name of a driver -> what finds the hold of one of its pools, made or not yet.
+
     Calls may overlap: they take turns between steps of at most 1 GiB. Every write to the kernel
     follows a durable intention, so the process may die anywhere.
     """
@@ -58,11 +65,11 @@ class HugeTLBSource:
         page_records: records.PageRecords,
         page_counters: counters.Counters,
         *,
-        driver: seams.PageDriver,
+        hold_of: Mapping[str, HoldOf],
     ) -> None:
         self._records = page_records
         self._counters = page_counters
-        self._driver = driver
+        self._hold_of = hold_of
         self._orders: dict[str, _Order] = {}
         self._told: set[str] = set()
         self._in_thread = turn.Turn().take
@@ -86,6 +93,7 @@ class HugeTLBSource:
         """
         order = _Order(
             pool=pool.name,
+            driver=pool.driver,
             page_bytes=pool.source.page_bytes,
             target_bytes=pool.capacity,
             floor_bytes=held_bytes,
@@ -124,7 +132,7 @@ class HugeTLBSource:
         if page_bytes is None:
             return seams.PoolReserved(pool)
         pages = self._records.pages(pool)
-        with self._driver.hold(pool, page_bytes).locked() as has:
+        with self._hold(pool).locked() as has:
             capacity_bytes = has.free_bytes + has.held_bytes
         order = self._orders.get(pool)
         pages_bytes = sum(pages.values()) * page_bytes
@@ -152,6 +160,12 @@ class HugeTLBSource:
                 f"pool {order.pool} has huge pages of {plan.human_bytes(known)}: the page size "
                 "cannot change; remove the pool first, or make another"
             )
+        driver = self._records.driver(order.pool) or order.driver
+        if driver != order.driver:
+            raise turn.SourceError(
+                f"pool {order.pool} is served by driver {driver}: the driver cannot change; "
+                "remove the pool first, or make another"
+            )
         if page_bytes not in hugepages.page_sizes():
             raise turn.SourceError(
                 f"this machine has no huge pages of {name}: its processor or kernel lacks them; "
@@ -161,7 +175,7 @@ class HugeTLBSource:
             raise turn.SourceError(f"pool {order.pool} is not reserved: {overcommit}")
         with self._counters.locked():
             if order.pool not in self._records.pools():
-                self._find_again(order.pool, page_bytes)
+                self._find_again(order)
             self._counters.settle(page_bytes)
             growth = order.target_bytes // page_bytes - sum(self._pages(order.pool).values())
             room = self._counters.room_pages(page_bytes)
@@ -176,16 +190,18 @@ class HugeTLBSource:
                 )
                 size = plan.human_bytes(order.target_bytes)
                 raise turn.SourceError(f"pool {order.pool} of {size}: {why}")
-            self._records.add(order.pool, page_bytes, dict.fromkeys(hugepages.nodes(), 0))
+            none: Final = dict.fromkeys(hugepages.nodes(), 0)
+            self._records.add(order.pool, page_bytes, none, driver=order.driver)
             self._orders[order.pool] = order
             self._fill(order.pool)
 
-    def _find_again(self, pool: str, page_bytes: int) -> None:
+    def _find_again(self, order: _Order) -> None:
         """Know the pages that the kernel shows to be the pool's although the store was lost.
 
         The hold does not say on which nodes; the split that was ordered is even.
         """
-        with self._driver.hold(pool, page_bytes).locked() as has:
+        pool, page_bytes = order.pool, order.page_bytes
+        with self._hold_of[order.driver](pool, page_bytes).locked() as has:
             pages = (has.free_bytes + has.held_bytes) // page_bytes
         if pages:
             strangers = self._records.ledger(page_bytes).strangers or {
@@ -194,7 +210,7 @@ class HugeTLBSource:
             }
             homes = {pool: plan.even_shares(pages, strangers)}
             found = accounts.place({pool: pages}, homes, strangers)
-            self._records.add(pool, page_bytes, found[pool])
+            self._records.add(pool, page_bytes, found[pool], driver=order.driver)
 
     def _step(self, order: _Order) -> bool:
         """One step towards the order; False when there is no more to do."""
@@ -237,18 +253,18 @@ class HugeTLBSource:
 
     def _shrink(self, order: _Order, target: int, pages: Mapping[int, int]) -> bool:
         page_bytes = order.page_bytes
-        pool_hold = self._driver.hold(order.pool, page_bytes)
+        pool_hold = self._hold(order.pool)
         with pool_hold.locked() as has:
             step = plan.next_shrink(
                 target=max(target, -(-max(order.floor_bytes, has.held_bytes) // page_bytes)),
                 ours=pages,
-                free={node: hugepages.node_counts(page_bytes, node).free for node in pages},
+                free=pool_hold.free_pages(),
                 hold=has.free_bytes // page_bytes,
                 most=order.step_pages,
             )
             if step is None:
                 return False
-            pool_hold.shrink(has.free_bytes - step.pages * page_bytes)
+            pool_hold.shrink(has.free_bytes - step.pages * page_bytes, node=step.node)
         self._counters.change(order.pool, page_bytes, step.node, -step.pages)
         return True
 
@@ -256,7 +272,7 @@ class HugeTLBSource:
         page_bytes = self._records.pools().get(pool)
         if page_bytes is None:
             return
-        pool_hold = self._driver.hold(pool, page_bytes)
+        pool_hold = self._hold(pool)
         with self._counters.locked():
             self._counters.settle(page_bytes)
             with pool_hold.locked() as has:
@@ -281,7 +297,9 @@ class HugeTLBSource:
                 self._counters.settle(page_bytes)
                 warnings.add(_overcommit(page_bytes))
             for pool in pools:
-                self._fill(pool)
+                # Whose order this keeps from being carried out, says so.
+                with contextlib.suppress(seams.DriverNotLoaded):
+                    self._fill(pool)
             events = self._counters.take_events()
         warnings.discard("")
         events += [
@@ -294,8 +312,14 @@ class HugeTLBSource:
     def _fill(self, pool: str) -> None:
         """Make the hold as long as it should be."""
         page_bytes = self._records.pools()[pool]
-        pages = sum(self._records.pages(pool).values())
-        self._driver.hold(pool, page_bytes).fill(pages * page_bytes)
+        pages = self._records.pages(pool)
+        self._hold(pool).fill({node: count * page_bytes for node, count in pages.items()})
+
+    def _hold(self, pool: str) -> seams.Hold:
+        """Of a pool on record."""
+        driver = self._records.driver(pool)
+        assert driver is not None
+        return self._hold_of[driver](pool, self._records.pools()[pool])
 
     def _pages(self, pool: str) -> dict[int, int]:
         return dict.fromkeys(hugepages.nodes(), 0) | self._records.pages(pool)

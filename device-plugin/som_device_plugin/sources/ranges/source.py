@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, Protocol
 
-from som_api import VERSION, v1alpha1
+from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.linux import modules
 from som_device_plugin.sources import turn
@@ -140,23 +140,19 @@ class RangeSource:
 
     def _begin(self, order: _Order) -> None:
         """Everything that can be refused is refused here, before anything is taken."""
-        loaded = modules.loaded("som")
-        if loaded and loaded.version != VERSION:
-            self._give_way(order.pool.name, loaded.version)
+        if wrong := modules.wrong_som():
+            self._give_way(order.pool.name, wrong)
         spans = self._hold_of(order.pool.name).spans()
         self._supply.settle(order.pool.name, spans)
         order.offer = self._supply.look(order.pool, spans)
         order.had_bytes = plan.total_bytes(spans)
         self._orders[order.pool.name] = order
 
-    def _give_way(self, pool: str, version: str) -> NoReturn:
+    def _give_way(self, pool: str, why: str) -> NoReturn:
         """The kernel lets a module be replaced only when there is no pool in it."""
         with contextlib.suppress(turn.SourceError, seams.RangeRefused):
             self._release(pool)
-        raise seams.DriverNotLoaded(
-            f"som.ko {version} is loaded, and this agent needs {VERSION}: the operator replaces it "
-            "when no container holds memory of it any more"
-        )
+        raise seams.DriverNotLoaded(why)
 
     def _step(self, order: _Order) -> bool:
         """One step towards the order; False when there is no more to do."""
