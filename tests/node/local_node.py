@@ -9,12 +9,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from node import machine, stand_in_alone
 from som_device_plugin.local import layout
 
 MIB = 2**20
+HUGE_PAGES: Mapping[str, object] = {"hugeTLB": {"pageSize": "2Mi"}}
 SOM = pathlib.Path(sys.executable).parent / "som"
 REGISTERED = "registered som.io/ticket with kubelet"
 KILLED = pathlib.Path(__file__).with_name("killed_agent.py")
@@ -111,14 +112,14 @@ class LocalNode:
     def wait_killed(self) -> None:
         """The agent has died by SIGKILL at its step."""
         assert self.agent is not None
-        assert self.agent.wait(30) == -signal.SIGKILL, self.log_text()
+        assert self.agent.wait(120) == -signal.SIGKILL, self.log_text()
 
-    def order(self, capacity_bytes: int) -> None:
-        """Order one pool of `capacity_bytes`; 0: none."""
+    def order(self, capacity_bytes: int, *, source: Mapping[str, object] = HUGE_PAGES) -> None:
+        """Order one pool of `capacity_bytes`; 0: none. Other sources need som.ko."""
         self.generation += 1
-        source = {"hugeTLB": {"pageSize": "2Mi"}}
+        driver = "HugeTLBFS" if source == HUGE_PAGES else "Kernel"
         size = {"unit": "2Mi", "capacity": str(capacity_bytes), "source": source}
-        pool = {"name": "databases", "generation": self.generation, **size}
+        pool = {"name": "databases", "generation": self.generation, "driver": driver, **size}
         metadata = {"name": "local", "generation": self.generation}
         spec = {"pools": [pool] if capacity_bytes else []}
         kind = {"apiVersion": "som.io/v1alpha1", "kind": "SomNode"}

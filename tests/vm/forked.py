@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from node import local_node, stand_in_alone
+from node import killed_agent, local_node, stand_in_alone
 from som_device_plugin.local import agent, cli
 
 
@@ -39,10 +39,19 @@ def _body(words: list[str]) -> Callable[[], int | None]:
     del words[0]
     if words[0] == stand_in_alone.__file__:
         return stand_in_alone.main
+    if words[0] == str(local_node.KILLED):
+        step, when = words[1:3]
+        del words[1:3]
+        return lambda: _killed_agent(step, when)
     if words[:2] == ["-m", agent.__name__]:
         del words[0]
         return agent.main
     raise ValueError(f"not one of som's programs: {words}")
+
+
+def _killed_agent(step: str, when: str) -> None:
+    killed_agent.arm(step, when)
+    agent.main()
 
 
 def _status(body: Callable[[], int | None]) -> int:

@@ -1,18 +1,199 @@
-"""Leases on som.ko."""
+"""Leases on som.ko: the agent and unprivileged programs, on a pool of a reserved range.
 
-from pathlib import Path
+One agent's life after the other over one pool; beside it is another agent's, which nobody touches.
+"""
 
-from vm import memory
+import mmap
+import os
+import pathlib
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from fakes import som_ko_contract
+from node import claims, local_node
+from som_device_plugin import seams
+from som_device_plugin.drivers.kernel import abi, driver
+from vm import forked, memory
+from vm.numa import PAGE, said, wait_until
+
+MAP_NORESERVE = 0x4000
+UNITS = 16
+OURS = memory.Range(memory.RESERVED.start, UNITS * PAGE)
+OTHERS = memory.Range(OURS.start + OURS.bytes, 8 * PAGE)
+OTHERS_LEASE = seams.Start(
+    seams.LeaseId("f" * 16), 1, "databases", 0, 4 * PAGE, PAGE, "Kernel", preferred_node=1
+)
+KERNEL = "drivers.kernel.driver:Kernel"
+STORE = "leases.store:LeaseStore"
+KILLS = {
+    "before": ((f"{KERNEL}.build", "before"), (f"{KERNEL}.revoke", "before")),
+    "after": ((f"{KERNEL}.build", "after"), (f"{KERNEL}.revoke", "after")),
+    "stored": ((f"{STORE}.set_state=ready", "after"), (f"{STORE}.set_state=releasing", "after")),
+    "told": (("cdi:Specs.write", "after"), (f"{STORE}.forget_start", "before")),
+}
 
 
 def test_memory_of_every_kind_is_there(som_ko: None, devdax: str) -> None:
-    iomem = Path("/proc/iomem").read_text()
+    iomem = pathlib.Path("/proc/iomem").read_text()
     end = memory.RESERVED.start + memory.RESERVED.bytes - 1
     assert f"{memory.RESERVED.start:x}-{end:x} : Reserved" in iomem
-    blocks = Path("/sys/devices/system/memory")
+    blocks = pathlib.Path("/sys/devices/system/memory")
     size = int((blocks / "block_size_bytes").read_text(), 16)
     for start in range(memory.CARVABLE.start, memory.CARVABLE.start + memory.CARVABLE.bytes, size):
         zones = (blocks / f"memory{start // size}/valid_zones").read_text().split()
         assert zones == ["Movable"]
-    assert Path("/dev/som_ctl").exists()
-    assert Path(f"/dev/{devdax}").exists()
+    assert pathlib.Path("/dev/som_ctl").exists()
+    assert pathlib.Path(f"/dev/{devdax}").exists()
+
+
+def test_som_ko_keeps_the_contract_of_its_fake(som_ko: None) -> None:
+    som_ko_contract.check(abi.Module(), memory.RESERVED.start)
+
+
+@pytest.fixture(scope="module")
+def other_agent(som_ko: None) -> Iterator[driver.Kernel]:
+    """With a pool of the same name, and a lease in it."""
+    other = driver.Kernel(state_dir=pathlib.Path("/var/lib/another"))
+    hold = other.ranges("databases", "External")
+    hold.add(OTHERS.start, OTHERS.bytes)
+    other._create(OTHERS_LEASE)
+    before = hold.spans(), hold.holding(), other.attached()
+    yield other
+    assert (hold.spans(), hold.holding(), other.attached()) == before
+    other.revoke(OTHERS_LEASE)
+    hold.destroy()
+
+
+@pytest.fixture(scope="module")
+def pool(state_dir: pathlib.Path, other_agent: driver.Kernel) -> Iterator[local_node.LocalNode]:
+    """A node with a pool of all of `OURS`; in the end nothing of it is left in som.ko."""
+    node = local_node.LocalNode(state_dir, start=forked.start)
+    node.order(OURS.bytes, source={"external": {"ranges": [OURS.written]}})
+    node.start_agent()
+    wait_free(node, UNITS)
+    yield node
+    node.order(0)
+    wait_until(lambda: said(node) == [], what=f"the pool is gone\n{node.log_text()[-4000:]}")
+    for own in filter(None, (node.agent, node.stand_in)):
+        own.terminate()
+        own.wait(60)
+    node.log.close()
+
+
+def wait_free(node: local_node.LocalNode, units: int) -> None:
+    free = f"{2 * units}Mi" if units else "0"
+    wait_until(
+        lambda: said(node)[0].get("free") == free,
+        what=f"{units} units are free",
+        left=lambda: f"{said(node)}\n{node.log_text()[-4000:]}",
+    )
+
+
+def owner(node: local_node.LocalNode, units: int) -> claims.Claim:
+    """One that has found zeroes and filled them."""
+    claim = claims.Claim(node, units, program="/programs/claim")
+    found = claim.answer(deadline_s=120)
+    assert found == f"zero {units * PAGE}", node.log_text()[-4000:]
+    assert claim.answer("fill 7") == "filled"
+    return claim
+
+
+def end(claim: claims.Claim) -> None:
+    assert claim.answer("check") == "kept"
+    assert claim.end() == 0
+
+
+def test_the_pool_is_reported_with_its_driver_and_its_node(pool: local_node.LocalNode) -> None:
+    (report,) = said(pool)
+    assert report["driver"] == "Kernel"
+    assert report["numa"] == [{"node": 1, "capacity": "32Mi"}]
+
+
+def test_an_unprivileged_owner_has_its_quota_and_not_a_page_more(
+    pool: local_node.LocalNode,
+) -> None:
+    claim = owner(pool, 8)
+    assert claim.answer("more") == "ENOMEM"
+    wait_free(pool, UNITS - 8)
+    shown = metrics(pool)
+    label = next(line for line in shown if line.startswith("som_agent_lease_faults_2m_total{"))
+    assert 'pool="databases"' in label
+    assert label.endswith(" 8.0")
+    end(claim)
+    wait_free(pool, UNITS)
+
+
+def test_the_next_owner_of_all_finds_zeroes(pool: local_node.LocalNode) -> None:
+    for _ in range(2):
+        end(owner(pool, UNITS))
+        wait_free(pool, UNITS)
+
+
+def test_memory_that_a_stranger_has_mapped_is_taken_from_him_and_not_offered(
+    pool: local_node.LocalNode,
+) -> None:
+    claim = owner(pool, 8)
+    (lease,) = [each.lease for each in abi.Module().leases() if each.quota_bytes == 8 * PAGE]
+    touched, touch = os.pipe()
+    stranger = os.fork()
+    if not stranger:
+        os.closerange(3, touched)
+        os.closerange(touched + 1, os.sysconf("SC_OPEN_MAX"))
+        device = os.open(f"/dev/som-lease/{lease}", os.O_RDWR)
+        # The owner's mapping is all of the quota: this one is charged by what it touches.
+        with mmap.mmap(device, PAGE, flags=mmap.MAP_SHARED | MAP_NORESERVE) as mapped:
+            os.read(touched, 1)
+            mapped[0] = 1
+        os._exit(0)
+    wait_until(
+        lambda: "/dev/som-lease/" in pathlib.Path(f"/proc/{stranger}/maps").read_text(),
+        what="he has mapped it",
+    )
+    end(claim)
+    wait_until(
+        lambda: f"pid {stranger} " in pool.log_text() and "LeaseHeld" in pool.log_text(),
+        what="he is named",
+        left=lambda: pool.log_text()[-4000:],
+    )
+    assert "mapping, open file" in pool.log_text()
+    wait_free(pool, UNITS - 8)
+    pool.kill_agent()
+    pool.start_agent()
+    wait_free(pool, UNITS - 8)
+    os.write(touch, b"x")
+    _, status = os.waitpid(stranger, 0)
+    assert os.WTERMSIG(status) == signal.SIGBUS
+    wait_free(pool, UNITS)
+
+
+@pytest.mark.parametrize(("starting", "ending"), KILLS.values(), ids=KILLS)
+def test_an_agent_killed_at_each_step_is_followed_by_one_that_finds_all_again(
+    pool: local_node.LocalNode, starting: tuple[str, str], ending: tuple[str, str]
+) -> None:
+    pool.kill_agent()
+    pool.start_agent(killed_at=starting)
+    claim = claims.Claim(pool, UNITS, program="/programs/claim")
+    pool.wait_killed()
+    pool.start_agent()
+    assert claim.answer(deadline_s=120) == f"zero {UNITS * PAGE}", pool.log_text()[-4000:]
+    assert claim.answer("fill 7") == "filled"
+    wait_free(pool, 0)
+    pool.kill_agent()
+    pool.start_agent(killed_at=ending)
+    pool.wait_registered()
+    end(claim)
+    pool.wait_killed()
+    pool.start_agent()
+    wait_free(pool, UNITS)
+    wait_until(lambda: pool.leases() == 0, what="no lease is left in the store")
+    assert list(pool.state_dir.cdi.iterdir()) == []
+
+
+def metrics(node: local_node.LocalNode) -> list[str]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(node.state_dir.agent_endpoint))
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return connection.makefile().read().splitlines()

@@ -6,6 +6,7 @@
 //   nodes                where each page is: "nodes 0 0 1"
 //   punch PAGE N         gives pages back, which are not looked at again: "punched"
 //   truncate             gives everything back: "truncated"
+//   more                 maps one page more: "mapped", or the error
 // It ends with its stdin.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -119,6 +120,10 @@ int main(void)
 				  b * PAGE);
 			memset(given_back + a, true, b);
 			puts("punched");
+		} else if (!strcmp(line, "more\n")) {
+			void *more = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+			puts(more == MAP_FAILED ? strerrorname_np(errno) : "mapped");
 		} else if (!strcmp(line, "truncate\n")) {
 			if (ftruncate(fd, 0))
 				perror("truncate");
