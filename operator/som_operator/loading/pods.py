@@ -83,7 +83,7 @@ def decode(item: Mapping[str, Any]) -> Pod | None:
     if status.get("phase") in ("Succeeded", "Failed"):
         moment = terminated.get("finishedAt") or metadata["creationTimestamp"]
         ended = datetime.datetime.fromisoformat(moment)
-    told = (state.get("waiting") or terminated) if terminated.get("exitCode") != 0 else {}
+    told: Json = terminated if ended else state.get("waiting", {})
     words = [status.get("reason"), status.get("message"), told.get("reason")]
     result = results.Result.from_json(terminated.get("message", ""))
     if result is None:
