@@ -29,6 +29,7 @@ CONFIRMED_WITHIN_S: Final = 60.0
 
 _LOADING: Final = "Loading"
 _POD_FAILED: Final = "PodFailed"
+_WRONG_IMAGE: Final = "WrongImage"
 
 
 class Kernel(enum.Enum):
@@ -84,7 +85,7 @@ def decide(
         return Decision(_standing(somnode, told, is_known), delete=True)
     if pod and pod.ended is None:
         return Decision(_at_work(pod, told))
-    if pod and pod.ended and pod.succeeded and not (is_known and _confirms(somnode, pod)):
+    if pod and pod.ended and _did(pod) and not (is_known and _confirms(somnode, pod)):
         left_s = _left_s(pod.ended, CONFIRMED_WITHIN_S, now)
         if left_s > 0:
             return Decision(_ended(pod, told), after_s=left_s)
@@ -93,15 +94,16 @@ def decide(
     if not is_known:
         return Decision(told)
     goal = _goal(somnode, told)
-    if pod and pod.ended and not pod.succeeded and pod.task == goal:
+    if pod and pod.ended and not _did(pod) and pod.task == goal:
         left_s = _left_s(pod.ended, _pause_s(pod), now)
         condition = _ended(pod, told)
         if left_s > 0:
             return Decision(condition, after_s=left_s)
         return Decision(condition, delete=True, create=goal, attempt=pod.attempt + 1)
+    if pod and pod.task == "load" and _did(pod):
+        return Decision(_ended(pod, told), delete=True)
     if pod:
-        condition = _ended(pod, told) if pod.succeeded else _standing(somnode, told, is_known)
-        return Decision(condition if pod.task == "load" else None, delete=True)
+        return Decision(_standing(somnode, told, is_known), delete=True)
     return Decision(_standing(somnode, told, is_known), create=goal)
 
 
@@ -133,6 +135,17 @@ def _kernel(somnode: v1alpha1.SomNode) -> Kernel:
 
 def _held_bytes(somnode: v1alpha1.SomNode) -> int:
     return sum(pool.allocated for pool in somnode.status.pools if pool.driver == "Kernel")
+
+
+def _did(pod: pods.Pod) -> bool:
+    """Whether a pod that has ended did what this operator wants."""
+    return pod.succeeded and not _is_wrong(pod)
+
+
+def _is_wrong(pod: pods.Pod) -> bool:
+    """Whether its image is of another release, whose module does not serve our agents."""
+    result = pod.result
+    return pod.task == "load" and pod.succeeded and result is not None and result.version != VERSION
 
 
 def _confirms(somnode: v1alpha1.SomNode, pod: pods.Pod) -> bool:
@@ -182,7 +195,7 @@ def _ended(pod: pods.Pod, told: v1alpha1.Condition | None) -> v1alpha1.Condition
             return told
         message = f"no pool needs it, and it is still there: {_why(pod)}"
         return _condition(told.status, told.reason, message)
-    if pod.succeeded:
+    if _did(pod):
         result = result or results.Result(results.LOADED_BY_OTHERS, version=VERSION)
         # Who has loaded it twice found it the second time.
         reason = told.reason if told and told.status == "True" else result.reason
@@ -191,10 +204,16 @@ def _ended(pod: pods.Pod, told: v1alpha1.Condition | None) -> v1alpha1.Condition
         f"; tried again within {LONGEST_RETRY_S / 60:.0f} min, or as soon as pod "
         f"{pods.name(pod.node)} is deleted"
     )
-    return _condition("False", result.reason if result else _POD_FAILED, f"{_why(pod)}{again}")
+    reason = _WRONG_IMAGE if _is_wrong(pod) else result.reason if result else _POD_FAILED
+    return _condition("False", reason, f"{_why(pod)}{again}")
 
 
 def _why(pod: pods.Pod) -> str:
+    if pod.result and _is_wrong(pod):
+        return (
+            f"image {pod.image} has som.ko {pod.result.version}, and {VERSION} is needed: name "
+            "this release's image in images.driver of the chart"
+        )
     if pod.result:
         return pod.result.message
     return f"pod {pods.name(pod.node)} ended without an answer: {pod.trouble or 'no reason'}"

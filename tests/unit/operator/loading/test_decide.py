@@ -193,6 +193,19 @@ def test_a_failure_is_told_and_tried_again(there: pods.Pod, reason: str) -> None
     assert said(working) == ("False", reason)
 
 
+def test_a_pool_that_comes_back_before_it_is_unloaded_leaves_it_ours() -> None:
+    back = somnode(entry(), module=OURS, told=LOADED)
+    kept = due(back, pod("unload", "InUse"))
+    assert (acts(kept), said(kept)) == ((True, None), LOADED)
+
+
+def test_a_module_of_another_release_is_told_and_not_loaded_again_and_again() -> None:
+    result = results.Result("Loaded", "", "0.0.9", "OLD")
+    wrong = due(somnode(entry(), module=OLDER), pod(answer="Loaded", result=result))
+    assert (acts(wrong), said(wrong)) == (NOTHING, ("False", "WrongImage"))
+    assert wrong.after_s is not None
+
+
 def test_attempts_become_rare_and_are_the_same_after_a_restart() -> None:
     pauses = []
     for attempt in range(1, 9):
