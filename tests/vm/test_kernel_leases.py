@@ -192,6 +192,26 @@ def test_an_agent_killed_at_each_step_is_followed_by_one_that_finds_all_again(
     assert list(pool.state_dir.cdi.iterdir()) == []
 
 
+def test_after_a_lost_store_an_owner_keeps_his_memory_until_his_lease_is_destroyed_by_hand(
+    pool: local_node.LocalNode,
+) -> None:
+    module = abi.Module()
+    claim = owner(pool, 8)
+    (lease,) = [each.lease for each in module.leases() if each.quota_bytes == 8 * PAGE]
+    pool.kill_agent()
+    for file in pool.state_dir.path.glob("som.db*"):
+        file.unlink()
+    pool.start_agent()
+    wait_until(lambda: "StrayMount" in pool.state_dir.status.read_text(), what="it is told")
+    wait_free(pool, UNITS - 8)
+    with pytest.raises(abi.KernelError, match="busy"):
+        module.call(abi.LeaseDestroy(lease=lease))
+    end(claim)
+    module.call(abi.LeaseDestroy(lease=lease))
+    wait_free(pool, UNITS)
+    end(owner(pool, UNITS))
+
+
 def metrics(node: local_node.LocalNode) -> list[str]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(node.state_dir.agent_endpoint))

@@ -29,7 +29,7 @@ class Outcome(enum.Enum):
     OLD_CONTENT = (
         "its container restarted while no agent served the node: it found its own old content"
     )
-    STRAY = "a mount of som that no record names: kept, and reported"
+    STRAY = "a mount or a lease of som that no record names: kept, and reported"
 
 
 @dataclasses.dataclass(frozen=True)
