@@ -38,6 +38,7 @@ class Machine:
     blocks: list[memory_blocks.Block] = dataclasses.field(default_factory=list)
     unmovable: set[int] = dataclasses.field(default_factory=set)
     comes_back: str = ""
+    on_adding: str = "online"
     available_bytes: int = 1 << 50
     is_loaded: bool = True
     version: str = VERSION
@@ -102,6 +103,10 @@ class Machine:
             zone = zone or block.zone or self.comes_back
             self.replace(block, dataclasses.replace(block, online=True, zone=zone))
 
+    def _set_on_adding(self, what: str) -> None:
+        with self.act():
+            self.on_adding = what
+
     def replace(self, before: memory_blocks.Block, after: memory_blocks.Block) -> None:
         self.blocks[self.blocks.index(before)] = after
 
@@ -128,6 +133,8 @@ class Machine:
                     if within is None or within.start <= block.start < within.end
                 ),
                 put_on_line=self._put_on_line,
+                on_adding=lambda: self.on_adding,
+                set_on_adding=self._set_on_adding,
                 used_pages=lambda *_: 0,
             ),
             mock.patch.multiple(
@@ -206,6 +213,8 @@ class Hold:
 
     def _give_back(self, span: seams.Span) -> None:
         for block in list(self._machine.blocks):
+            if self._machine.on_adding == "offline":
+                continue
             if self._machine.comes_back and extent(span).overlaps(
                 iomem.Range(block.start, block.start + block.size_bytes)
             ):

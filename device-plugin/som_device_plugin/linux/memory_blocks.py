@@ -26,6 +26,7 @@ _FREE: Final = 1 << 10
 """KPF_BUDDY"""
 
 MOVABLE: Final = "Movable"
+OFFLINE: Final = "offline"
 _HOW: Final = {MOVABLE: "online_movable", "": "online"}
 
 
@@ -65,6 +66,24 @@ def blocks(
         with contextlib.suppress(FileNotFoundError):
             found.append(_block(path, size_bytes))
     return tuple(sorted(found, key=lambda block: block.start))
+
+
+def on_adding(directory: pathlib.Path = _DIRECTORY) -> str:
+    """What the kernel does with memory that is added, in the words of `state`."""
+    return _read(directory / "auto_online_blocks").strip()
+
+
+def set_on_adding(what: str, directory: pathlib.Path = _DIRECTORY) -> None:
+    """Have the kernel do so from now on.
+
+    Raises:
+        MemoryBlockError: what the kernel answered.
+    """
+    path = directory / "auto_online_blocks"
+    try:
+        path.write_text(what)
+    except OSError as error:
+        raise MemoryBlockError(f"writing {what} to {path}: {error.strerror}") from error
 
 
 def put_on_line(start: int, zone: str, directory: pathlib.Path = _DIRECTORY) -> None:

@@ -63,6 +63,15 @@ def test_a_block_is_moved_only_where_it_is_in_another_zone(tree: pathlib.Path) -
     assert state(tree, 8) == "online_kernel"
 
 
+def test_what_the_kernel_does_with_added_memory_is_read_and_written(tree: pathlib.Path) -> None:
+    (tree / "auto_online_blocks").write_text("online\n")
+    assert memory_blocks.on_adding(tree) == "online"
+    memory_blocks.set_on_adding(memory_blocks.OFFLINE, tree)
+    assert memory_blocks.on_adding(tree) == "offline"
+    with pytest.raises(memory_blocks.MemoryBlockError, match="writing online to"):
+        memory_blocks.set_on_adding("online", tree / "memory99")
+
+
 def test_a_block_that_is_gone_is_named(tree: pathlib.Path) -> None:
     with pytest.raises(memory_blocks.MemoryBlockError, match="memory11 on line: No such file"):
         memory_blocks.put_on_line(11 * BLOCK, "Movable", tree)

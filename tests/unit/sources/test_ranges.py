@@ -151,7 +151,7 @@ def test_ranges_are_taken_in_their_order_and_cut_at_each_gib(
     assert sizes(on.hold("a").spans()) == [(4, 0.5)]
     agent.apply(9 * GIB // 4)
     assert sizes(on.hold("a").spans()) == [(4, 0.5), (4.5, 0.5), (5, 1), (8, 0.25)]
-    assert agent.apply(3 * GIB).shortfall == "2.5Gi of 3Gi: what the order names is not more"
+    assert agent.apply(3 * GIB).shortfall == "2.5Gi of 3Gi: the order names no more than this"
 
 
 def test_a_pool_shrinks_to_what_no_whole_span_divides(on: Machine, tmp_path: pathlib.Path) -> None:
@@ -294,6 +294,18 @@ def test_a_gib_that_does_not_divide_comes_from_the_node_that_has_it(
         "1Gi of 2Gi: no memory that can be moved away on NUMA node 0; order it soon after boot, or "
         "boot with movablecore="
     )
+
+
+def test_memory_that_devices_need_is_carved_last(on: Machine, tmp_path: pathlib.Path) -> None:
+    on.blocks = [
+        dataclasses.replace(each, zone="DMA32" if each.start < GIB else "Normal", node=0)
+        for each in on.blocks
+    ]
+    agent = Agent(on, "Carved", tmp_path)
+    agent.apply(3 * GIB)
+    assert sizes(on.hold("a").spans()) == [(1, 1), (2, 1), (3, 1)]
+    agent.apply(4 * GIB)
+    assert sizes(on.hold("a").spans())[0] == (0, 1)
 
 
 def test_carving_stays_behind_the_guard(on: Machine, tmp_path: pathlib.Path) -> None:

@@ -53,6 +53,16 @@ class Carved:
         self._records.add_carved(pool, [(block.start, block.zone) for block in blocks])
         return ""
 
+    def give(self) -> None:
+        """See `source.Supply`: what comes back stays off line until it goes into its own zone.
+
+        The kernel would put what was Movable into zone Normal, and use it at once for what can
+        never move again.
+        """
+        if (now := memory_blocks.on_adding()) != memory_blocks.OFFLINE:
+            self._records.add_on_adding(now)
+            memory_blocks.set_on_adding(memory_blocks.OFFLINE)
+
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""
         had = [plan.extent(span) for span in spans]
@@ -70,6 +80,9 @@ class Carved:
             if not any(each.start <= start < each.end for each in had):
                 memory_blocks.put_on_line(start, zone)
                 self._records.forget_carved(start)
+        if before := self._records.on_adding():
+            memory_blocks.set_on_adding(before)
+            self._records.forget_carved()
 
     def _room_bytes(self) -> int:
         memory = hugepages.memory()

@@ -43,6 +43,9 @@ class DevDax:
             dax.unbind(device)
         return ""
 
+    def give(self) -> None:
+        """See `source.Supply`."""
+
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""
         unbound = self._records.unbound(pool)

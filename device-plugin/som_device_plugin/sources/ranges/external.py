@@ -20,5 +20,8 @@ class External:
         """See `source.Supply`."""
         return ""
 
+    def give(self) -> None:
+        """See `source.Supply`."""
+
     def settle(self, _pool: str, _spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""

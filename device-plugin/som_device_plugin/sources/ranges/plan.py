@@ -21,6 +21,7 @@ TRIES: Final = 16
 """How many pieces that cannot be had are tried on one NUMA node."""
 
 _RESERVED: Final = frozenset({"Reserved", "Soft Reserved"})
+_RANKS: Final = {memory_blocks.MOVABLE: 0, "DMA32": 100, "DMA": 100}
 _MOST_REASONS: Final = 3
 SOM: Final = "som"
 """som.ko's name in /proc/iomem."""
@@ -153,7 +154,7 @@ def why_short(offer: Offer, refused: Mapping[int, str]) -> str:
     """Why there is no more, in a sentence."""
     reasons = list(dict.fromkeys([*offer.lacking, *refused.values()]))
     if not reasons and not offer.nodes:
-        return "what the order names is not more"
+        return "the order names no more than this"
     more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
     return "; ".join(reasons[:_MOST_REASONS]) + more
 
@@ -290,7 +291,8 @@ def of_blocks(
 ) -> Offer:
     """Memory blocks that can be tried together: aligned, all on line, of one NUMA node.
 
-    Those come first from which everything can be moved away, then those that are least `used`.
+    Those come first from which everything can be moved away, then those that are least `used`, and
+    last what is below 4 GiB, because there are devices that reach no other memory.
     """
     grouped: dict[int, list[memory_blocks.Block]] = {}
     for block in blocks:
@@ -299,9 +301,9 @@ def of_blocks(
     for number, group in grouped.items():
         piece = Piece(number * piece_bytes, (number + 1) * piece_bytes, node=group[0].node)
         is_whole = sum(block.size_bytes for block in group) == piece_bytes
-        if is_whole and all(block.online and block.node == piece.node for block in group):
-            movable = sum(block.zone == memory_blocks.MOVABLE for block in group)
-            ranked.append((-movable, used(piece), -piece.start, piece))
+        if is_whole and all(block.zone and block.node == piece.node for block in group):
+            rank = sum(_RANKS.get(block.zone, 1) for block in group)
+            ranked.append((rank, used(piece), -piece.start, piece))
     pieces = tuple(piece for *_, piece in sorted(ranked))
     empty = set(nodes) - {piece.node for piece in pieces}
     return Offer(pieces, tuple(map(_nothing_movable, sorted(empty))), nodes)

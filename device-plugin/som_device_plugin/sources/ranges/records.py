@@ -5,8 +5,12 @@ Both are recorded before the act, of this boot: a reboot undoes them itself.
 
 import sqlite3
 from collections.abc import Iterable
+from typing import Final
 
 from som_device_plugin import database
+
+_ON_ADDING: Final = -1
+"""In the place of a block's start: what the kernel does with memory that is added."""
 
 
 class RangeRecords:
@@ -38,6 +42,10 @@ class RangeRecords:
         with database.transaction(self._db):
             self._db.execute("DELETE FROM unbound_devices WHERE device = ?", (device,))
 
+    def add_on_adding(self, what: str) -> None:
+        """The kernel is about to be told to leave added memory off line."""
+        self.add_carved("", [(_ON_ADDING, what)])
+
     def carved(self, pool: str) -> dict[int, str]:
         """Start of a block -> its zone; "" where it was in several."""
         query = "SELECT start, zone FROM carved_blocks WHERE pool = ? ORDER BY start"
@@ -52,7 +60,12 @@ class RangeRecords:
                 [(start, pool, zone, self._boot_id) for start, zone in zones],
             )
 
-    def forget_carved(self, start: int) -> None:
-        """The block is as it was."""
+    def on_adding(self) -> str:
+        """What the kernel did with added memory before it was told to leave it off line; ""."""
+        query = "SELECT zone FROM carved_blocks WHERE start = ?"
+        return next((what for (what,) in database.read(self._db, query, (_ON_ADDING,))), "")
+
+    def forget_carved(self, start: int = _ON_ADDING) -> None:
+        """The block, or what the kernel does with added memory, is as it was."""
         with database.transaction(self._db):
             self._db.execute("DELETE FROM carved_blocks WHERE start = ?", (start,))

@@ -39,6 +39,9 @@ class Supply(Protocol):
     def prepare(self, pool: str, piece: plan.Piece) -> str:
         """Record what adding `piece` will change, and make it free; or why that must not be."""
 
+    def give(self) -> None:
+        """Record what giving back will change, and do what it takes before that."""
+
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """Make everything on record of `pool` that is in no span as it was before."""
 
@@ -200,6 +203,7 @@ class RangeSource:
         )
         if span is None:
             return False
+        self._supply.give()
         try:
             hold.remove(span.start)
         except seams.RangeRefused as refused:
@@ -218,6 +222,8 @@ class RangeSource:
                     f"pool {pool} cannot be given back: {pages.human_bytes(held_bytes)} are "
                     "held by containers; end them first"
                 )
+            if hold.spans():
+                self._supply.give()
             hold.destroy()
         self._supply.settle(pool, self._spans(pool))
         self._orders.pop(pool, None)
