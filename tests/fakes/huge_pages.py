@@ -20,15 +20,16 @@ class Killed(BaseException):
 class HugePages:
     """Counters by node, and how many pages are in use or reserved.
 
-    Which of a node's pages are in use is not modelled. `spare` is how many pages the kernel still
-    finds memory for. `die` makes the next writes end the process: `["", "before"]` is before the
-    second one.
+    Which of a node's pages are in use is not modelled, but for those `pinned` there, which are
+    among them. `spare` is how many pages the kernel still finds memory for. `die` makes the next
+    writes end the process: `["", "before"]` is before the second one.
     """
 
     def __init__(self, nodes: int, *, spare: int = 10**6) -> None:
         self.total = dict.fromkeys(range(nodes), 0)
         self.surplus = dict.fromkeys(range(nodes), 0)
         self.used = 0
+        self.pinned = dict.fromkeys(range(nodes), 0)
         self.spare = spare
         self.corrupted = 0
         self.overcommit = 0
@@ -50,7 +51,7 @@ class HugePages:
             self.total[allowed[turn % len(allowed)]] += 1
             self.spare -= 1
             turn += 1
-        while self.persistent() > max(wanted, self.used) and (rest := self._persistent_of(allowed)):
+        while self.persistent() > max(wanted, self.used) and (rest := self._free_of(allowed)):
             self.total[rest[turn % len(rest)]] -= 1
             self.spare += 1
             turn += 1
@@ -72,6 +73,9 @@ class HugePages:
         self.total[source] -= pages
         self.total[target] += pages
 
+    def _free_of(self, nodes: list[int]) -> list[int]:
+        return [n for n in self._persistent_of(nodes) if self.total[n] > self.pinned[n]]
+
     def _persistent_of(self, nodes: list[int]) -> list[int]:
         return [node for node in nodes if self.persistent(node) > 0]
 
@@ -84,7 +88,9 @@ class HugePages:
             compact=lambda _node: None,
             nodes=lambda: tuple(self.total),
             node_counts=lambda _size, node: hugepages.NodeCounts(
-                total=self.total[node], free=self.total[node], surplus=self.surplus[node]
+                total=self.total[node],
+                free=self.total[node] - self.pinned[node],
+                surplus=self.surplus[node],
             ),
             machine_counts=lambda _size: hugepages.MachineCounts(
                 total=sum(self.total.values()),

@@ -116,8 +116,22 @@ def write_persistent(page_bytes: int, node: int, pages: int) -> None:
 def adopt_surplus(page_bytes: int, most: int) -> None:
     """Make surplus pages persistent, `most` at most; they are in use: this takes no memory."""
     counts = machine_counts(page_bytes)
-    pages = counts.persistent + min(counts.surplus, most)
-    _write_pages(_MACHINE / f"hugepages-{page_bytes // 1024}kB" / "nr_hugepages", pages)
+    _write_pages(_of_machine(page_bytes), counts.persistent + min(counts.surplus, most))
+
+
+def swap_surplus(page_bytes: int, most: int) -> bool:
+    """Free pages of nobody in place of surplus pages, `most` at most: as many stay persistent.
+
+    Where fewer pages of a node are free than are to leave it, the kernel makes pages in use there
+    surplus, and keeps free ones elsewhere (set_max_huge_pages in mm/hugetlb.c). False: there are
+    not both.
+    """
+    counts = machine_counts(page_bytes)
+    if not counts.surplus or counts.available <= 0:
+        return False
+    adopt_surplus(page_bytes, most)
+    _write_pages(_of_machine(page_bytes), counts.persistent)
+    return True
 
 
 def compact(node: int) -> None:
@@ -153,6 +167,10 @@ def _write_pages(path: pathlib.Path, pages: int) -> None:
             f"writing {pages} to {path}: {error.strerror}; the kernel cannot make such huge pages "
             "at run time: reserve them on its command line"
         ) from error
+
+
+def _of_machine(page_bytes: int) -> pathlib.Path:
+    return _MACHINE / f"hugepages-{page_bytes // 1024}kB" / "nr_hugepages"
 
 
 def _node_directory(page_bytes: int, node: int) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """Pools beside strangers, neighbours and containers that move their pages."""
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Iterator
@@ -45,6 +46,26 @@ def test_a_container_that_moves_its_pages_changes_shares_and_nothing_else(
     assert agent.strangers == 10
     agent.release("databases")
     assert machine.kernel.total == {0: 5, 1: 5}
+
+
+@pytest.mark.parametrize("deaths", [[], *([""] * writes + ["after"] for writes in range(4))])
+def test_a_stranger_that_moved_a_page_leaves_none_behind_when_the_pool_goes(
+    deaths: list[str], machine: machines.Machine, agent: machines.Agent
+) -> None:
+    machine.kernel.use(10)
+    machine.kernel.pinned = {0: 4, 1: 6}
+    machine.kernel.move(0, 1, 1)
+    assert agent.check() == []
+    assert agent.records.ledger(PAGE).strangers == {0: 5, 1: 5}, "whose page it was nobody says"
+
+    machine.kernel.die = deaths
+    with contextlib.suppress(Killed):
+        agent.release("databases")
+    machine.kernel.die = []
+    agent.restart()
+    agent.release("databases")
+    assert machine.kernel.total == {0: 4, 1: 6}
+    assert machine.kernel.surplus == {0: 0, 1: 0}
 
 
 def test_pages_moved_before_a_pool_grows_are_not_taken_twice(

@@ -99,6 +99,21 @@ class Counters:
 
     def _look(self, page_bytes: int) -> tuple[accounts.Found, accounts.Settled]:
         ledger = self._records.ledger(page_bytes)
+        found, settled = self._judge(page_bytes, ledger)
+        # A page of others that moved is counted where it was: what we take on a node may be theirs,
+        # in use, and ours stay free elsewhere. The intention to take is still on record.
+        taken = _ours(ledger) - _ours(settled.ledger)
+        if taken > 0 and hugepages.swap_surplus(page_bytes, taken):
+            found, settled = self._judge(page_bytes, ledger)
+        if settled.cause is accounts.Cause.MEMORY_ERROR:
+            self._errors_known += sum(settled.missing.values()) * _BASE_PAGE_BYTES
+        if settled.ledger != ledger:
+            self._records.save(page_bytes, settled.ledger)
+        return found, settled
+
+    def _judge(
+        self, page_bytes: int, ledger: accounts.Ledger
+    ) -> tuple[accounts.Found, accounts.Settled]:
         machine = hugepages.machine_counts(page_bytes)
         errors = hugepages.memory().corrupted_bytes
         found = accounts.Found(
@@ -112,12 +127,7 @@ class Counters:
             neighbours=self._neighbours_bytes(page_bytes) // page_bytes,
             lost=max(errors - self._errors_known, 0) // _BASE_PAGE_BYTES,
         )
-        settled = accounts.settle(found, ledger)
-        if settled.cause is accounts.Cause.MEMORY_ERROR:
-            self._errors_known += sum(settled.missing.values()) * _BASE_PAGE_BYTES
-        if settled.ledger != ledger:
-            self._records.save(page_bytes, settled.ledger)
-        return found, settled
+        return found, accounts.settle(found, ledger)
 
     def _add(self, page_bytes: int, found: accounts.Found, missing: accounts.Nodes) -> None:
         total = found.total + sum(missing.values())
@@ -154,8 +164,8 @@ def _strangers(settled: accounts.Settled) -> int:
     return sum((settled.ledger.strangers or {}).values())
 
 
-def _ours(settled: accounts.Settled) -> int:
-    return sum(sum(share.pages.values()) for share in settled.ledger.pools.values())
+def _ours(ledger: accounts.Ledger) -> int:
+    return sum(sum(share.pages.values()) for share in ledger.pools.values())
 
 
 def _doubted(page_bytes: int, settled: accounts.Settled) -> seams.Event:
@@ -168,7 +178,7 @@ def _doubted(page_bytes: int, settled: accounts.Settled) -> seams.Event:
 
 
 def _taken(page_bytes: int, settled: accounts.Settled) -> seams.Event:
-    strangers, ours = _strangers(settled), _ours(settled)
+    strangers, ours = _strangers(settled), _ours(settled.ledger)
     return seams.Event(
         reason="HugePagesTakenAway",
         message=f"other programs have {strangers} {plan.human_bytes(page_bytes)} huge pages now, "
@@ -188,7 +198,7 @@ def _corrected(
         reason="HugePagesRewritten" if cause is accounts.Cause.REWRITTEN else "HugePagesLost",
         message=f"{plan.human_bytes(page_bytes)} huge pages were {cause.value}: {found.total} "
         f"found ({found.surplus} more in use as surplus); what was missing is added again"
-        f"{f', but for {short} pages' if short else ''}: som has {_ours(after)}, other programs "
-        f"{_strangers(after)}; if these need none, write 0 to nr_hugepages",
+        f"{f', but for {short} pages' if short else ''}: som has {_ours(after.ledger)}, other "
+        f"programs {_strangers(after)}; if these need none, write 0 to nr_hugepages",
         warning=True,
     )
