@@ -150,7 +150,7 @@ async def test_only_the_newest_status_is_written_when_the_server_is_back(
         server.failure = failures.ALL[failure]
         for number, units in enumerate((30, 20, 10), start=1):
             await reports.reporter.report(status(free_units=units))
-            await passed(300 * number)
+            await passed(100 * number)
         tries = [r.at_s for r in server.requests if r.path.endswith("/status")]
         assert max(sum(t <= u < t + 30 for u in tries) for t in tries) <= 10
         server.failure = None
