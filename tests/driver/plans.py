@@ -98,6 +98,7 @@ DEVDAX = """
     a_dax_device_is_taken_while_it_has_no_driver_and_comes_back_zeroed
     only_memory_of_dax_devices_is_taken_as_such
 """
+DAX_MODULES = ("device_dax", "libnvdimm", "nd_e820", "dax_pmem")
 # As ndctl would: a device over the whole of the legacy persistent memory, and without its driver.
 MAKE_DAX = Test(
     name="a_dax_device_is_made_and_its_driver_unbound",
@@ -215,7 +216,7 @@ BOOTS = (
         "devdax",
         "memmap=2560M!4G",
         DEVDAX,
-        modules=("device_dax", "libnvdimm", "nd_e820", "dax_pmem"),
+        modules=DAX_MODULES,
         before=(MAKE_DAX,),
     ),
     Boot(
@@ -259,14 +260,21 @@ BOOTS = (
     # Without the checks of slabs, which would be counted.
     Boot(
         name="overhead",
-        machine=Machine(memory="7G", append="memmap=2G$4G movablecore=2560M"),
-        tests=LOAD_ANYWAY
-        + c_tests(
-            "external",
-            "kernel_memory_per_gibibyte",
-            limit_s=900,
-            env="SOM_CARVED_RANGE=0x180000000,0x40000000",
-        )
-        + UNLOAD,
+        machine=Machine(
+            memory="8G",
+            append="memmap=2G$4G memmap=1G!8G movablecore=2560M",
+            modules=DAX_MODULES,
+        ),
+        tests=(
+            *LOAD_ANYWAY,
+            MAKE_DAX,
+            *c_tests(
+                "external",
+                "kernel_memory_per_gibibyte",
+                limit_s=900,
+                env="SOM_CARVED_RANGE=0x180000000,0x40000000",
+            ),
+            *UNLOAD,
+        ),
     ),
 )

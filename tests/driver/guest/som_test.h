@@ -116,6 +116,14 @@ bool kernel_is_refused(void);
 /* What the module is loaded with here: on such a kernel the acceptance of that, if the plan says. */
 const char *module_arguments(void);
 
+/* ---- dax0.0, which a plan has made and whose driver it has unbound */
+#define DAX_DRIVER "/sys/bus/dax/drivers/device_dax/"
+#define DAX_DEVICE "/sys/bus/dax/devices/dax0.0/"
+uint64_t dax_start(void);
+uint64_t dax_end(void);
+/* While the driver is bound. */
+char *dax_map(uint64_t bytes);
+
 /* ---- memory */
 /* Signal that an access raised, or 0. */
 int touch_read(const volatile char *address);

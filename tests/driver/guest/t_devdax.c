@@ -2,9 +2,6 @@
 /* DAX devices as source: the plan has made dax0.0 and unbound its driver. */
 #include "som_test.h"
 
-#define DRIVER "/sys/bus/dax/drivers/device_dax/"
-#define DEVICE "/sys/bus/dax/devices/dax0.0/"
-
 static uint64_t number_in(const char *path)
 {
 	char text[32];
@@ -13,7 +10,17 @@ static uint64_t number_in(const char *path)
 	return strtoull(text, NULL, 0);
 }
 
-static char *map_device(uint64_t bytes)
+uint64_t dax_start(void)
+{
+	return number_in(DAX_DEVICE "mapping0/start");
+}
+
+uint64_t dax_end(void)
+{
+	return number_in(DAX_DEVICE "mapping0/end") + 1;
+}
+
+char *dax_map(uint64_t bytes)
 {
 	int fd = open("/dev/dax0.0", O_RDWR | O_CLOEXEC);
 	char *map = mmap(NULL, bytes, RW, MAP_SHARED, fd, 0);
@@ -25,23 +32,23 @@ static char *map_device(uint64_t bytes)
 
 TEST(a_dax_device_is_taken_while_it_has_no_driver_and_comes_back_zeroed)
 {
-	uint64_t start = number_in(DEVICE "mapping0/start"), bytes = 64 * MIB;
+	uint64_t start = dax_start(), bytes = 64 * MIB;
 	uint32_t pool = pool_empty(SOM_SOURCE_DEVDAX, "dax"), lease;
 	struct som_pool_span span;
 	char *map;
 	int fd;
 
-	write_file(DRIVER "bind", "dax0.0");
+	write_file(DAX_DRIVER "bind", "dax0.0");
 	CHECK_ERRNO(pool_try_add(pool, start, bytes), EBUSY);
-	map = map_device(bytes);
+	map = dax_map(bytes);
 	for (uint64_t at = 0; at < bytes; at += CHUNK)
 		fill(map + at, 4096, 1);
 	munmap(map, bytes);
-	write_file(DRIVER "unbind", "dax0.0");
+	write_file(DAX_DRIVER "unbind", "dax0.0");
 
 	CHECK_OK(pool_try_add(pool, start, bytes));
 	CHECK_ERRNO(pool_try_add(pool, start + CHUNK, CHUNK), EEXIST);
-	CHECK(!try_write_file(DRIVER "bind", "dax0.0") && access(DEVICE "driver", F_OK));
+	CHECK(!try_write_file(DAX_DRIVER "bind", "dax0.0") && access(DAX_DEVICE "driver", F_OK));
 	lease = lease_create(pool, bytes);
 	fd = lease_open(lease);
 	map = som_map(fd, bytes);
@@ -55,20 +62,19 @@ TEST(a_dax_device_is_taken_while_it_has_no_driver_and_comes_back_zeroed)
 
 	CHECK(pool_span(pool, 0, &span) && span.start == start && span.bytes == bytes);
 	CHECK_OK(pool_try_remove(pool, start));
-	write_file(DRIVER "bind", "dax0.0");
-	map = map_device(bytes);
+	write_file(DAX_DRIVER "bind", "dax0.0");
+	map = dax_map(bytes);
 	for (uint64_t at = 0; at < bytes; at += CHUNK)
 		CHECK(first_nonzero(map + at, 4096) == NOTHING_WRONG, "what a lease left there");
 	munmap(map, bytes);
-	write_file(DRIVER "unbind", "dax0.0");
+	write_file(DAX_DRIVER "unbind", "dax0.0");
 	pool_destroy(pool);
 }
 
 TEST(only_memory_of_dax_devices_is_taken_as_such)
 {
 	uint32_t pool = pool_empty(SOM_SOURCE_DEVDAX, "wrong"), external;
-	uint64_t start = number_in(DEVICE "mapping0/start");
-	uint64_t end = number_in(DEVICE "mapping0/end") + 1;
+	uint64_t start = dax_start(), end = dax_end();
 
 	CHECK_ERRNO(pool_try_add(pool, 16 * MIB, CHUNK), EINVAL); /* System RAM */
 	CHECK_ERRNO(pool_try_add(pool, end, CHUNK), EINVAL);
