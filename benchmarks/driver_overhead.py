@@ -5,7 +5,7 @@ what the kernel holds per GiB that one process has mapped and touched, page tabl
 what the node sees of it in MemTotal, Slab and PageTables. A ratio stands beside each figure that
 has an alternative. Figures of kernels differ by the sizes of their objects, not by chance: those
 of the Bare pools agree to a few hundred bytes, the others, in which a whole node has its part, to
-0.1 MiB: a carved or devdax pool costs less than that, and may be told as less than nothing.
+0.1 MiB (a carved pool to 0.3 MiB, which is more than it costs: it may come out below nothing).
 
     sudo PYTHONPATH=tests .venv/bin/python benchmarks/driver_overhead.py --kernel 6.12
 """
