@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.harness import binaries
@@ -51,6 +52,16 @@ def build_product(target: str, *, tag: str) -> Path:
     megabytes = archive.stat().st_size / 1e6
     print(f"built {tag} in {time.monotonic() - begin:.0f} s, {megabytes:.0f} MB packed", flush=True)
     return archive
+
+
+def run_in(tag: str, command: Sequence[str], *, mounts: Mapping[Path, str]) -> str:
+    """Run a command in a container of an image, with directories of this machine read-only."""
+    container = _buildah(["from", "--pull-never", tag]).strip()
+    try:
+        volumes = [f"--volume={here}:{there}:ro" for here, there in mounts.items()]
+        return _buildah(["run", "--isolation=chroot", *volumes, container, "--", *command])
+    finally:
+        _buildah(["rm", container])
 
 
 def retag(tag: str, *, to: str) -> Path:
