@@ -72,6 +72,8 @@ class Churn:
             self._kill_stand_in: seldom,
             self._rewrite: seldom,
         }
+        if len(self._others) > 1:
+            self._actions[self._move] = often
 
     def run(self, seconds: float, *, served: int) -> None:
         """Order the pool, churn, and end all owners; the pool is whole again.
@@ -154,6 +156,12 @@ class Churn:
         if owner := self._some():
             owner.tell("truncate", "truncated")
             self.count["truncated"] += 1
+
+    def _move(self) -> None:
+        if owner := self._some():
+            first, pages = self._part(owner)
+            owner.tell(f"move {self._rng.choice(list(self._others))} {first} {pages}", "moved")
+            self.count["moved"] += 1
 
     def _some(self) -> Owner | None:
         there = [owner for owner in self._owners if owner.started and not owner.may_end]

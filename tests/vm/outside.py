@@ -9,6 +9,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ HERE = Path(__file__).parent
 TREE = HERE.parents[1]
 KERNEL = "6.12"
 PROGRAMS = ("claim",)
+GIVEN = ("SOM_CHURN_SECONDS", "SOM_CHURN_SEED")
+"""What of the environment the guest has too."""
 VIRTIOFSD = [Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd")]
 LIMIT_S = 1800
 START_LIMIT_S = 30
@@ -112,9 +115,10 @@ class Guest:
             self._failure = error
 
     def _plan(self) -> list[guest.Test]:
+        given = [f"{name}={os.environ[name]}" for name in GIVEN if name in os.environ]
         python = (
             f"cd {TREE}; PATH=/usr/sbin:/usr/bin:/bin PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 "
-            f"{sys.executable} -m vm.inside {' '.join(self._tests)}"
+            f"{' '.join([*given, sys.executable])} -m vm.inside {' '.join(self._tests)}"
         )
         return [
             guest.Test(name="set-up", command="sh /set-up"),
