@@ -20,6 +20,10 @@ DEVDAX = Range(4 * GIB, GIB // 2)
 """A device for devdax; its driver keeps the beginning for its books."""
 RESERVED = Range(4 * GIB + GIB // 2, GIB // 2)
 CARVABLE = Range(5 * GIB, 2 * GIB)
-"""On line, and the kernel keeps nothing there that cannot be moved away."""
+"""On line, in zone Movable. The first GiB can be carved; the kernel's books of the node end it."""
+ABSENT = Range(16 * GIB, 2 * 2**20)
+"""Reserved, with nothing behind it."""
 
-NOT_THE_KERNELS = f"memmap={DEVDAX.bytes}!{DEVDAX.start} memmap={RESERVED.bytes}${RESERVED.start}"
+NOT_THE_KERNELS = f"memmap={DEVDAX.bytes}!{DEVDAX.start} " + " ".join(
+    f"memmap={each.bytes}${each.start}" for each in (RESERVED, ABSENT)
+)
