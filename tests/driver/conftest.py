@@ -13,12 +13,6 @@ from driver import plans
 from guests import debian, guest
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "full: a boot that tells little more on this kernel than on 6.12"
-    )
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     boots = [(kernel, boot) for kernel in debian.SERIES for boot in plans.BOOTS]
     if "test" in metafunc.fixturenames:

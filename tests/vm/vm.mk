@@ -5,4 +5,4 @@ VM_PACKAGES := qemu-system-common e2fsprogs
 .PHONY: test-vm
 test-vm: setup driver-tools cluster-build ## the agent in a virtual machine, alone and as a node [TEST=part of a name]
 	@tests/install-packages $(VM_PACKAGES)
-	$(BIN)/pytest tests/vm $(if $(TEST),-k "$(TEST)")
+	$(BIN)/pytest tests/vm $(if $(TEST),-k "$(TEST)") $(if $(KERNEL),,-m "not full")

@@ -22,6 +22,8 @@ IMAGES = binaries.CACHE / "images"
 AUTHORITIES = Path("/usr/local/share/ca-certificates")
 """Certificate authorities that the machine's administrator added; builds need them, images not."""
 
+KEPT_S = 3600.0
+"""For how long an archive stays that another tree may be about to import."""
 SLIM = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale")
 
 
@@ -52,6 +54,15 @@ def build_product(target: str, *, tag: str) -> Path:
     megabytes = archive.stat().st_size / 1e6
     print(f"built {tag} in {time.monotonic() - begin:.0f} s, {megabytes:.0f} MB packed", flush=True)
     return archive
+
+
+def build_on(base: str, file: Path, *, at: str, tag: str) -> Path:
+    """An image that has one file more than `base`; return its archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(file, Path(folder) / "file")
+        (Path(folder) / "Dockerfile").write_text(f"FROM {base}\nCOPY file {at}\n")
+        _buildah(["bud", "--quiet", "--pull-never", f"--tag={tag}", folder])
+    return _archive(tag)
 
 
 def run_in(tag: str, command: Sequence[str], *, mounts: Mapping[Path, str]) -> str:
@@ -108,10 +119,12 @@ def _archive(tag: str) -> Path:
     target = IMAGES / f"{name}-{image[:12]}.tar"
     if not target.exists():
         for old in IMAGES.glob(f"{name}-*.tar"):
-            old.unlink()
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                old.unlink()
         partial = target.with_suffix(".partial")
         _buildah(["push", "--quiet", tag, f"oci-archive:{partial}:{tag}"])
         partial.rename(target)
+    target.touch()
     return target
 
 

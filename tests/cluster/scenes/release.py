@@ -21,9 +21,12 @@ def build(*more: str) -> list[Path]:
     ]
 
 
-def install(cluster: Cluster, *, tag: str = "test", wait: bool = True) -> None:
+def install(
+    cluster: Cluster, *, tag: str = "test", driver: str = "test", wait: bool = True
+) -> None:
     """Install or upgrade, and `wait` for the pods; the node must have the images."""
     words = ["upgrade", "--install", "som", str(CHART), "--create-namespace"]
-    words += [f"--set=images.{target}.tag={tag}" for target in (*TARGETS, DRIVER)]
+    words += [f"--set=images.{target}.tag={tag}" for target in TARGETS]
+    words += [f"--set=images.{DRIVER}.tag={driver}"]
     words += ["--wait", "--timeout=120s"] if wait else []
     cluster.helm(*words, f"--namespace={NAMESPACE}")

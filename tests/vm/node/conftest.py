@@ -11,7 +11,7 @@ import pytest
 from cluster.harness import binaries
 from cluster.scenes import agents, release
 from cluster.scenes.conftest import pytest_runtest_makereport  # noqa: F401
-from vm.node.machine import VirtualCluster
+from vm.node.machine import PREBUILT, VirtualCluster
 
 POOL = """\
 apiVersion: som.io/v1alpha1
@@ -37,9 +37,16 @@ def cluster() -> Iterator[VirtualCluster]:
 
 
 @pytest.fixture(scope="session")
-def som(cluster: VirtualCluster) -> VirtualCluster:
+def installed(cluster: VirtualCluster) -> VirtualCluster:
+    """The cluster with som installed."""
+    install(cluster, driver=PREBUILT)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def som(installed: VirtualCluster) -> VirtualCluster:
     """The cluster with som installed and its pool Ready."""
-    install(cluster)
+    cluster = installed
     cluster.apply(POOL)
     cluster.kubectl("wait", "--for=condition=Ready", "sompool/examples", "--timeout=90s")
     agents.wait_units(cluster, 128)
@@ -47,9 +54,9 @@ def som(cluster: VirtualCluster) -> VirtualCluster:
     return cluster
 
 
-def install(cluster: VirtualCluster) -> None:
+def install(cluster: VirtualCluster, *, driver: str) -> None:
     """As helm does it, but for the patience of the liveness probes: the machine is emulated."""
-    release.install(cluster, wait=False)
+    release.install(cluster, driver=driver, wait=False)
     where = f"--namespace={release.NAMESPACE}"
     patience = json.dumps([{"op": "add", "path": LIVENESS, "value": 60}])
     for workload in WORKLOADS:

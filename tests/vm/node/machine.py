@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import shlex
+import shutil
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from cluster.harness import certificates, images, node
 from cluster.harness.cluster import Cluster, T
 from cluster.harness.errors import ClusterError
 from cluster.scenes import release
+from driver import build
 from guests import debian, guest
+from som_api import VERSION
 from vm import memory
 from vm.node import disks
 
@@ -25,6 +28,11 @@ KERNEL = "6.12"
 NODE = "/run/node"
 """Where all that is ours is on the node."""
 ADDRESS, GATEWAY, PODS = "10.98.0.2", "10.98.0.1", "10.88.0.0/16"
+OLDER_MODULE = f"{NODE}/som.ko"
+"""som.ko as a release before this one would have it."""
+OLDER_VERSION = "0.0.9"
+PREBUILT = "prebuilt"
+"""Tag of the driver's image with som.ko in it: to build it takes the emulated node minutes."""
 SLOWNESS = 8
 """How many times longer than on this machine a thing may take in the emulated one."""
 
@@ -56,6 +64,12 @@ class VirtualCluster(Cluster):
             images.build_static("pause", tag=images.PAUSE),
             images.build_static("workload", tag=images.WORKLOAD),
             *release.build(release.DRIVER),
+            images.build_on(
+                f"localhost/som-{release.DRIVER}:test",
+                self._module(kernel, VERSION),
+                at=f"/opt/som/modules/{kernel.release}/som.ko",
+                tag=f"localhost/som-{release.DRIVER}:{PREBUILT}",
+            ),
         ]
         drives = (disks.system(kernel), disks.containers(archives))
         hardware = guest.Machine(
@@ -76,7 +90,7 @@ class VirtualCluster(Cluster):
             ),
         )
         initrd = self.namespaces.state / "initrd"
-        initrd.write_bytes(guest.initramfs(kernel, self._files(), hardware))
+        initrd.write_bytes(guest.initramfs(kernel, self._files(kernel), hardware))
         ports = (f"file:{self._console}", f"unix:{self._shell},server=on,wait=off")
         self.namespaces.run(["sh", "-ec", CABLE])
         self.namespaces.start(
@@ -96,7 +110,7 @@ class VirtualCluster(Cluster):
         healthy = ["get", "--raw", f"/api/v1/nodes/{certificates.NODE}/proxy/healthz"]
         self.wait_for("kubelet to be healthy", lambda: self.kubectl(*healthy))
 
-    def _files(self) -> dict[str, Path]:
+    def _files(self, kernel: debian.Kernel) -> dict[str, Path]:
         """What the initramfs brings along, by its path there."""
         pki, made = self.namespaces.pki, self.namespaces.state / "node"
         kubeconfig = (pki / "kubelet.kubeconfig").read_text()
@@ -118,10 +132,19 @@ class VirtualCluster(Cluster):
             (made / name).write_text(text)
         return {
             "init": HERE / "init",
+            OLDER_MODULE.removeprefix("/run/"): self._module(kernel, OLDER_VERSION),
             **{f"node/{name}": HERE / name for name in ("start", "component")},
             **{f"node/{name}": made / name for name in texts},
             **{f"node/pki/{name}": pki / name for name in ("ca.crt", "kubelet.crt", "kubelet.key")},
         }
+
+    def _module(self, kernel: debian.Kernel, version: str) -> Path:
+        """som.ko of this tree, which says that it is of this version."""
+        folder = self.namespaces.state / "modules" / version
+        shutil.copytree(images.PROJECT / "driver", folder / "driver")
+        control = folder / "driver/ctl.c"
+        control.write_text(control.read_text().replace(f'"{VERSION}"', f'"{version}"'))
+        return build.module(kernel, folder / "driver", folder / "som.ko")
 
     def _wait_up(self) -> None:
         def up() -> bool:
