@@ -38,7 +38,8 @@ def wait_told(cluster: VirtualCluster, *wanted: str, deadline_s: float = LOADS_S
 
 def loaded(cluster: VirtualCluster) -> str:
     """The version of som.ko that the node's kernel has; "" for none."""
-    return cluster.on_node(["sh", "-c", "cat /sys/module/som/version || :"]).split("\n")[0]
+    script = "cat /sys/module/som/version 2>/dev/null || :"
+    return cluster.on_node(["sh", "-c", script]).strip()
 
 
 def boot_id(cluster: VirtualCluster) -> str:
