@@ -1,4 +1,7 @@
-# Images of som: `docker build --target agent .`, `--target operator .` and `--target driver .`
+# Images of som: `docker build --target agent .` (after `make libsom`), `--target operator .` and
+# `--target driver .`
+# `make release` dates all files by the commit. So nothing here may keep the time of the build: no
+# logs, and byte code that does not look at dates.
 FROM debian:trixie-slim AS build
 ARG DEBIAN_FRONTEND=noninteractive PIP_ROOT_USER_ACTION=ignore
 RUN apt-get update \
@@ -8,12 +11,12 @@ WORKDIR /src
 COPY requirements.lock requirements-dev.lock ./
 RUN pip install --quiet --no-cache-dir --no-compile --require-hashes \
         --target=/opt/som/lib --requirement=requirements.lock
-# The official client's synchronous half is half of its 120 MB. We use the asyncio half and the
-# parser of quantities, whose packages import the rest.
+# The official client's synchronous half is half of its 120 MB. We use client and config of the
+# asyncio half (and client uses utils); its package imports the rest, 2 MB in each agent.
 RUN cd /opt/som/lib && rm -r bin && cd kubernetes \
- && find . -mindepth 1 -maxdepth 1 ! -name aio ! -name utils -exec rm -r {} + \
- && find utils -type f ! -name quantity.py -delete \
- && touch __init__.py utils/__init__.py
+ && find . -mindepth 1 -maxdepth 1 ! -name aio -exec rm -r {} + \
+ && find aio -mindepth 1 -maxdepth 1 ! -name client ! -name config ! -name utils -exec rm -r {} + \
+ && touch __init__.py aio/__init__.py
 RUN awk '/^[a-z]/ { keep = /^(grpcio|grpcio-tools|protobuf|setuptools|typing-extensions)==/ } keep' \
         requirements-dev.lock > tools.lock \
  && pip install --quiet --no-cache-dir --require-hashes --target=/opt/tools --requirement=tools.lock
@@ -21,6 +24,9 @@ COPY pyproject.toml setup.py README.md LICENSE ./
 COPY api api
 COPY operator operator
 COPY device-plugin device-plugin
+COPY kubectl kubectl
+# The date of files in the wheel, as seconds since 1970; today where it is not given.
+ARG SOURCE_DATE_EPOCH
 RUN PYTHONPATH=/opt/tools pip wheel --quiet --no-deps --no-build-isolation --wheel-dir=/dist . \
  && pip install --quiet --no-deps --no-compile --target=/opt/som/lib /dist/*.whl \
  && mv /opt/som/lib/bin /opt/som/bin \
@@ -32,14 +38,18 @@ FROM debian:trixie-slim AS runtime
 ARG DEBIAN_FRONTEND=noninteractive
 RUN apt-get update \
  && apt-get install -qy --no-install-recommends python3 \
- && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+ && python3 -m compileall -qf --invalidation-mode=unchecked-hash /usr/lib/python3* \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*
 COPY --from=build /opt/som /opt/som
 ENV PATH=/opt/som/bin:/usr/bin:/bin PYTHONPATH=/opt/som/lib PYTHONUNBUFFERED=1
 LABEL org.opencontainers.image.licenses=Apache-2.0 \
       org.opencontainers.image.base.name=docker.io/library/debian:trixie-slim
 
 FROM runtime AS agent
-LABEL org.opencontainers.image.title=som-agent \
+# By `make libsom`: it is linked for any libc, so it needs no container to be built in.
+COPY libsom/dist /opt/som/libsom
+LABEL org.opencontainers.image.licenses="Apache-2.0 AND MIT" \
+      org.opencontainers.image.title=som-agent \
       org.opencontainers.image.description="Reserves som memory on a node and hands it to containers"
 # Mounts, cgroups and device nodes of the node: root, and privileged by the chart.
 USER 0:0
@@ -58,7 +68,9 @@ FROM debian:trixie-slim AS driver
 ARG DEBIAN_FRONTEND=noninteractive
 RUN apt-get update \
  && apt-get install -qy --no-install-recommends gcc-12 gcc-13 gcc-14 libelf1t64 make python3 \
- && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/libexec/gcc/*/*/lto1
+ && python3 -m compileall -qf --invalidation-mode=unchecked-hash /usr/lib/python3* \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/* \
+           /usr/libexec/gcc/*/*/lto1
 # The node's /usr is mounted at /host/usr: headers name each other by paths in /usr/src, and what is
 # beside that by paths from there.
 RUN rm -rf /usr/src && ln -s /host/usr/src /usr/src

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTHON ?= python3
 
-.PHONY: help setup generate check demo test test-full test-unit test-node
+.PHONY: help setup generate check kubectl-som demo test test-full test-unit test-node release
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -33,6 +33,9 @@ check: setup ## formats, lints, types, import rules, generated files
 	$(BIN)/python -m som_api.v1alpha1.crd --check charts/som/templates/crds
 	$(BIN)/python docs/generate.py --check
 
+kubectl-som: setup ## dist/kubectl-som-*: the plugin of kubectl, one file for each platform, and krew's
+	$(BIN)/python kubectl/onefile/build.py dist
+
 demo: setup ## a pool of 2 GiB on this machine, two owners, everything given back
 	$(BIN)/python examples/demo.py
 
@@ -43,7 +46,7 @@ test-full: export PYTEST_ADDOPTS = --hypothesis-profile=many
 test-full: export SOM_POISON_SECONDS = 600
 test-full: export SOM_CHURN_SECONDS = 600
 test-full: export KERNEL = all
-test-full: test ## the same without cuts: many examples, long churn, all kernels; hours
+test-full: test test-suites ## the same without cuts: many examples, long churn, all kernels; hours
 
 # pytest compiles its tests once, also where the environment says not to keep what is compiled.
 # Durable writes of a store under test need no disk.
@@ -56,4 +59,10 @@ test-node: setup ## real huge pages on this machine, and local mode; needs root
 	@command -v strace >/dev/null || tests/install-packages strace
 	$(BIN)/pytest tests/node
 
--include tests/*/*.mk
+# What only a release needs: the library of the bill of materials.
+RELEASE_TOOLS := build/release-tools
+release: setup ## images, chart, packages, module, bill of materials in dist/; REGISTRY= is where the chart finds the images
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --upgrade --target=$(RELEASE_TOOLS) -r release/requirements.lock
+	PYTHONPATH=$(RELEASE_TOOLS) $(BIN)/python -m release --registry=$(REGISTRY)
+
+-include tests/*/*.mk libsom/libsom.mk

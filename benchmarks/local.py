@@ -27,10 +27,21 @@ class Run:
 
 
 class Local:
-    """`som local` on a pool of `gib` GiB in a state directory of its own."""
+    """`som local` on a pool of `mib` MiB in a state directory of its own."""
 
-    def __init__(self, state_dir: pathlib.Path) -> None:
+    def __init__(self, state_dir: pathlib.Path, *, mib: int) -> None:
         self.state_dir = state_dir
+        self._mib = mib
+
+    def order(self, *, warm_mib: int = 0) -> None:
+        """Have the pool, with so much zeroed ahead in one piece."""
+        warm = [{"size": f"{warm_mib}Mi", "count": 1}] if warm_mib else []
+        source = {"hugeTLB": {"pageSize": "2Mi"}}
+        spec = {"unit": "2Mi", "capacity": f"{self._mib}Mi", "source": source, "warm": warm}
+        kind = {"apiVersion": "som.io/v1alpha1", "kind": "SomPool"}
+        order = self.state_dir.parent / "sompool.json"
+        order.write_text(json.dumps({**kind, "metadata": {"name": "benchmark"}, "spec": spec}))
+        self.som("up", "-f", str(order))
 
     def som(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(SOM), "local", arguments[0], "--state-dir", str(self.state_dir)]
@@ -66,14 +77,10 @@ class Local:
 def pool(*, mib: int) -> Iterator[Local]:
     """A pool that is there inside the block and given back after it."""
     with tempfile.TemporaryDirectory(prefix="som-") as directory:
-        local = Local(pathlib.Path(directory) / "s")
+        local = Local(pathlib.Path(directory) / "s", mib=mib)
         local.state_dir.mkdir()
-        order = pathlib.Path(directory) / "sompool.json"
-        spec = {"unit": "2Mi", "capacity": f"{mib}Mi", "source": {"hugeTLB": {"pageSize": "2Mi"}}}
-        kind = {"apiVersion": "som.io/v1alpha1", "kind": "SomPool"}
-        order.write_text(json.dumps({**kind, "metadata": {"name": "benchmark"}, "spec": spec}))
         try:
-            local.som("up", "-f", str(order))
+            local.order()
             yield local
         finally:
             local.som("down", "--force")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from som_api import v1alpha1
-from som_operator import observed, plan, pool_status, standing
+from som_api.plan import observed, plan, pool_status, standing, tally
 
 GIB = 2**30
 T = TypeVar("T")
@@ -53,12 +53,9 @@ def main() -> None:
     node = next(iter(nodes.values()))
     _timed("plan_one_node", lambda: planned(node))
     pool = next(iter(pools.by_name.values()))
-    _timed(
-        "status_of_one_pool",
-        lambda: pool_status.pool_status(
-            pool, {n: p.on_node[pool.name] for n, p in plans.items() if pool.name in p.on_node}
-        ),
-    )
+    on_nodes = {n: p.on_node[pool.name] for n, p in plans.items() if pool.name in p.on_node}
+    tallied = _timed("tally_of_one_pool", lambda: tally.Tally(on_nodes))
+    _timed("status_of_one_pool", lambda: pool_status.pool_status(pool, tallied))
     _print("memory", rss_bytes=_rss_bytes(), idle_rss_bytes=idle_bytes, nodes=count)
 
 

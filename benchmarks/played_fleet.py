@@ -10,7 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -19,6 +19,13 @@ from som_api import kube
 NAMESPACE = "som-system"
 POOL = "fleet"
 KUBELET_EVERY_S = 300.0
+SPEC = {
+    "nodeSelector": {"matchLabels": {"fleet": "yes"}},
+    "unit": "2Mi",
+    "capacity": "64Gi",
+    "source": {"hugeTLB": {"pageSize": "2Mi"}},
+}
+OFFERED = {"som.io/2Mi": "32768"}
 
 
 def now() -> str:
@@ -85,23 +92,110 @@ def _metadata(name: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": now(), **more}
 
 
-async def fill_etcd(url: str, count: int) -> None:
-    """Write the fleet where the API server keeps it: through it, this alone takes minutes."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=8)) as session:
-
-        async def put(key: str, value: dict[str, Any]) -> None:
-            body = {
-                "key": base64.b64encode(f"/registry/{key}".encode()).decode(),
-                "value": base64.b64encode(json.dumps(value).encode()).decode(),
+def settled(number: int, uid: str) -> dict[str, Any]:
+    """A SomNode as operator and agent leave it, with the managedFields that this takes."""
+    owner = {"apiVersion": "v1", "kind": "Node", "name": f"node-{number:05d}", "uid": uid}
+    told = [
+        *(_condition(kind, "True", reason) for kind, reason in _WELL),
+        *(_condition(kind, "False", reason) for kind, reason in _NOTHING_WRONG),
+    ]
+    spec = {
+        "pools": [
+            {
+                "name": POOL,
+                "generation": 1,
+                **{field: SPEC[field] for field in ("unit", "capacity", "source")},
             }
-            async with session.post(f"{url}/v3/kv/put", json=body) as answer:
-                answer.raise_for_status()
+        ]
+    }
+    status = {
+        **_report(number, spec, 1, allocated="1Gi"),
+        "hugePages": [],
+        "conditions": told,
+    }
+    managed = {
+        "operation": "Apply",
+        "apiVersion": kube.SOMNODES.api_version,
+        "time": now(),
+        "fieldsType": "FieldsV1",
+        "subresource": "status",
+        "fieldsV1": {"f:status": _fields(status)},
+    }
+    return {
+        "apiVersion": kube.SOMNODES.api_version,
+        "kind": kube.SOMNODES.kind,
+        "metadata": _metadata(
+            f"node-{number:05d}",
+            generation=1,
+            ownerReferences=[owner],
+            managedFields=[{"manager": "som-agent", **managed}],
+        ),
+        "spec": spec,
+        "status": status,
+    }
 
+
+_WELL = (("Ready", "Reserved"), ("AgentReady", "AgentReady"))
+_NOTHING_WRONG = (
+    ("Degraded", "AsExpected"),
+    ("Blocked", "AsExpected"),
+    ("BooksPending", "BooksAgree"),
+)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """What server-side apply notes of a value's fields."""
+    if isinstance(value, dict):
+        return {f"f:{key}": _fields(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return {f'k:{{"n":{n}}}': {".": {}, **_fields(inner)} for n, inner in enumerate(value)}
+    return {}
+
+
+async def fill_etcd(url: str, count: int, *, in_place: bool) -> None:
+    """Write the fleet where the API server keeps it: through it, this alone takes minutes.
+
+    `in_place`: with its SomNodes, and everything offered.
+    """
+    async with Etcd(url) as etcd:
         for start in range(0, count, 100):
             numbers = range(start, min(start + 100, count))
-            puts = [put(f"minions/node-{n:05d}", node(n)) for n in numbers]
-            puts += [put(f"pods/{NAMESPACE}/som-agent-{n:05d}", agent_pod(n)) for n in numbers]
+            nodes = {n: node(n) for n in numbers}
+            if in_place:
+                for one in nodes.values():
+                    one["status"]["capacity"] = {**one["status"]["capacity"], **OFFERED}
+            puts = [etcd.put(f"minions/node-{n:05d}", nodes[n]) for n in numbers]
+            if in_place:
+                puts += [
+                    etcd.put(
+                        f"som.io/somnodes/node-{n:05d}", settled(n, nodes[n]["metadata"]["uid"])
+                    )
+                    for n in numbers
+                ]
+            puts += [etcd.put(f"pods/{NAMESPACE}/som-agent-{n:05d}", agent_pod(n)) for n in numbers]
             await asyncio.gather(*puts)
+
+
+class Etcd:
+    """Where the API server keeps its objects. What is written here, its watches tell."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=8))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def put(self, key: str, value: dict[str, Any]) -> None:
+        body = {
+            "key": base64.b64encode(f"/registry/{key}".encode()).decode(),
+            "value": base64.b64encode(json.dumps(value).encode()).decode(),
+        }
+        async with self._session.post(f"{self._url}/v3/kv/put", json=body) as answer:
+            answer.raise_for_status()
 
 
 # What happens in the cluster beside the operator.
@@ -110,8 +204,8 @@ async def fill_etcd(url: str, count: int) -> None:
 class Fleet:
     """Plays every agent and kubelet, and sees what an admin would see."""
 
-    def __init__(self, client: kube.Client, count: int) -> None:
-        self.client, self.count = client, count
+    def __init__(self, client: kube.Client, count: int, *, etcd: str) -> None:
+        self.client, self.count, self._etcd = client, count, etcd
         self.ready_at: dict[int, float] = {}
         self.reported = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -144,7 +238,8 @@ class Fleet:
         if new is None:
             return
         generation = new["metadata"]["generation"]
-        if old is None or old["metadata"]["generation"] != generation:
+        is_new = old is None or old["metadata"]["generation"] != generation
+        if is_new and new.get("status", {}).get("observedGeneration") != generation:
             self._begin(self._report_after(key.name, random.uniform(0.5, 2.0)))
 
     def _pool_changed(self, key: kube.Key, old: object, new: kube.Json | None) -> None:
@@ -166,32 +261,8 @@ class Fleet:
         if somnode is None:
             return
         generation, taken = somnode["metadata"]["generation"], next(self._turn) % 32
-        conditions = [
-            _condition("Ready", "True", "Reserved"),
-            *(_condition(kind, "False", "AsExpected") for kind in ("Degraded", "Blocked")),
-        ]
-        pools = [
-            {
-                **{field: entry[field] for field in ("name", "generation", "unit", "capacity")},
-                "allocated": f"{taken}Gi",
-                "free": "32Gi",
-                "numa": [{"node": number, "capacity": "32Gi"} for number in (0, 1)],
-                "conditions": conditions[:1],
-            }
-            for entry in somnode["spec"].get("pools", ())
-        ]
-        status = {
-            "observedGeneration": generation,
-            "bootID": f"boot-{int(name.rpartition('-')[2])}",
-            "kernelVersion": "6.12",
-            "agentVersion": "0.1.0",
-            "pools": pools,
-            "hugePages": [
-                {"pageSize": "2Mi", "total": pool["capacity"], "pools": pool["capacity"]}
-                for pool in pools
-            ],
-            "conditions": conditions,
-        }
+        number, spec = int(name.rpartition("-")[2]), somnode["spec"]
+        status = _report(number, spec, generation, allocated=f"{taken}Gi")
         body = {
             "apiVersion": kube.SOMNODES.api_version,
             "kind": kube.SOMNODES.kind,
@@ -202,6 +273,14 @@ class Fleet:
         await self._send(lambda: self.client.apply(path, body, field_manager="som-agent"))
         self.reported += 1
 
+    def _reported_again(self, name: str) -> kube.Json:
+        """The SomNode, as etcd has it, with another amount allocated."""
+        somnode = self.somnodes.cache[kube.Key("", name)]
+        metadata = {k: v for k, v in somnode["metadata"].items() if k != "resourceVersion"}
+        taken = {"allocated": f"{next(self._turn) % 32}Gi"}
+        pools = [{**pool, **taken} for pool in somnode["status"]["pools"]]
+        return {**somnode, "metadata": metadata, "status": {**somnode["status"], "pools": pools}}
+
     async def _send(self, request: Callable[[], Awaitable[Any]]) -> None:
         """Agents and kubelets try again; one refusal says nothing about the operator."""
         async with self._at_once:
@@ -209,13 +288,18 @@ class Fleet:
                 await request()
 
     async def live(self, every_s: float, until_s: float) -> None:
-        """Every agent reports once in `every_s`, and kubelets send their status."""
+        """Every agent reports once in `every_s`, and kubelets send their status.
 
-        async def one(name: str) -> None:
+        These reports are written into etcd: 5 000 agents together take more CPU of the API server
+        than the operator, which it would then have no time to serve.
+        """
+
+        async def one(name: str, etcd: Etcd) -> None:
             await asyncio.sleep(random.uniform(0, every_s))
             while True:
                 begun_s = time.monotonic()
-                await self.report(name)
+                await etcd.put(f"som.io/somnodes/{name}", self._reported_again(name))
+                self.reported += 1
                 await asyncio.sleep(max(0.0, begun_s + every_s - time.monotonic()))
 
         async def kubelet(number: int) -> None:
@@ -225,9 +309,13 @@ class Fleet:
             await self._send(lambda: self.client.merge_patch(path, beat))
 
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(until_s), asyncio.TaskGroup() as tasks:
+            async with (
+                Etcd(self._etcd) as etcd,
+                asyncio.timeout(until_s),
+                asyncio.TaskGroup() as tasks,
+            ):
                 for number in range(self.count):
-                    tasks.create_task(one(f"node-{number:05d}"))
+                    tasks.create_task(one(f"node-{number:05d}", etcd))
                     tasks.create_task(kubelet(number))
 
     def ordered(self, capacity: str | None) -> bool:
@@ -254,6 +342,11 @@ class Fleet:
             and status["nodes"]["ready"] == self.count
         )
 
+    def observed_generation(self) -> int:
+        """The generation of the pool that its status is about."""
+        pool = self.pools.cache.get(kube.Key("", POOL), {})
+        return int(pool.get("status", {}).get("observedGeneration", 0))
+
     def ready_stood_s(self) -> float:
         """The longest time between two counts of READY-NODES, each higher than the last."""
         times = [at_s for _, at_s in sorted(self.ready_at.items())]
@@ -266,3 +359,35 @@ def _condition(kind: str, status: str, reason: str) -> dict[str, str]:
 
 def _units(item: kube.Json) -> str:
     return str(item["status"].get("capacity", {}).get("som.io/2Mi", ""))
+
+
+def _report(
+    number: int, spec: dict[str, Any], generation: int, *, allocated: str
+) -> dict[str, Any]:
+    """What the agent of a node says once it has done what `spec` orders."""
+    conditions = [
+        _condition("Ready", "True", "Reserved"),
+        *(_condition(kind, "False", "AsExpected") for kind in ("Degraded", "Blocked")),
+    ]
+    pools = [
+        {
+            **{field: entry[field] for field in ("name", "generation", "unit", "capacity")},
+            "allocated": allocated,
+            "free": "32Gi",
+            "numa": [{"node": number, "capacity": "32Gi"} for number in (0, 1)],
+            "conditions": conditions[:1],
+        }
+        for entry in spec.get("pools", ())
+    ]
+    return {
+        "observedGeneration": generation,
+        "bootID": f"boot-{number}",
+        "kernelVersion": "6.12",
+        "agentVersion": "0.1.0",
+        "pools": pools,
+        "hugePages": [
+            {"pageSize": "2Mi", "total": pool["capacity"], "pools": pool["capacity"]}
+            for pool in pools
+        ],
+        "conditions": conditions,
+    }

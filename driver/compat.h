@@ -12,6 +12,7 @@
 #include <linux/sched/mm.h>
 #include <linux/version.h>
 #include <asm/cpufeature.h>
+#include <asm/tlbflush.h>
 
 #define SOM_KERNEL(major, minor) \
 	(LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
@@ -24,13 +25,14 @@
  * Before 6.12 only VMAs that look like DAX reach ->huge_fault, and GUP-fast has
  * no check for special PMDs: any user could crash the node with vmsplice().
  * S_DAX and the devmap bit answer both. Later kernels take pages behind S_DAX
- * for real ones and dereference their struct page, so never set it there.
+ * for real ones and dereference their struct page, so never set it there, unless
+ * they are real: then what zaps, splits and moves them asks for it on all kernels.
  */
 #define SOM_LOOKS_LIKE_DAX	(!SOM_KERNEL(6, 12))
 
-static inline void som_inode_init(struct inode *inode)
+static inline void som_inode_init(struct inode *inode, bool pinnable)
 {
-	if (SOM_LOOKS_LIKE_DAX)
+	if (pinnable || SOM_LOOKS_LIKE_DAX)
 		inode->i_flags |= S_DAX;
 }
 
@@ -46,6 +48,19 @@ static inline vm_fault_t som_insert_pmd(struct vm_fault *vmf, unsigned long pfn)
 {
 	return vmf_insert_pfn_pmd(vmf, som_pfn(pfn),
 				  vmf->flags & FAULT_FLAG_WRITE);
+}
+
+/* 6.17: pages of devices are counted and mapped as any others; before, a bit tells */
+static inline vm_fault_t som_insert_folio(struct vm_fault *vmf,
+					  struct folio *folio)
+{
+	bool write = vmf->flags & FAULT_FLAG_WRITE;
+#if SOM_KERNEL(6, 17)
+	return vmf_insert_folio_pmd(vmf, folio, write);
+#else
+	return vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(folio_pfn(folio),
+						      PFN_DEV | PFN_MAP), write);
+#endif
 }
 
 static inline vm_fault_t som_insert_pud(struct vm_fault *vmf, unsigned long pfn)
@@ -65,18 +80,13 @@ static inline bool som_cpu_maps_extents(void)
 
 /* 6.6: ->huge_fault takes an order. */
 #if SOM_KERNEL(6, 6)
-#define SOM_DEFINE_HUGE_FAULT(name, handler)				\
-static vm_fault_t name(struct vm_fault *vmf, unsigned int order)	\
-{									\
-	return handler(vmf, order);					\
-}
+#define som_fault_size		unsigned int
+#define som_fault_order(size)	(size)
 #else
-#define SOM_DEFINE_HUGE_FAULT(name, handler)				\
-static vm_fault_t name(struct vm_fault *vmf, enum page_entry_size size)	\
-{									\
-	return handler(vmf, size == PE_SIZE_PMD ? SOM_PMD_ORDER :	\
-			    size == PE_SIZE_PUD ? SOM_PUD_ORDER : 0);	\
-}
+#define som_fault_size		enum page_entry_size
+#define som_fault_order(size)						\
+	((size) == PE_SIZE_PMD ? SOM_PMD_ORDER :			\
+	 (size) == PE_SIZE_PUD ? SOM_PUD_ORDER : 0)
 #endif
 
 static inline void som_vm_flags_set(struct vm_area_struct *vma,
@@ -89,6 +99,16 @@ static inline void som_vm_flags_set(struct vm_area_struct *vma,
 #endif
 }
 
+/* 7.3: others are to ask for it so; the field is still written by ->mmap. */
+static inline pgoff_t som_vma_pgoff(const struct vm_area_struct *vma)
+{
+#if SOM_KERNEL(7, 3)
+	return vma_start_pgoff(vma);
+#else
+	return vma->vm_pgoff;
+#endif
+}
+
 /* 6.4: faults need no mmap_lock. None comes from here until it is released. */
 static inline void som_vma_stop_faults(struct vm_area_struct *vma)
 {
@@ -96,6 +116,25 @@ static inline void som_vma_stop_faults(struct vm_area_struct *vma)
 	vma_start_write(vma);
 #endif
 }
+
+/*
+ * Before 6.5 madvise(MADV_COLD, MADV_PAGEOUT) takes the entry of a device's page for
+ * a broken table ("bad pmd") and drops it without a TLB flush. Such memory may still
+ * be reached, by its last user, until this returns.
+ */
+#if SOM_KERNEL(6, 5)
+static inline void som_flush_dropped_entries(void) {}
+#else
+static inline void som_flush_here(void *unused)
+{
+	__flush_tlb_all();
+}
+
+static inline void som_flush_dropped_entries(void)
+{
+	on_each_cpu(som_flush_here, NULL, true);
+}
+#endif
 
 static inline unsigned long som_unmapped_area(struct file *file,
 					      unsigned long addr,

@@ -6,18 +6,56 @@
  * revoked and nobody holds it any longer, or is destroyed.
  */
 #include <linux/device.h>
-#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/pseudo_fs.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
 #include "internal.h"
 #include "trace.h"
 
+#define SOM_SUPER_MAGIC	0x534f4d00
+
+dev_t som_devt;
+
 /* Also: open() against revocation, and the return of a lease's memory */
 static DEFINE_MUTEX(som_leases_lock);
 static DEFINE_XARRAY_ALLOC1(som_leases);
 static u32 som_leases_next;
 static unsigned int som_leases_number;
+
+static struct vfsmount *som_mount;
+static int som_mount_count;
+
+static int init_fs_context(struct fs_context *fc)
+{
+	return init_pseudo(fc, SOM_SUPER_MAGIC) ? 0 : -ENOMEM;
+}
+
+/* Without an owner: the module's own mount would keep it loaded for ever */
+static struct file_system_type som_fs_type = {
+	.name = "som",
+	.init_fs_context = init_fs_context,
+	.kill_sb = kill_anon_super,
+};
+
+int som_lease_init(void)
+{
+	int err = simple_pin_fs(&som_fs_type, &som_mount, &som_mount_count);
+
+	if (err)
+		return err;
+	err = alloc_chrdev_region(&som_devt, 0, MINORMASK + 1, "som");
+	if (err)
+		simple_release_fs(&som_mount, &som_mount_count);
+	return err;
+}
+
+void som_lease_exit(void)
+{
+	unregister_chrdev_region(som_devt, MINORMASK + 1);
+	simple_release_fs(&som_mount, &som_mount_count);
+}
 
 static void trace_lease(struct som_lease *lease, enum som_lease_event event)
 {
@@ -29,10 +67,8 @@ static void give_back(struct som_lease *lease)
 {
 	lockdep_assert_held(&som_leases_lock);
 	trace_lease(lease, SOM_LEASE_GAVE_BACK);
-	som_give_back(lease);
+	som_lease_return(lease);
 }
-
-/* ------------------------------------------------- for the administrator */
 
 static void lease_free(struct kref *ref)
 {
@@ -51,15 +87,15 @@ static struct som_lease *lease_alloc(const struct som_lease_create *arg)
 	lease = kzalloc(sizeof(*lease), GFP_KERNEL);
 	if (!lease)
 		return ERR_PTR(-ENOMEM);
-	lease->inode = alloc_anon_inode(som_super);
+	lease->inode = alloc_anon_inode(som_mount->mnt_sb);
 	if (IS_ERR(lease->inode)) {
 		int err = PTR_ERR(lease->inode);
 
 		kfree(lease);
 		return ERR_PTR(err);
 	}
-	som_inode_init(lease->inode);
 	lease->node = arg->numa_node;
+	lease->movable = arg->options & SOM_LEASE_MOVABLE;
 	lease->quota = arg->quota_bytes >> CHUNK_SHIFT;
 	memcpy(lease->name, arg->name, sizeof(lease->name));
 	kref_init(&lease->ref);
@@ -73,8 +109,9 @@ static int reserve(struct som_pool *pool, u64 quota)
 	int err = 0;
 
 	mutex_lock(&pool->lock);
+	som_quarantine_review(pool);
 	/* More may be promised than is left after memory has failed */
-	if (pool->reserved + quota > pool->chunks) {
+	if (pool->reserved + quota + pool->quarantined > pool->chunks) {
 		err = -ENOSPC;
 	} else {
 		pool->reserved += quota;
@@ -136,6 +173,7 @@ int som_lease_create(struct som_lease_create *arg)
 		goto out_free;
 	}
 	lease->pool = pool;
+	som_inode_init(lease->inode, som_is_pinnable(pool));
 	err = reserve(pool, lease->quota);
 	if (err)
 		goto out_unuse;
@@ -165,6 +203,8 @@ int som_lease_revoke(u32 id)
 	WRITE_ONCE(lease->revoked, true);
 	filemap_invalidate_lock(mapping);
 	unmap_mapping_range(mapping, 0, 0, 1);
+	if (som_is_pinnable(lease->pool))
+		som_flush_dropped_entries();
 	filemap_invalidate_unlock(mapping);
 
 	mutex_lock(&som_leases_lock);
@@ -174,6 +214,54 @@ int som_lease_revoke(u32 id)
 	mutex_unlock(&som_leases_lock);
 	som_lease_put(lease);
 	return 0;
+}
+
+/* The first lease from this number on, or NULL */
+static struct som_lease *lease_get_from(unsigned long id)
+{
+	struct som_lease *lease;
+
+	mutex_lock(&som_leases_lock);
+	lease = xa_find(&som_leases, &id, ULONG_MAX, XA_PRESENT);
+	if (lease)
+		kref_get(&lease->ref);
+	mutex_unlock(&som_leases_lock);
+	return lease;
+}
+
+static bool has_stake(struct som_lease *lease, struct som_extent *extent)
+{
+	struct som_stake *stake;
+	bool found = false;
+
+	mutex_lock(&lease->pool->lock);
+	hlist_for_each_entry(stake, &extent->stakes, in_extent)
+		found |= stake->lease == lease;
+	mutex_unlock(&lease->pool->lock);
+	return found;
+}
+
+/*
+ * No entry is left in page tables of whoever has a stake in this extent. Faults that
+ * were on their way have ended; later ones bring back what may be used.
+ */
+void som_lease_unmap_all(struct som_pool *pool, struct som_extent *extent)
+{
+	struct address_space *mapping;
+	struct som_lease *lease;
+	unsigned long id = 0;
+
+	while ((lease = lease_get_from(id))) {
+		id = lease->id + 1UL;
+		if (lease->pool == pool && has_stake(lease, extent)) {
+			mapping = lease->inode->i_mapping;
+			filemap_invalidate_lock(mapping);
+			unmap_mapping_range(mapping, 0, 0, 1);
+			filemap_invalidate_unlock(mapping);
+		}
+		som_lease_put(lease);
+		cond_resched();
+	}
 }
 
 int som_lease_destroy(u32 id)
@@ -234,118 +322,32 @@ void som_lease_stat(struct som_lease *lease, struct som_stat *stat)
 	stat->held_bytes = lease->held << CHUNK_SHIFT;
 	stat->peak_bytes = lease->peak << CHUNK_SHIFT;
 	stat->zeroed_late_bytes = lease->zeroed_late << CHUNK_SHIFT;
+	stat->quarantined_bytes = lease->quarantined << CHUNK_SHIFT;
 	mutex_unlock(&lease->pool->lock);
 	stat->faults_2m = atomic64_read(&lease->faults_2m);
 	stat->faults_1g = atomic64_read(&lease->faults_1g);
 }
 
-/* -------------------------------------------------------- for its holders */
-
-static int lease_open(struct inode *inode, struct file *file)
+struct som_lease *som_lease_open(u32 id)
 {
 	struct som_lease *lease;
-	int err = 0;
 
 	mutex_lock(&som_leases_lock);
-	lease = xa_load(&som_leases, iminor(inode));
+	lease = xa_load(&som_leases, id);
 	if (!lease)
-		err = -ENXIO;
+		lease = ERR_PTR(-ENXIO);
 	else if (READ_ONCE(lease->revoked))
-		err = -ENODEV;
+		lease = ERR_PTR(-ENODEV);
 	else
 		lease->holders++;
 	mutex_unlock(&som_leases_lock);
-	if (err)
-		return err;
-	file->private_data = lease;
-	file->f_mapping = lease->inode->i_mapping;
-	return 0;
+	return lease;
 }
 
-static int lease_release(struct inode *inode, struct file *file)
+void som_lease_close(struct som_lease *lease)
 {
-	struct som_lease *lease = file->private_data;
-
 	mutex_lock(&som_leases_lock);
 	if (!--lease->holders && READ_ONCE(lease->revoked))
 		give_back(lease);
 	mutex_unlock(&som_leases_lock);
-	return 0;
 }
-
-static loff_t lease_llseek(struct file *file, loff_t offset, int whence)
-{
-	struct som_lease *lease = file->private_data;
-
-	return fixed_size_llseek(file, offset, whence,
-				 lease->quota << CHUNK_SHIFT);
-}
-
-static int run_info(struct file *file, void *buffer)
-{
-	struct som_lease *lease = file->private_data;
-	struct som_info *arg = buffer;
-
-	arg->api_version = SOM_API_VERSION;
-	arg->lease = lease->id;
-	arg->mapping = lease->pool->mapping;
-	arg->numa_node = lease->node;
-	arg->quota_bytes = lease->quota << CHUNK_SHIFT;
-	arg->chunk_bytes = SOM_CHUNK_BYTES;
-	arg->extent_bytes = SOM_EXTENT_BYTES;
-	return 0;
-}
-
-static int run_stat(struct file *file, void *buffer)
-{
-	som_lease_stat(file->private_data, buffer);
-	return 0;
-}
-
-static int run_prefault(struct file *file, void *buffer)
-{
-	struct som_range *arg = buffer;
-
-	return som_prefault(file->private_data, arg->start, arg->bytes);
-}
-
-static int run_discard(struct file *file, void *buffer)
-{
-	struct som_range *arg = buffer;
-
-	return som_discard(file->private_data, arg->start, arg->bytes);
-}
-
-static const struct som_command
-	command_info = SOM_COMMAND(som_info, SOM_INFO_SIZE_VER0, run_info),
-	command_stat = SOM_COMMAND(som_stat, SOM_STAT_SIZE_VER0, run_stat),
-	command_prefault = SOM_COMMAND(som_range, SOM_RANGE_SIZE_VER0,
-				       run_prefault),
-	command_discard = SOM_COMMAND(som_range, SOM_RANGE_SIZE_VER0,
-				      run_discard);
-
-static long lease_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
-{
-	switch (cmd) {
-	case SOM_INFO:
-		return som_run_command(&command_info, file, arg);
-	case SOM_STAT:
-		return som_run_command(&command_stat, file, arg);
-	case SOM_PREFAULT:
-		return som_run_command(&command_prefault, file, arg);
-	case SOM_DISCARD:
-		return som_run_command(&command_discard, file, arg);
-	}
-	return -ENOTTY;
-}
-
-const struct file_operations som_lease_fops = {
-	.owner = THIS_MODULE,
-	.open = lease_open,
-	.release = lease_release,
-	.llseek = lease_llseek,
-	.mmap = som_mmap,
-	.get_unmapped_area = som_get_unmapped_area,
-	.unlocked_ioctl = lease_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-};

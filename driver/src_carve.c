@@ -29,6 +29,27 @@ static int node_of(u64 start, u64 bytes)
 	return node;
 }
 
+/* The kernel's mark of memory that has failed goes with the struct pages */
+static bool has_failed(u64 start, u64 bytes)
+{
+	unsigned long pfn, end = PHYS_PFN(start + bytes);
+	struct page *page;
+
+	for (pfn = PHYS_PFN(start); pfn < end; pfn++) {
+		page = pfn_to_online_page(pfn);
+		if (page && PageHWPoison(page))
+			return true;
+		cond_resched();
+	}
+	return som_bad_count(start >> CHUNK_SHIFT, bytes >> CHUNK_SHIFT);
+}
+
+/* What is taken and given back as a whole */
+static u64 unit_bytes(void)
+{
+	return max_t(u64, memory_block_size_bytes(), SOM_EXTENT_BYTES);
+}
+
 static int put_back(int node, u64 start, u64 bytes)
 {
 	int err = add_memory(node, start, bytes, MHP_MERGE_RESOURCE);
@@ -43,18 +64,49 @@ static int carved_add(struct som_pool *pool, u64 start, u64 bytes)
 {
 	int node, err;
 
-	if (!IS_ALIGNED(start | bytes, max_t(u64, memory_block_size_bytes(),
-					     SOM_EXTENT_BYTES)))
+	if (!IS_ALIGNED(start | bytes, unit_bytes()))
 		return -EINVAL;
 	node = node_of(start, bytes);
 	if (node == NUMA_NO_NODE)
 		return -EINVAL;
+	if (has_failed(start, bytes))
+		return -EHWPOISON;
 	err = offline_and_remove_memory(start, bytes);
 	if (err)
 		return err;
 	err = som_span_add(pool, start, bytes, node);
 	if (err)
 		put_back(node, start, bytes);
+	return err;
+}
+
+/* The part of a span before the first unit that has bad memory in it */
+static u64 good_bytes(const struct som_span *span)
+{
+	u64 good = 0;
+
+	while (good < span->bytes &&
+	       !som_bad_count((span->start + good) >> CHUNK_SHIFT,
+			      unit_bytes() >> CHUNK_SHIFT))
+		good += unit_bytes();
+	return good;
+}
+
+/* The first part of a span goes, or if memory there has failed, is left to nobody */
+static int put_back_some(struct som_pool *pool, struct som_span *span)
+{
+	u64 bytes = good_bytes(span);
+	int err = 0;
+
+	if (bytes) {
+		err = put_back(span->node, span->start, bytes);
+	} else {
+		bytes = unit_bytes();
+		pr_err("som: %#llx-%#llx does not go back to node %d: memory there has failed\n",
+		       span->start, span->start + bytes - 1, span->node);
+	}
+	if (!err)
+		som_span_shrink(pool, span, bytes);
 	return err;
 }
 
@@ -68,7 +120,8 @@ static int carved_remove(struct som_pool *pool, u64 start)
 		return err;
 	if (span->address)
 		som_span_unmap(span);
-	err = put_back(span->node, span->start, span->bytes);
+	while (!err && span->bytes)
+		err = put_back_some(pool, span);
 	if (!err)
 		som_span_erase(pool, span);
 	return err;
@@ -77,7 +130,7 @@ static int carved_remove(struct som_pool *pool, u64 start)
 const struct som_source_ops som_carved = {
 	.id = SOM_SOURCE_CARVED,
 	.name = "Carved",
-	.pageless = true,
+	.outside = true,
 	.add = carved_add,
 	.find = som_span_find,
 	.remove = carved_remove,

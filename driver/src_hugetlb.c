@@ -136,7 +136,10 @@ static int hugetlb_remove(struct som_pool *pool, u64 start)
 	if (err)
 		return err;
 	som_pool_withdraw(pool, chunk_of(page), chunks_in(page));
-	unpin_user_page(page);
+	/* If the kernel does not know that it has failed, nobody may have it again */
+	if (folio_test_hwpoison(page_folio(page)) ||
+	    !som_bad_count(chunk_of(page), chunks_in(page)))
+		unpin_user_page(page);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
  */
 #include <linux/io.h>
 #include <linux/ioport.h>
+#include <linux/memremap.h>
 #include <linux/nodemask.h>
 #include <linux/numa.h>
 #include <linux/slab.h>
@@ -29,12 +30,35 @@ static u32 last_chunk(const struct som_span *span)
 	return first_chunk(span) + chunks_of(span) - 1;
 }
 
+/* One struct page that counts per chunk: eight pages of them become two */
+static void *map_with_pages(struct som_span *span)
+{
+	struct dev_pagemap *pagemap = kzalloc(sizeof(*pagemap), GFP_KERNEL);
+	void *address;
+
+	if (!pagemap)
+		return NULL;
+	pagemap->type = MEMORY_DEVICE_GENERIC;
+	pagemap->vmemmap_shift = SOM_PMD_ORDER;
+	pagemap->nr_range = 1;
+	pagemap->range.start = span->start;
+	pagemap->range.end = span->start + span->bytes - 1;
+	address = memremap_pages(pagemap, span->node);
+	if (IS_ERR(address)) {
+		kfree(pagemap);
+		return NULL;
+	}
+	span->pagemap = pagemap;
+	return address;
+}
+
 /* Without the write-back mapping held here, users' mappings would be uncached */
-static int span_map(struct som_span *span)
+static int span_map(struct som_pool *pool, struct som_span *span)
 {
 	if (!request_mem_region(span->start, span->bytes, "som"))
 		return -EBUSY;
-	span->address = memremap(span->start, span->bytes, MEMREMAP_WB);
+	span->address = som_is_pinnable(pool) ? map_with_pages(span) :
+			memremap(span->start, span->bytes, MEMREMAP_WB);
 	if (span->address)
 		return 0;
 	release_mem_region(span->start, span->bytes);
@@ -43,7 +67,13 @@ static int span_map(struct som_span *span)
 
 void som_span_unmap(struct som_span *span)
 {
-	memunmap(span->address);
+	if (span->pagemap) {
+		memunmap_pages(span->pagemap);
+		kfree(span->pagemap);
+		span->pagemap = NULL;
+	} else {
+		memunmap(span->address);
+	}
 	release_mem_region(span->start, span->bytes);
 	span->address = NULL;
 }
@@ -57,6 +87,9 @@ static bool is_memory(const struct som_span *span)
 		u64 *word = span->address + offset;
 		u64 value = ~(span->start + offset);
 
+		/* What is known to have failed is not looked at again */
+		if (som_bad_has((span->start + offset) >> CHUNK_SHIFT))
+			continue;
 		WRITE_ONCE(*word, value);
 		clflush_cache_range(word, sizeof(*word));
 		if (READ_ONCE(*word) != value)
@@ -83,7 +116,7 @@ int som_span_add(struct som_pool *pool, u64 start, u64 bytes, int node)
 			       span->node);
 	if (err)
 		goto out_free;
-	err = span_map(span);
+	err = span_map(pool, span);
 	if (err)
 		goto out_withdraw;
 	err = is_memory(span) ? xa_insert(&pool->spans, last_chunk(span), span,
@@ -133,6 +166,16 @@ static void span_publish(struct som_pool *pool, struct som_span *span)
 {
 	WRITE_ONCE(span->leaving, false);
 	som_pool_publish(pool, first_chunk(span), chunks_of(span));
+}
+
+/* It is withheld, and the first @bytes of it are no longer ours */
+void som_span_shrink(struct som_pool *pool, struct som_span *span, u64 bytes)
+{
+	som_pool_withdraw(pool, first_chunk(span), bytes >> CHUNK_SHIFT);
+	mutex_lock(&pool->lock);
+	span->start += bytes;
+	span->bytes -= bytes;
+	mutex_unlock(&pool->lock);
 }
 
 /* It is withheld, and its memory is no longer ours */
@@ -246,7 +289,7 @@ static int range_remove(struct som_pool *pool, u64 start)
 const struct som_source_ops som_external = {
 	.id = SOM_SOURCE_EXTERNAL,
 	.name = "External",
-	.pageless = true,
+	.outside = true,
 	.add = external_add,
 	.find = som_span_find,
 	.remove = range_remove,
@@ -256,7 +299,7 @@ const struct som_source_ops som_external = {
 const struct som_source_ops som_devdax = {
 	.id = SOM_SOURCE_DEVDAX,
 	.name = "DevDax",
-	.pageless = true,
+	.outside = true,
 	.add = devdax_add,
 	.find = som_span_find,
 	.remove = range_remove,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Statistics under /sys/class/som, read only */
+/* The class of our devices: statistics under /sys/class/som, read only */
 #include <linux/device.h>
 #include <linux/sysfs.h>
 
@@ -40,6 +40,7 @@ SOM_ATTR(lease, 0400, name, "%llu", stat_##name(lease))
 
 static const char *const mapping_names[] = {
 	[SOM_MAPPING_BARE] = "Bare",
+	[SOM_MAPPING_PINNABLE] = "Pinnable",
 };
 
 SOM_ATTR(pool, 0400, name, "%s", pool->name);
@@ -48,11 +49,16 @@ SOM_ATTR(pool, 0444, mapping, "%s", mapping_names[pool->mapping]);
 SOM_ATTR(pool, 0444, leases, "%u", READ_ONCE(pool->leases));
 SOM_ATTR(pool, 0444, reserved_bytes, "%llu",
 	 READ_ONCE(pool->reserved) << CHUNK_SHIFT);
+SOM_ATTR(pool, 0444, moved_bytes, "%llu",
+	 READ_ONCE(pool->moved_chunks) << CHUNK_SHIFT);
+SOM_ATTR(pool, 0444, failed_moves, "%llu", READ_ONCE(pool->failed_moves));
 POOL_COUNT(bytes, bytes);
 POOL_COUNT(free_bytes, free);
 POOL_COUNT(zeroed_bytes, zeroed);
 POOL_COUNT(dirty_bytes, dirty);
+POOL_COUNT(quarantined_bytes, quarantined);
 POOL_COUNT(free_extents, free_extents);
+POOL_COUNT(bad_bytes, bad);
 
 static struct attribute *pool_attrs[] = {
 	&pool_attr_name.attr,
@@ -64,7 +70,11 @@ static struct attribute *pool_attrs[] = {
 	&pool_attr_free_bytes.attr,
 	&pool_attr_zeroed_bytes.attr,
 	&pool_attr_dirty_bytes.attr,
+	&pool_attr_quarantined_bytes.attr,
 	&pool_attr_free_extents.attr,
+	&pool_attr_bad_bytes.attr,
+	&pool_attr_moved_bytes.attr,
+	&pool_attr_failed_moves.attr,
 	NULL
 };
 
@@ -86,6 +96,8 @@ LEASE_STAT(peak_bytes);
 LEASE_STAT(faults_2m);
 LEASE_STAT(faults_1g);
 LEASE_STAT(zeroed_late_bytes);
+LEASE_STAT(quarantined_bytes);
+SOM_ATTR(lease, 0400, pinned_bytes, "%llu", som_lease_pinned(lease) << CHUNK_SHIFT);
 
 static struct attribute *lease_attrs[] = {
 	&lease_attr_name.attr,
@@ -102,9 +114,40 @@ static struct attribute *lease_attrs[] = {
 	&lease_attr_faults_2m.attr,
 	&lease_attr_faults_1g.attr,
 	&lease_attr_zeroed_late_bytes.attr,
+	&lease_attr_quarantined_bytes.attr,
+	&lease_attr_pinned_bytes.attr,
 	NULL
 };
 
 static const struct attribute_group lease_group = { .attrs = lease_attrs };
 
 const struct attribute_group *som_lease_groups[] = { &lease_group, NULL };
+
+struct class *som_class;
+
+/* A pool has no device number and so no node */
+static char *devnode(som_const_device *dev, umode_t *mode)
+{
+	struct som_lease *lease;
+
+	if (!MAJOR(dev->devt))
+		return NULL;
+	lease = dev_get_drvdata(dev);
+	if (mode)
+		*mode = 0600;
+	return kasprintf(GFP_KERNEL, "som-lease/%u", lease->id);
+}
+
+int som_sysfs_init(void)
+{
+	som_class = som_class_create("som");
+	if (IS_ERR(som_class))
+		return PTR_ERR(som_class);
+	som_class->devnode = devnode;
+	return 0;
+}
+
+void som_sysfs_exit(void)
+{
+	class_destroy(som_class);
+}

@@ -47,6 +47,9 @@ def devices(*names: object) -> dict[str, Any]:
 
 GIGANTIC_PAGES = {"hugeTLB": {"pageSize": "1Gi"}}
 CARVED: dict[str, Any] = {"carved": {}}
+PINNABLE: dict[str, Any] = {"type": "Kernel", "kernel": {"mapping": "Pinnable"}}
+
+WARM = {"size": "2Mi", "count": 1}
 
 VALID = (
     Example("the shortest", spec()),
@@ -58,8 +61,11 @@ VALID = (
     Example("unit 1Gi of small pages", spec(unit="1Gi")),
     Example("unit 1Gi of 1Gi pages", spec(unit="1Gi", source=GIGANTIC_PAGES)),
     Example("pages of som.ko", spec(driver={"type": "Kernel"})),
+    Example("memory that can be pinned", spec(source=CARVED, driver=PINNABLE)),
     Example("the driver that it has anyway", spec(driver={"type": "HugeTLBFS"})),
     Example("a mapping", spec(driver={"type": "Kernel", "kernel": {"mapping": "Bare"}})),
+    Example("memory kept warm", spec(warm=[{"size": 2**32, "count": 2}, WARM])),
+    Example("nothing kept warm", spec(warm=[])),
     Example("carved", spec(source=CARVED)),
     Example("unit 1Gi, carved", spec(source=CARVED, unit="1Gi", driver={"type": "Kernel"})),
     Example("a device", devices("dax0.0")),
@@ -97,6 +103,17 @@ INVALID = (
     Example("capacity 0", spec(capacity=0), "spec.capacity", cel=True),
     Example("capacity 0Gi", spec(capacity="0Gi"), "spec.capacity", cel=True),
     Example("64Mi of unit 1Gi", spec(unit="1Gi", capacity="64Mi"), "spec.capacity", cel=True),
+    Example("warm beside the unit", spec(warm=[{**WARM, "size": "3Mi"}]), "spec.warm", cel=True),
+    Example("warm of nothing", spec(warm=[{**WARM, "size": 0}]), "spec.warm", cel=True),
+    Example("warm no times", spec(warm=[{**WARM, "count": 0}]), "spec.warm"),
+    Example("warm too often", spec(warm=[{**WARM, "count": 257}]), "spec.warm"),
+    Example("too much to keep warm", spec(warm=[WARM] * 17), "spec.warm"),
+    Example(
+        "warm by som.ko",
+        spec(source=CARVED, warm=[WARM]),
+        "spec.warm",
+        cel=True,
+    ),
     Example("half a byte", spec(capacity="0.5"), "spec.capacity"),
     Example("a fraction", spec(capacity="1.5Gi"), "spec.capacity", cel=True),
     Example("beyond 63 bits", spec(capacity="8Ei"), "spec.capacity", cel=True),
@@ -174,9 +191,10 @@ INVALID = (
     ),
     Example(
         "another mapping",
-        spec(driver={"type": "Kernel", "kernel": {"mapping": "Pinnable"}}),
+        spec(driver={"type": "Kernel", "kernel": {"mapping": "Shared"}}),
         "spec.driver.kernel.mapping",
     ),
+    Example("huge pages with metadata twice", spec(driver=PINNABLE), "spec.driver", cel=True),
     Example("paused as text", spec(paused="yes"), "spec.paused"),
     Example("a label that is a number", _selecting(matchLabels={"a": 1}), "matchLabels"),
     Example("a label too long", _selecting(matchLabels={"a": "b" * 64}), "matchLabels"),
@@ -208,6 +226,7 @@ INVALID = (
 CHANGES = (
     (spec(), spec(capacity="1Gi", paused=True)),
     (spec(), spec(driver={"type": "HugeTLBFS"})),
+    (spec(), spec(warm=[WARM])),
     (spec(source=CARVED, driver={"type": "Kernel"}), spec(source=CARVED)),
     (devices("dax0.0"), devices("dax*")),
     (ranges("0x000000-0x1fffff"), ranges("0x200000-0x5fffff")),

@@ -5,6 +5,7 @@ A tier that cannot run here is skipped with the reason; with CI=true a skip is a
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -25,8 +26,13 @@ def huge_pages_missing() -> str:
     return ""
 
 
+def chromium_missing() -> str:
+    return "" if shutil.which("chromium") else root_missing()
+
+
 TIERS: dict[str, Callable[[], str]] = {
     "unit": lambda: "",
+    "web": chromium_missing,
     "node": huge_pages_missing,
     "driver": root_missing,
     "vm": root_missing,

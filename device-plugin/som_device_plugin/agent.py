@@ -22,15 +22,17 @@ from som_device_plugin import (
     changes,
     collected,
     database,
+    libsom,
     loops,
     pods,
     pools,
     seams,
     state_dir,
     status,
+    telling,
 )
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
-from som_device_plugin.leases import reconciler, service, starts, store, witnesses
+from som_device_plugin.leases import keeper, reconciler, service, starts, store, witnesses
 from som_device_plugin.linux import cgroups, hugepages, modules, mountinfo
 from som_device_plugin.sources.hugetlb import plan
 
@@ -41,7 +43,11 @@ REPORT_COALESCE_S: Final = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Where the agent works. `own_pod` is `namespace/name`, as PodResources lists it."""
+    """Where the agent works. `own_pod` is `namespace/name`, as PodResources lists it.
+
+    `tls_dir` has, or will have, the certificates for telling the operator of leases; None: nobody
+    is told. `libsom`: where the agent's image has it; None: no container can ask for it.
+    """
 
     state_dir: pathlib.Path
     kubelet: setup.Directories
@@ -49,6 +55,8 @@ class Settings:
     own_pod: str
     guard: plan.Guard
     cdi_dir: pathlib.Path = cdi.DIRECTORY
+    tls_dir: pathlib.Path | None = None
+    libsom: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +65,7 @@ class _Parts:
     leases: store.LeaseStore
     starts: starts.Starts
     reconciler: reconciler.Reconciler
+    keeper: keeper.Keeper
     tickets: service.TicketService
     turns: turns.Turns
     boot_id: str
@@ -117,7 +126,11 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.pools.run(self._outside.specs))
             group.create_task(parts.reconciler.run())
+            group.create_task(parts.keeper.run())
             group.create_task(loops.repeat("report", report))
+            if tls_dir := self._settings.tls_dir:
+                teller = telling.Teller(tls_dir, parts.leases.leases, time=self._time)
+                group.create_task(loops.repeat("telling", teller.run))
             group.create_task(
                 loops.repeat("kubelet", functools.partial(self._keep_registered, parts))
             )
@@ -151,6 +164,7 @@ class Agent:
             boot_id=boot_id,
             reporter=outside.reporter,
             time=self._time,
+            preloadable=settings.libsom and libsom.install(settings.libsom, settings.state_dir),
         )
         stack.push_async_callback(own_starts.close)
         own_witnesses = witnesses.Witnesses(outside.pods, resources, settings.own_pod)
@@ -162,9 +176,13 @@ class Agent:
             changed=self._changed,
             time=self._time,
         )
+        own_keeper = keeper.Keeper(
+            own_starts=own_starts, own_pools=own_pools, changed=self._changed, time=self._time
+        )
         tickets = service.TicketService(
             own_starts=own_starts,
             own_reconciler=own_reconciler,
+            own_keeper=own_keeper,
             own_pools=own_pools,
             own_witnesses=own_witnesses,
             numa_nodes=hugepages.nodes(),
@@ -172,7 +190,16 @@ class Agent:
             changed=self._changed,
             time=self._time,
         )
-        return _Parts(own_pools, leases, own_starts, own_reconciler, tickets, taking_turns, boot_id)
+        return _Parts(
+            own_pools,
+            leases,
+            own_starts,
+            own_reconciler,
+            own_keeper,
+            tickets,
+            taking_turns,
+            boot_id,
+        )
 
     async def _keep_registered(self, parts: _Parts) -> None:
         """Advertise nothing before there is something to serve: memory, or leases of before."""

@@ -9,7 +9,7 @@ from prometheus_client import core, registry
 
 from som_api import SomError
 from som_device_plugin import loops, pools, seams, status
-from som_device_plugin.leases import reconciler, state, store
+from som_device_plugin.leases import reconciler, spares, state, store
 
 MOST_HELD_PODS: Final = 20
 
@@ -38,20 +38,29 @@ class Collected(registry.Collector):
         pool_bytes = core.GaugeMetricFamily(
             "som_agent_pool_bytes", "Memory of a pool by state", labels=["pool", "state"]
         )
+        spare_bytes = core.GaugeMetricFamily(
+            "som_agent_pool_spare_bytes",
+            "Free memory of a pool that is zeroed ahead, or being zeroed",
+            labels=["pool"],
+        )
         shortfall = core.GaugeMetricFamily(
             "som_agent_pool_shortfall_bytes", "Ordered, and not obtained", labels=["pool"]
         )
         for pool in self._pools.pools().values():
             allocated = status.allocated_bytes(pool.name, leases)
-            pool_bytes.add_metric([pool.name, "free"], pool.free_bytes)
+            pool_bytes.add_metric([pool.name, "free"], status.free_bytes(pool, leases))
             pool_bytes.add_metric([pool.name, "allocated"], allocated)
+            spare_bytes.add_metric([pool.name], spares.total_bytes(leases, pool.name))
             shortfall.add_metric([pool.name], max(0, pool.order.capacity - pool.capacity_bytes))
         yield pool_bytes
+        yield spare_bytes
         yield shortfall
         starts = core.GaugeMetricFamily(
             "som_agent_lease_starts", "Starts of leases by state", labels=["state"]
         )
-        states = collections.Counter(record.state for lease in leases for record in lease.starts)
+        states = collections.Counter(
+            record.state for lease in leases if not lease.is_spare for record in lease.starts
+        )
         for each in state.State:
             starts.add_metric([each.value], states[each])
         yield starts
@@ -78,6 +87,11 @@ class Collected(registry.Collector):
         for labels, size_bytes in by_last_owner(self._reconciler.held.values()).items():
             held_bytes.add_metric(labels, size_bytes)
         yield held_bytes
+        yield core.GaugeMetricFamily(
+            "som_agent_held_age_seconds",
+            "How long memory of an ended lease has been held, the oldest; 0 when none is",
+            self._reconciler.longest_held_s,
+        )
 
     def _used_by_owner(
         self, leases: Iterable[state.Lease]

@@ -77,12 +77,29 @@ CREATE TABLE carved_blocks (
     boot_id TEXT NOT NULL
 ) STRICT;
 """
+_SPARES: Final = """
+ALTER TABLE starts ADD COLUMN built_as TEXT NOT NULL DEFAULT '';
+CREATE TABLE asked (
+    pool TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    node INTEGER,
+    at_once INTEGER NOT NULL,
+    PRIMARY KEY (pool, number)
+) STRICT;
+"""
 _STEPS: Final = (
     _SCHEMA,
     "ALTER TABLE starts ADD COLUMN told_at_s REAL;",
     "ALTER TABLE starts ADD COLUMN driver TEXT NOT NULL DEFAULT 'HugeTLBFS';",
     _RANGES,
     "CREATE TABLE page_drivers (pool TEXT PRIMARY KEY, driver TEXT NOT NULL) STRICT;",
+    "ALTER TABLE leases ADD COLUMN preload TEXT NOT NULL DEFAULT '';",
+    """
+    ALTER TABLE starts ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+    UPDATE starts SET used = 1 WHERE state = 'delivered';
+    """,
+    _SPARES,
 )
 """What makes each version of the schema of the one before."""
 

@@ -4,8 +4,8 @@ import argparse
 import os
 import pathlib
 
-from som_api import VERSION, SomError
-from som_device_plugin import agent, cluster, loops, process
+from som_api import VERSION, SomError, logs
+from som_device_plugin import agent, cluster, libsom, loops, process
 from som_device_plugin.kubelet import setup
 from som_device_plugin.sources.hugetlb import plan
 
@@ -59,14 +59,19 @@ def parser() -> argparse.ArgumentParser:
         help="HOST:PORT or unix:PATH of /healthz, /readyz and /metrics (default: %(default)s)",
     )
     result.add_argument(
+        "--tls-dir",
+        type=pathlib.Path,
+        metavar="DIRECTORY",
+        help="where tls.crt, tls.key and ca.crt are, or will be: with them the agent tells the "
+        "operator of leases on port 9443 (default: it tells nobody)",
+    )
+    result.add_argument(
         "--guard-percent",
         type=int,
         default=10,
         help="share of MemTotal that stays available for the node (default: %(default)s)",
     )
-    result.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
-    )
+    logs.add_options(result)
     result.add_argument("--version", action="version", version=f"som-agent {VERSION}")
     return result
 
@@ -83,6 +88,8 @@ async def _run(arguments: argparse.Namespace) -> None:
         endpoint=arguments.endpoint,
         own_pod=arguments.pod,
         guard=plan.Guard(percent=arguments.guard_percent),
+        tls_dir=arguments.tls_dir,
+        libsom=libsom.IN_IMAGE,
     )
     neighbours = cluster.outside(
         node_name=arguments.node_name, kubeconfig=arguments.kubeconfig, beats=loops.BEATS
@@ -94,4 +101,9 @@ async def _run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Entry point: exit 0 when told to stop, 1 on failure, 2 for wrong arguments."""
     arguments = parser().parse_args()
-    process.main("som-agent", lambda: _run(arguments), log_level=arguments.log_level)
+    process.main(
+        "som-agent",
+        lambda: _run(arguments),
+        log_level=arguments.log_level,
+        log_format=arguments.log_format,
+    )

@@ -25,6 +25,20 @@ STORE_WRITE_SECONDS: Final = prometheus_client.Histogram(
     "Time of a durable write to the agent's store; everything else of the agent waits for it",
     buckets=_LATENCIES_S,
 )
+BUILD_SECONDS: Final = prometheus_client.Histogram(
+    "som_agent_build_seconds",
+    "Time to reserve and zero the memory of a container before it starts, failures included",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+SERVED_BYTES: Final = prometheus_client.Counter(
+    "som_agent_served_bytes",
+    "Memory that containers were started with from pools that zero it before, by whether it was "
+    "zeroed ahead of them (warm) or while they waited",
+    ["warm"],
+)
+REFUSALS: Final = prometheus_client.Counter(
+    "som_agent_refusals", "Allocations and starts of containers refused, by reason", ["reason"]
+)
 REGISTRATIONS: Final = prometheus_client.Counter(
     "som_agent_registrations", "Times that the agent registered with kubelet"
 )

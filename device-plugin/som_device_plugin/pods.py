@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from som_api import v1alpha1
-from som_device_plugin import seams
+from som_device_plugin import annotations as of_pods
+from som_device_plugin import libsom, seams
 
-KEEP_ON_RESTART: Final = f"{v1alpha1.GROUP}/keep-on-restart"
-"""Annotation: "true" gives a restarted container its memory back with its content."""
+KEEP_ON_RESTART: Final = "keep-on-restart"
+"""Annotation: "true" gives restarted containers their memory back with its content."""
 
 _TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 
@@ -22,14 +23,20 @@ def decode_pod(manifest: Mapping[str, Any]) -> seams.Pod:
     """
     metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
+    annotations = metadata.get("annotations") or {}
     return seams.Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=seams.PodUid(metadata["uid"]),
         terminal=has_ended(manifest),
-        containers=tuple(request for each in containers for request in _requests(each)),
-        keep_on_restart=(metadata.get("annotations") or {}).get(KEEP_ON_RESTART) == "true",
-        restarts=dict(_restarts(status)),
+        containers=tuple(
+            request for each in containers for request in _requests(each, annotations)
+        ),
+        keep_on_restart=frozenset(
+            each["name"] for each in containers if _keeps(each["name"], annotations)
+        ),
+        running=dict(_times(status, "state", "running", "startedAt")),
+        restarts=dict(_times(status, "lastState", "terminated", "finishedAt")),
     )
 
 
@@ -51,16 +58,36 @@ def promised_bytes(source: seams.PodSource, unit: v1alpha1.Unit) -> int:
     )
 
 
-def _restarts(status: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _keeps(container: str, annotations: Mapping[str, str]) -> bool:
+    return _asked_to_keep(container, annotations)[1] == "true"
+
+
+def _fault_of_keeping(container: str, annotations: Mapping[str, str]) -> str:
+    name, value = _asked_to_keep(container, annotations)
+    if value in ("true", "false"):
+        return ""
+    return f'annotation {name} is {value[:64]!r}: write "true" or "false"'
+
+
+def _asked_to_keep(container: str, annotations: Mapping[str, str]) -> tuple[str, str]:
+    """The annotation that holds for the container, and its value."""
+    return of_pods.of_container(KEEP_ON_RESTART, container, annotations, default="false")
+
+
+def _times(
+    status: Mapping[str, Any], which: str, state: str, field: str
+) -> Iterator[tuple[str, float]]:
+    """Of each container that runs, the time `field` of its state `which`, if it is `state`."""
     kinds = ("initContainerStatuses", "containerStatuses")
     for each in (each for kind in kinds for each in status.get(kind) or ()):
-        before = (each.get("lastState") or {}).get("terminated") or {}
-        ended = before.get("finishedAt")
-        if ended and (each.get("state") or {}).get("running") is not None:
-            yield each["name"], datetime.datetime.fromisoformat(ended).timestamp()
+        when = ((each.get(which) or {}).get(state) or {}).get(field)
+        if when and (each.get("state") or {}).get("running") is not None:
+            yield each["name"], datetime.datetime.fromisoformat(when).timestamp()
 
 
-def _requests(container: Mapping[str, Any]) -> Iterator[seams.ContainerRequest]:
+def _requests(
+    container: Mapping[str, Any], annotations: Mapping[str, str]
+) -> Iterator[seams.ContainerRequest]:
     """Of an extended resource limits and requests are equal, and limits are always there.
 
     A limit of 0, which templates write, is none. One of 100E, which a mirror pod may have, is more
@@ -71,4 +98,9 @@ def _requests(container: Mapping[str, Any]) -> Iterator[seams.ContainerRequest]:
         wanted = v1alpha1.read_bytes(limits.get(v1alpha1.resource_name(unit), 0))
         count = min(wanted, v1alpha1.MOST_BYTES // v1alpha1.UNIT_BYTES[unit])
         if count:
-            yield seams.ContainerRequest(name=container["name"], unit=unit, count=count)
+            preload, fault = "", _fault_of_keeping(container["name"], annotations)
+            try:
+                preload = libsom.preload(container, annotations)
+            except libsom.CannotPreload as error:
+                fault = str(error)
+            yield seams.ContainerRequest(container["name"], unit, count, preload, fault)

@@ -416,6 +416,7 @@ class Pools:
                 self.touch()
 
 
-def _backend(order: v1alpha1.NodePool) -> tuple[v1alpha1.SourceKind, v1alpha1.DriverType]:
-    """What memory of the pool is bound to, once it has some."""
-    return order.source.kind, order.driver
+def _backend(order: v1alpha1.NodePool) -> tuple[v1alpha1.SourceKind, str]:
+    """What memory of the pool is bound to, once it has some: its source, and driver with class."""
+    is_plain = order.mapping == "Bare"
+    return order.source.kind, order.driver if is_plain else f"{order.driver} ({order.mapping})"

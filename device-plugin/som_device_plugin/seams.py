@@ -44,11 +44,17 @@ class Owner:
 
 @dataclasses.dataclass(frozen=True)
 class ContainerRequest:
-    """One container of a pod that requests som memory: how many of which unit."""
+    """One container of a pod that requests som memory: how many of which unit.
+
+    `preload`: what it is to have in LD_PRELOAD, libsom included; "": som leaves that alone.
+    `fault`: why it cannot start as it is written, or "".
+    """
 
     name: str
     unit: v1alpha1.Unit
     count: int
+    preload: str = ""
+    fault: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -59,7 +65,9 @@ class ContainerRequest:
 class Pod:
     """What the agent knows of a pod: identity, whether it has ended, its som containers.
 
-    `restarts`: container that runs -> UNIX time when the one before it ended, in whole seconds.
+    `keep_on_restart`: the containers that find their content again after a restart. `running`:
+    container that runs -> UNIX time when it started, and `restarts`: when the one before it ended;
+    both in whole seconds.
     """
 
     namespace: str
@@ -67,7 +75,8 @@ class Pod:
     uid: PodUid
     terminal: bool
     containers: tuple[ContainerRequest, ...]
-    keep_on_restart: bool = False
+    keep_on_restart: frozenset[str] = frozenset()
+    running: Mapping[str, float] = dataclasses.field(default_factory=dict)
     restarts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -125,7 +134,8 @@ class Start:
     """One start of a lease's container: memory of its own, zeroed, in a cgroup slot of its own.
 
     `number` counts from 1 within the lease. `driver` is the name of the one that builds it.
-    `preferred_node` is the ticket's NUMA node.
+    `preferred_node` is the ticket's NUMA node. `built_as` is the name that it keeps on the node
+    when it was built for another lease, a spare, and given to this one.
     """
 
     lease_id: LeaseId
@@ -136,11 +146,23 @@ class Start:
     page_bytes: int
     driver: str
     preferred_node: int | None = None
+    built_as: str = ""
+
+    @property
+    def name(self) -> str:
+        """`<lease-id>.<number>`, as it was built, whichever lease has it now."""
+        return self.built_as or f"{self.lease_id}.{self.number}"
+
+    @property
+    def built(self) -> tuple[LeaseId, int]:
+        """Its name in two: what a driver knows it by."""
+        lease_id, _, number = self.name.rpartition(".")
+        return LeaseId(lease_id), int(number)
 
     @property
     def mount_source(self) -> str:
         """The name by which mountinfo shows it: `som:<lease-id>.<number>`."""
-        return f"som:{self.lease_id}.{self.number}"
+        return f"som:{self.name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +239,16 @@ class NotEnoughMemory(DriverError):
 
 @dataclasses.dataclass(frozen=True)
 class Holding:
-    """What the kernel says of a pool: bytes free in its hold, and bytes that starts hold."""
+    """What the kernel says of a pool: bytes free in its hold, and bytes that starts hold.
+
+    `bad_bytes` have failed: nobody gets them again. `whole_free_bytes` of the free ones are in
+    whole GiB, for 1 GiB pages; None: the pool has no such pages beside smaller ones.
+    """
 
     free_bytes: int
     held_bytes: int
+    bad_bytes: int = 0
+    whole_free_bytes: int | None = None
 
 
 class Hold(Protocol):
@@ -287,11 +315,11 @@ class RangeHold(Protocol):
     def holding(self) -> Holding:
         """Bytes that are promised to no lease, and the quotas of all leases."""
 
-    def add(self, start: int, size_bytes: int) -> None:
-        """Bring a physical range into the pool, all or nothing; makes the pool first.
+    def add(self, start: int, size_bytes: int, *, mapping: v1alpha1.Mapping = "Bare") -> None:
+        """Bring a physical range into the pool, all or nothing; makes the pool first, so mapped.
 
         Raises:
-            RangeRefused: the pool is as before.
+            RangeRefused: the pool is as before; EINVAL: it is mapped in another way.
         """
 
     def remove(self, start: int) -> None:
@@ -313,10 +341,13 @@ class Driver(Protocol):
     """What stands behind /dev/som. Every call is safe to repeat after a crash at any point.
 
     `keeps_content`: a program that maps a start finds what an earlier one wrote there.
+    `zeroes_at_build`: a build takes the longer the larger it is, so that spares are worth it.
+    Where starts are keyed by (lease, number), it is as they were built: `Start.built`.
     """
 
     name: str
     keeps_content: bool
+    zeroes_at_build: bool
 
     def self_check(self) -> None:
         """Raises DriverError, with the cure, when this node cannot serve leases."""
@@ -338,12 +369,16 @@ class Driver(Protocol):
     def free_slot(self, *, pool: str, named: frozenset[int]) -> int:
         """A slot of the pool that no record names and in which the kernel shows nothing held."""
 
-    async def build(self, start: Start, *, on_progress: Callable[[int], None]) -> Mapping[int, int]:
+    async def build(
+        self, start: Start, *, on_progress: Callable[[int], None], is_spare: bool = False
+    ) -> Mapping[int, int]:
         """Take the memory from the pool's hold, zero it and attach it at the lease's path.
 
         Attaching is the last step: a build that dies earlier leaves nothing mounted. Calls
         `on_progress(bytes ready)` meanwhile. Cancelling ends the build and frees its memory.
-        A start that is attached already is done. The answer: NUMA node -> bytes there.
+        A start that is attached already is done, and cut to its size where it is longer.
+        `is_spare`: nobody waits for it, so it takes half of one core at most, and that last.
+        The answer: NUMA node -> bytes there.
 
         Raises:
             NotEnoughMemory: the hold or the kernel could not give the pages.
@@ -388,7 +423,7 @@ class PoolReserved:
     `capacity_bytes` is what leases can ever hold: the hold's `free_bytes` and what starts hold
     now. `node_bytes` is the pool's share per NUMA node. `shortfall` says why the capacity is less
     than what was last applied, as `37.5Gi of 64Gi: no contiguous memory on NUMA node 1`, or "".
-    `page_bytes` is 0 for a pool that has nothing.
+    `page_bytes` is 0 for a pool that has nothing. `whole_free_bytes`: see `Holding`.
     """
 
     pool: str
@@ -397,6 +432,7 @@ class PoolReserved:
     node_bytes: Mapping[int, int] = dataclasses.field(default_factory=dict)
     shortfall: str = ""
     page_bytes: int = 0
+    whole_free_bytes: int | None = None
 
 
 class Source(Protocol):
@@ -449,7 +485,14 @@ class TicketDevice:
 
 
 class StartRefused(SomError):
-    """PreStartContainer cannot succeed now; the text is what `kubectl describe pod` shows."""
+    """PreStartContainer cannot succeed now; the text is what `kubectl describe pod` shows.
+
+    `reason`, one CamelCase word, is what refusals are counted by.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TicketService(Protocol):

@@ -7,7 +7,7 @@ from typing import Final
 from som_api import VERSION, v1alpha1
 from som_device_plugin import pools
 from som_device_plugin.kubelet import setup
-from som_device_plugin.leases import decide, state
+from som_device_plugin.leases import decide, spares, state
 
 _TROUBLE: Final[Mapping[decide.Outcome | state.Event, str]] = {
     decide.Outcome.DAMAGED: "LeaseDamaged",
@@ -85,13 +85,28 @@ def node_status(
 
 
 def allocated_bytes(pool: str, leases: Iterable[state.Lease]) -> int:
-    """What starts of `pool` hold, those being released included."""
+    """What starts of `pool` hold, those being released included, and no spare that is to stay."""
     return sum(
         record.start.size_bytes
         for lease in leases
         for record in lease.starts
-        if record.start.pool == pool
+        if record.start.pool == pool and (lease.ended or not lease.is_spare)
     )
+
+
+def free_bytes(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> int:
+    """What containers can have: free pages, and spares, which are adopted or given up."""
+    in_use = sum(
+        record.start.size_bytes
+        for lease in leases
+        for record in lease.starts
+        if record.start.pool == pool.name
+        and not lease.is_spare
+        and record.state is not state.State.RELEASING
+    )
+    # A spare under way has not taken all of its pages yet.
+    most_bytes = max(pool.capacity_bytes - in_use, pool.free_bytes)
+    return min(pool.free_bytes + spares.total_bytes(leases, pool.name), most_bytes)
 
 
 def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alpha1.PoolStatus:
@@ -102,7 +117,8 @@ def _pool_status(pool: pools.ActivePool, leases: Sequence[state.Lease]) -> v1alp
         unit=pool.order.unit,
         capacity=pool.capacity_bytes,
         allocated=allocated_bytes(pool.name, leases),
-        free=pool.free_bytes,
+        free=free_bytes(pool, leases),
+        whole_free=pool.reserved.whole_free_bytes,
         numa=tuple(
             v1alpha1.NumaShare(node=node, capacity=size_bytes)
             for node, size_bytes in sorted(pool.reserved.node_bytes.items())

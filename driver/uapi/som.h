@@ -58,6 +58,7 @@ enum som_source {
 /* How the memory of a pool is mapped; fixed when the pool is created. */
 enum som_mapping {
 	SOM_MAPPING_BARE = 1, /* page frame numbers only: cannot be pinned */
+	SOM_MAPPING_PINNABLE = 2, /* a struct page per 2 MiB: GUP works */
 };
 
 #define SOM_IOC			0xDA
@@ -75,6 +76,8 @@ enum som_mapping {
 #define SOM_CTL_LEASE_INFO	_IO(SOM_IOC, 0x08)
 #define SOM_CTL_POOL_SPAN	_IO(SOM_IOC, 0x09)
 #define SOM_CTL_POOL_REMOVE	_IO(SOM_IOC, 0x0a)
+#define SOM_CTL_MEMORY_FAILED	_IO(SOM_IOC, 0x0b)
+#define SOM_CTL_POOL_COMPACT	_IO(SOM_IOC, 0x0c)
 
 /**
  * struct som_query - SOM_CTL_QUERY: what this module can do
@@ -82,13 +85,14 @@ enum som_mapping {
  * @flags: 0
  * @api_version: [out] SOM_API_VERSION of the module
  * @sources: [out] bit (1 << n) for each enum som_source n it offers on this
- *	machine and kernel
+ *	machine and kernel with SOM_MAPPING_BARE
  * @mappings: [out] bit (1 << n) for each enum som_mapping n it offers
  * @lease_major: [out] major number of all lease devices
  * @max_leases: [out] most leases at one time
  * @pools: [out] pools that exist
  * @leases: [out] leases that exist
  * @reserved: 0
+ * @pinnable_sources: [out] as @sources, with SOM_MAPPING_PINNABLE
  */
 struct som_query {
 	__u32 size;
@@ -101,6 +105,7 @@ struct som_query {
 	__u32 pools;
 	__u32 leases;
 	__u32 reserved;
+	__u32 pinnable_sources;
 };
 #define SOM_QUERY_SIZE_VER0	40
 
@@ -116,9 +121,16 @@ struct som_query {
  *
  * EOPNOTSUPP: a source or mapping that this module does not offer; EXTERNAL,
  * CARVED and DEVDAX on a machine that encrypts its memory (SME, SEV, TDX).
- * ENOPKG: EXTERNAL, CARVED and DEVDAX on a kernel where any user could crash the
- * node by one mbind() on such memory: it takes a newer kernel, the kernel's log
- * says which. A pool keeps the module loaded. While there is one of EXTERNAL,
+ * ENOPKG: EXTERNAL, CARVED and DEVDAX with SOM_MAPPING_BARE on a kernel where any
+ * user could crash the node by one mbind() on such memory: it takes a newer kernel
+ * (the kernel's log says which) or SOM_MAPPING_PINNABLE.
+ *
+ * SOM_MAPPING_PINNABLE is for EXTERNAL, CARVED and DEVDAX. It costs 8 KiB per chunk
+ * (0.39 %), maps 2 MiB at a time and lets everything reach the memory that takes
+ * pages: O_DIRECT, vmsplice(), io_uring, RDMA, process_vm_readv(). A chunk that its
+ * user gives up while something still has it pinned is in quarantine: not zeroed,
+ * charged to its lease, and when that has ended, promised to no other. It
+ * returns by itself, within a second after the last pin. A pool keeps the module loaded. While there is one of EXTERNAL,
  * CARVED or DEVDAX, hibernation is refused.
  */
 struct som_pool_create {
@@ -151,14 +163,12 @@ struct som_pool_create {
  * fails with EBUSY because somebody else has a page of it mapped. The caller
  * MUST close the file behind it too, and nobody may map that file again: he
  * would see what the pool's users write. The pages stay counted as used, and
- * charged to whoever faulted them, until the pool is destroyed. One whose memory
- * fails leaves the pool when its user unmaps it; quotas promised before may then
- * be more than there is.
+ * charged to whoever faulted them, until the pool is destroyed.
  *
  * CARVED: whole GiB, aligned, and whole memory blocks (/sys/devices/system/
  * memory/block_size_bytes may be larger), all on line and of one NUMA node.
- * EBUSY: something there cannot be moved away, try elsewhere. Can take seconds;
- * a fatal signal stops it.
+ * EBUSY: something there cannot be moved away, try elsewhere. EHWPOISON: memory
+ * there has failed, likewise. Can take seconds; a fatal signal stops it.
  *
  * DEVDAX: 2 MiB aligned, all of it "Persistent Memory", "Persistent Memory
  * (legacy)" or "Soft Reserved" in /proc/iomem (else EINVAL), of one NUMA node, and
@@ -189,7 +199,7 @@ struct som_pool_add {
  * @pool: which pool
  * @reserved: 0
  *
- * EBUSY: the pool has leases. If the kernel does not take carved memory back,
+ * EBUSY: the pool has leases, or chunks in quarantine. If the kernel does not take carved memory back,
  * its error is returned and the pool remains, without the part that was given
  * back and closed to new leases; repeat the call. Likewise EINTR, after a fatal
  * signal: the memory of an EXTERNAL or DEVDAX pool is zeroed first. The blocks of
@@ -221,6 +231,10 @@ struct som_pool_destroy {
  * @zeroed_bytes: [out] the part of @free_bytes that is already zeroed
  * @dirty_bytes: [out] waiting to be zeroed, held by a lease or not
  * @name: [out]
+ * @bad_bytes: [out] memory that has failed: not in @bytes, but for what a lease
+ *	still has mapped
+ * @quarantined_bytes: [out] left by leases that have ended, and still pinned by
+ *	somebody, whatever @numa_node says; not in @free_bytes
  */
 struct som_pool_info {
 	__u32 size;
@@ -237,6 +251,8 @@ struct som_pool_info {
 	__u64 zeroed_bytes;
 	__u64 dirty_bytes;
 	char name[SOM_NAME_BYTES];
+	__u64 bad_bytes;
+	__u64 quarantined_bytes;
 };
 #define SOM_POOL_INFO_SIZE_VER0	136
 
@@ -286,7 +302,7 @@ struct som_pool_span {
  * is true here too. From the first moment on no lease gets any of it. It waits for
  * another POOL_ADD or POOL_REMOVE of the same pool.
  *
- * EBUSY: a lease holds some of it; or the pool is being destroyed. ENOSPC: what
+ * EBUSY: a lease holds some of it, or a chunk of it is in quarantine; or the pool is being destroyed. ENOSPC: what
  * stays would be less than all quotas together. Nothing has changed then.
  * EINTR: a fatal signal came while it was zeroed; all of it is in the pool again.
  * Any other error is the kernel's, which does not take carved memory back: the span
@@ -303,6 +319,85 @@ struct som_pool_remove {
 #define SOM_POOL_REMOVE_SIZE_VER0	24
 
 /**
+ * struct som_pool_compact - SOM_CTL_POOL_COMPACT: move what leases use
+ * @size: sizeof(struct som_pool_compact)
+ * @flags: 0
+ * @pool: which pool, of SOM_MAPPING_BARE
+ * @reserved: 0
+ * @start: physical address, multiple of SOM_CHUNK_BYTES
+ * @bytes: multiple of SOM_CHUNK_BYTES: empty this range. 0, and @start too: empty
+ *	extents, so that they become free as a whole
+ * @most_bytes: multiple of SOM_CHUNK_BYTES, not 0: move no more than that
+ * @moved_bytes: [out] less than @most_bytes: there is nothing more to do now
+ *
+ * Memory of movable leases (SOM_LEASE_MOVABLE) moves, 2 MiB at a time, into free memory
+ * of the same pool and NUMA node: the fullest extents first. Its users find the content
+ * unchanged; who touches 2 MiB that move waits until they are copied. What such a lease
+ * holds in the range and no mapping has goes back to the pool. How fast all goes is for the
+ * caller to decide, by @most_bytes and the time between calls.
+ *
+ * Without a range: the extents of which mappings have least come first, and only those
+ * that can become free. Mappings of 1 GiB stay. With a range, for example that
+ * of a span that is to be removed: what mappings have there becomes 2 MiB mappings
+ * elsewhere; what leases hold that are not movable stays, and failed memory too. Others
+ * may take what became free.
+ *
+ * It waits for another POOL_ADD, POOL_REMOVE or POOL_COMPACT of the same pool; meanwhile
+ * SOM_CTL_POOL_DESTROY is EBUSY. After an error nothing has moved. ENOENT: no such pool.
+ * EOPNOTSUPP: its class is SOM_MAPPING_PINNABLE, whose memory others may have pinned.
+ * ENOSPC: no room outside the range. EINTR: a fatal signal.
+ */
+struct som_pool_compact {
+	__u32 size;
+	__u32 flags;
+	__u32 pool;
+	__u32 reserved;
+	__u64 start;
+	__u64 bytes;
+	__u64 most_bytes;
+	__u64 moved_bytes;
+};
+#define SOM_POOL_COMPACT_SIZE_VER0	48
+
+/* A mapping of a lease has it, until it is unmapped or discarded */
+#define SOM_MEMORY_STATE_HELD	(1U << 0)
+
+/**
+ * struct som_memory_failed - SOM_CTL_MEMORY_FAILED: nobody may use it any more
+ * @size: sizeof(struct som_memory_failed)
+ * @flags: 0
+ * @address: physical; all of its SOM_CHUNK_BYTES is meant
+ * @pool: [out] the pool that has it, or 0: none has
+ * @state: [out] SOM_MEMORY_STATE_*
+ * @reserved: 0
+ *
+ * Whoever has it mapped gets SIGBUS when he next touches it (BUS_MCEERR_AR with the
+ * address, where the kernel was built with MEMORY_FAILURE), and others nothing. He
+ * is rid of it by munmap() or SOM_DISCARD, and gets other memory if there is some.
+ * It leaves the pool then, or at once where nobody has it mapped, and quotas promised
+ * before may be more than there is. No pool has it again, whenever made, as long as
+ * the module stays loaded. What of it was to go back to the kernel does not: its huge
+ * page stays in use, and the GiB or memory block (the larger) that was carved stays
+ * out of System RAM, until the machine starts again. Telling twice is no error.
+ *
+ * Uncorrected errors of memory that the machine checks report do the same by
+ * themselves. A page of HUGETLB that the kernel has marked leaves the pool when it
+ * is unmapped. EINVAL: no such address can be in a pool.
+ */
+struct som_memory_failed {
+	__u32 size;
+	__u32 flags;
+	__u64 address;
+	__u32 pool;
+	__u32 state;
+	__u64 reserved;
+};
+#define SOM_MEMORY_FAILED_SIZE_VER0	32
+
+/* SOM_CTL_POOL_COMPACT may give the lease other memory, with the same content */
+#define SOM_LEASE_MOVABLE	(1U << 0)
+
+/**
  * struct som_lease_create - SOM_CTL_LEASE_CREATE
  * @size: sizeof(struct som_lease_create)
  * @flags: 0
@@ -315,10 +410,15 @@ struct som_pool_remove {
  *	A number is used again only after all others were
  * @major: [out] major number of the device
  * @minor: [out] minor number of the device
- * @reserved: 0
+ * @options: SOM_LEASE_MOVABLE, or 0
+ *
+ * A lease MUST NOT be movable if its user may give the memory to a device through an
+ * IOMMU (VFIO): the device would reach the old place, which may be another lease's by
+ * then, and nobody can see that. What pins memory (RDMA, O_DIRECT) cannot use it, and KVM
+ * follows.
  *
  * ENOENT: no such pool. ENOSPC: the pool has not that much left that is not
- * promised to other leases. EMFILE: too many leases.
+ * promised to other leases or in quarantine. EMFILE: too many leases.
  * The device belongs to root with mode 0600; who may use it is for the caller
  * to decide.
  */
@@ -332,7 +432,7 @@ struct som_lease_create {
 	__u32 lease;
 	__u32 major;
 	__u32 minor;
-	__u32 reserved;
+	__u32 options;
 };
 #define SOM_LEASE_CREATE_SIZE_VER0	104
 
@@ -373,6 +473,7 @@ struct som_lease_destroy {
 #define SOM_LEASE_DESTROY_SIZE_VER0	16
 
 #define SOM_LEASE_STATE_REVOKED	(1U << 0)
+#define SOM_LEASE_STATE_MOVABLE	(1U << 1)
 
 /**
  * struct som_lease_info - SOM_CTL_LEASE_INFO
@@ -396,6 +497,10 @@ struct som_lease_destroy {
  * @faults_1g: [out] page faults answered with a 1 GiB mapping
  * @zeroed_late_bytes: [out] zeroed while a page fault waited
  * @name: [out]
+ * @quarantined_bytes: [out] unmapped, and still pinned by somebody; part of
+ *	@committed_bytes and @held_bytes until it is not
+ * @pinned_bytes: [out] chunks of @held_bytes with a pin of the kind that DMA takes
+ *	(FOLL_PIN: O_DIRECT, io_uring, RDMA, VFIO), mapped or not
  */
 struct som_lease_info {
 	__u32 size;
@@ -415,6 +520,8 @@ struct som_lease_info {
 	__u64 faults_1g;
 	__u64 zeroed_late_bytes;
 	char name[SOM_NAME_BYTES];
+	__u64 quarantined_bytes;
+	__u64 pinned_bytes;
 };
 #define SOM_LEASE_INFO_SIZE_VER0	160
 
@@ -424,6 +531,7 @@ struct som_lease_info {
 #define SOM_STAT		_IO(SOM_IOC, 0x41)
 #define SOM_PREFAULT		_IO(SOM_IOC, 0x42)
 #define SOM_DISCARD		_IO(SOM_IOC, 0x43)
+#define SOM_PROMOTE		_IO(SOM_IOC, 0x44)
 
 /**
  * struct som_info - SOM_INFO: what does not change while the lease lives
@@ -462,6 +570,7 @@ struct som_info {
  * @faults_2m: [out]
  * @faults_1g: [out]
  * @zeroed_late_bytes: [out]
+ * @quarantined_bytes: [out]
  */
 struct som_stat {
 	__u32 size;
@@ -474,15 +583,17 @@ struct som_stat {
 	__u64 faults_2m;
 	__u64 faults_1g;
 	__u64 zeroed_late_bytes;
+	__u64 quarantined_bytes;
 };
 #define SOM_STAT_SIZE_VER0	72
 
 /**
- * struct som_range - SOM_PREFAULT, SOM_DISCARD: a part of mappings of this lease
+ * struct som_range - SOM_PREFAULT, SOM_DISCARD, SOM_PROMOTE: a part of mappings of
+ *	this lease
  * @size: sizeof(struct som_range)
  * @flags: 0
- * @start: address, multiple of SOM_CHUNK_BYTES
- * @bytes: multiple of SOM_CHUNK_BYTES, not 0
+ * @start: address, multiple of SOM_CHUNK_BYTES; SOM_PROMOTE: of SOM_EXTENT_BYTES
+ * @bytes: multiple of the same, not 0
  *
  * SOM_PREFAULT maps what is not mapped yet, as touching would. What is done
  * when it fails stays done. EINTR: a signal came, call again. EFAULT: no
@@ -490,7 +601,18 @@ struct som_stat {
  * lease there.
  *
  * SOM_DISCARD drops the content: the next touch finds zeroes. The memory stays
- * with the lease and the quota stays charged (but not with MAP_NORESERVE).
+ * with the lease and the quota stays charged (but not with MAP_NORESERVE). EBUSY:
+ * somebody has a chunk pinned; it keeps its content, and so does what lies behind it.
+ *
+ * SOM_PROMOTE maps by 1 GiB what is mapped by 2 MiB, after mprotect() of a part for
+ * example, where the memory of a GiB is one extent in its order. Nothing is copied,
+ * the content stays, and the next touch makes the entry. Other threads' faults wait
+ * as for an mmap(). EAGAIN: it is not so, or not all of it was touched, or its parts
+ * are protected differently, or somebody maps, moves or discards some of it just
+ * then; all is as before. EOPNOTSUPP: 1 GiB entries are not for this mapping
+ * (MAP_NORESERVE, a processor without), or madvise() or a protection key, which would
+ * be lost, was used there. If the kernel has not got the few bytes that
+ * an mmap() takes: ENOMEM, and as after such an mmap() the mapping may be gone.
  *
  * ENOMEM: a part of the range is not mapped. EINVAL: or not of this lease.
  * EACCES: SOM_DISCARD of a mapping without PROT_WRITE. ENODEV: revoked.

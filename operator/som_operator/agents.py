@@ -11,11 +11,12 @@ from collections.abc import Set
 from typing import Final
 
 from som_api import v1alpha1
+from som_api.plan import observed
 from som_api.run import clock
-from som_operator import observed
 
 CONDITION: Final = "AgentReady"
 LOST_AFTER_S: Final = 60.0
+_READY: Final = v1alpha1.Condition(type=CONDITION, status="True", reason="AgentReady")
 
 
 class Agents:
@@ -72,7 +73,7 @@ def condition(
     told = _told(somnode)
     # An agent that is well from the beginning is told with its first report.
     if bound.agent_ready and (told or somnode.status.observed_generation is not None):
-        return v1alpha1.Condition(type=CONDITION, status="True", reason="AgentReady")
+        return _READY
     return told
 
 

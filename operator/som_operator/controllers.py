@@ -1,7 +1,8 @@
 """The controllers as one thing: three queues over one fleet.
 
-Caches are kept from the beginning. Decisions and writes happen in `run` alone, so that an
-election can start and end them.
+Caches are kept from the beginning, in the leader and in those who would follow it. Decisions and
+writes happen in `run` alone, so that an election can start and end them; each `run` begins with
+what the caches say, and with nothing that an earlier one had seen.
 """
 
 import asyncio
@@ -25,7 +26,10 @@ NODE_WORKERS: Final = 8
 
 
 class Controllers:
-    """Everything that the operator does in a cluster; what it counts goes to `collected`."""
+    """Everything that the operator does in a cluster; what it counts goes to `collected`.
+
+    Writes go by `client`, which an election may fence.
+    """
 
     def __init__(
         self,
@@ -38,7 +42,12 @@ class Controllers:
         beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock,
     ) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._driver = driver
+        self._time = time
         self._measure = metrics.Reconciles(collected)
+        self._fleet_metrics = metrics.FleetCollector()
         nodes_due, pools_due, surveys_due = self._queues = [
             workqueue.WorkQueue[str](name=name, beats=beats, time=time)
             for name in ("node", "pool", "survey")
@@ -52,48 +61,58 @@ class Controllers:
             beats=beats,
             time=time,
         )
+        collected.register(self._fleet_metrics)
+        collected.register(
+            kube.Collector(
+                "operator",
+                watches=self.fleet.watches,
+                queues=self._queues,
+                recorder=recorder,
+                asked=client.requests,
+            )
+        )
+
+    async def run(self) -> NoReturn:
+        """Reconcile until cancelled, once all caches are complete."""
+        client, fleet, recorder, time = self._client, self.fleet, self._recorder, self._time
+        nodes_due, pools_due, surveys_due = self._queues
         overview, agents = Overview(), Agents(time=time)
         events = node_events.NodeEvents(recorder, time=time)
-        self._survey = Survey(self.fleet, overview, agents, events, pools_due=pools_due)
-        self._nodes = NodeController(
-            client,
-            self.fleet,
-            self._survey,
-            agents,
-            events,
-            Statuses(client, time=time),
-            driver,
+        survey = Survey(fleet, overview, agents, events, pools_due=pools_due)
+        nodes = NodeController(
+            client, fleet, survey, agents, events, Statuses(client, time=time), self._driver
         )
-        self._pools = PoolController(
+        pools = PoolController(
             client=client,
-            fleet=self.fleet,
-            survey=self._survey,
+            fleet=fleet,
+            survey=survey,
             overview=overview,
             agents=agents,
             recorder=recorder,
             statuses=Statuses(client, time=time),
             time=time,
         )
-        collected.register(metrics.FleetCollector(self.fleet, overview, agents))
-        collected.register(
-            kube.Collector(
-                "operator", watches=self.fleet.watches, queues=self._queues, recorder=recorder
-            )
-        )
 
-    async def run(self) -> NoReturn:
-        """Reconcile until cancelled, once all caches are complete."""
-        await self.fleet.wait_synced()
-        await self._survey.complete()
-        nodes_due, pools_due, surveys_due = self._queues
-        nodes = self._measure("node", self._nodes.reconcile)
-        pools = self._measure("pool", self._pools.reconcile)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(nodes_due.run(nodes, workers=NODE_WORKERS))
-            tasks.create_task(pools_due.run(pools))
-            # How pools stand does not wait for what nodes are still to be told.
-            tasks.create_task(surveys_due.run(self._look))
+        async def look(name: str) -> None:
+            try:
+                is_due = nodes.look(name)
+            except Exception:
+                # The node's own reconcile fails by it, too, is counted, and is tried again.
+                is_due = True
+            if is_due:
+                # Not behind all the nodes that an edit of a pool concerns.
+                nodes_due.add(name, urgent=True)
+
+        await fleet.wait_synced()
+        fleet.everything_due()
+        with self._fleet_metrics.of(fleet, overview, agents):
+            await survey.complete()
+            # All nodes are planned and due: what made them so before was not just now.
+            surveys_due.clear()
+            async with asyncio.TaskGroup() as tasks:
+                reconcile = self._measure("node", nodes.reconcile)
+                tasks.create_task(nodes_due.run(reconcile, workers=NODE_WORKERS))
+                tasks.create_task(pools_due.run(self._measure("pool", pools.reconcile)))
+                # How pools stand does not wait for what nodes are still to be told.
+                tasks.create_task(surveys_due.run(look))
         raise AssertionError("queues run for ever")
-
-    async def _look(self, name: str) -> None:
-        self._survey.node(name)

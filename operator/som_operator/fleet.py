@@ -1,31 +1,37 @@
 """What the operator knows of the cluster: caches of SomPools, SomNodes, Nodes and Pods.
 
 Every change makes the keys due that it can concern: nodes for their orders, pools for how they
-stand. What one object did is urgent: its node does not wait behind all those that an edit of
-a pool concerns. What the first lists bring did not happen just now, and is not urgent.
+stand. What one object did has its node surveyed; what an edit of a pool concerns, all nodes, is
+due for their orders at once.
 """
 
 import asyncio
-from collections.abc import Callable, Set
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Set
+from typing import Any, Final, NoReturn, TypeVar
 
 import pydantic
 
 from som_api import kube, v1alpha1
+from som_api.plan import observed, standing
 from som_api.run import clock, heartbeats, workqueue
-from som_operator import observed, standing
+from som_api.web import fleet as web
 from som_operator.loading import pods as driver_pods
+
+GATHER_S: Final = 0.1
+"""Thousands of nodes report one by one, more than a hundred a second."""
 
 T = TypeVar("T")
 _SomPool = v1alpha1.SomPool | observed.UnreadableSomPool
 _SomNode = v1alpha1.SomNode | observed.UnreadableSomNode
 _Pod = observed.Pod | driver_pods.Pod
+_NOTHING_BOUND: Final = observed.bound(())
 
 
 class Fleet:
     """The caches and what follows from them. Nothing may be decided before `wait_synced`.
 
-    `nodes` and `somnodes` are by name, `driver_pods` by their node's.
+    `nodes` and `somnodes` are by name, `driver_pods` by their node's. `changes` is for those who
+    watch the fleet.
     """
 
     def __init__(
@@ -42,7 +48,10 @@ class Fleet:
         self._nodes_due = nodes_due
         self._pools_due = pools_due
         self._surveys_due = surveys_due
+        self.changes = web.Changes()
         self._pods_of: dict[str, dict[kube.Key, observed.Pod]] = {}
+        # What they say together, until one of them changes.
+        self._bound: dict[str, observed.BoundPods] = {}
         self._gone: set[str] = set()
         self._pools: standing.Pools | None = None
         self.nodes: dict[str, observed.Node] = {}
@@ -55,7 +64,13 @@ class Fleet:
             on_change: Callable[[kube.Key, T | None, T | None], None],
         ) -> kube.Reflector[T]:
             return kube.Reflector(
-                client, resource, decode=decode, on_change=on_change, beats=beats, time=time
+                client,
+                resource,
+                decode=decode,
+                on_change=on_change,
+                gather_s=GATHER_S,
+                beats=beats,
+                time=time,
             )
 
         def decode_pod(item: kube.Json) -> _Pod | None:
@@ -119,9 +134,24 @@ class Fleet:
         found = self.somnodes.get(node)
         return found if isinstance(found, observed.UnreadableSomNode) else None
 
+    @property
+    def sompools(self) -> Mapping[str, v1alpha1.SomPool]:
+        """The pools that can be read, with their status as last seen."""
+        cached = self._sompools.cache.items()
+        return {key.name: pool for key, pool in cached if isinstance(pool, v1alpha1.SomPool)}
+
+    def pods(self, node: str) -> Mapping[kube.Key, observed.Pod]:
+        """The Pods of a node that hold units or are its agent."""
+        return self._pods_of.get(node, {})
+
     def bound(self, node: str) -> observed.BoundPods:
         """What the Pods of a node say together."""
-        return observed.bound(self._pods_of.get(node, {}).values())
+        there = self._pods_of.get(node)
+        if there is None:
+            return _NOTHING_BOUND
+        if (found := self._bound.get(node)) is None:
+            found = self._bound[node] = observed.bound(there.values())
+        return found
 
     @property
     def pool_names(self) -> Set[str]:
@@ -132,16 +162,20 @@ class Fleet:
         self._gone.add(pool)
         self._all_due()
 
+    def everything_due(self) -> None:
+        """Whoever begins to reconcile looks at all of it."""
+        for name in self.nodes.keys() | self.somnodes.keys():
+            self._nodes_due.add(name)
+        for name in self.pool_names:
+            self._pools_due.add(name)
+
     def _pool_changed(self, key: kube.Key, old: _SomPool | None, new: _SomPool | None) -> None:
+        self.changes.note("pool", key.name)
         if new is not None:
             self._gone.discard(key.name)
         if _without_status(old) != _without_status(new):
             self._all_due()
         self._pools_due.add(key.name)
-
-    def _due(self, node: str) -> None:
-        self._surveys_due.add(node)
-        self._nodes_due.add(node, urgent=self.synced)
 
     def _all_due(self) -> None:
         self._pools = None
@@ -152,11 +186,14 @@ class Fleet:
         self, key: kube.Key, old: observed.Node | None, new: observed.Node | None
     ) -> None:
         _keep(self.nodes, key, new)
-        self._due(key.name)
+        if old is None or new is None or old.ready != new.ready:
+            self.changes.note("node", key.name)
+        self._surveys_due.add(key.name)
 
     def _somnode_changed(self, key: kube.Key, old: _SomNode | None, new: _SomNode | None) -> None:
         _keep(self.somnodes, key, new)
-        self._due(key.name)
+        self.changes.note("node", key.name)
+        self._surveys_due.add(key.name)
 
     def _pod_changed(self, key: kube.Key, old: _Pod | None, new: _Pod | None) -> None:
         if isinstance(old, driver_pods.Pod):
@@ -170,8 +207,12 @@ class Fleet:
             self.driver_pods[new.node] = new
         elif new is not None:
             self._pods_of.setdefault(new.node, {})[key] = new
+        for pod in (old, new):
+            if isinstance(pod, observed.Pod) and pod.is_agent:
+                self.changes.note("node", pod.node)
         for node in {pod.node for pod in (old, new) if pod is not None}:
-            self._due(node)
+            self._bound.pop(node, None)
+            self._surveys_due.add(node)
 
 
 def _keep(by_name: dict[str, T], key: kube.Key, value: T | None) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from som_api import v1alpha1
-from som_operator.reports import PoolOnNode, State
+from som_api.plan.reports import PoolOnNode, State
+from som_api.plan.tally import Tally
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,16 +24,16 @@ class Overview:
 
     def __init__(self) -> None:
         self._by_node: dict[str, Mapping[str, PoolOnNode]] = {}
-        self._by_pool: dict[str, dict[str, PoolOnNode]] = {}
+        self._by_pool: dict[str, Tally] = {}
 
-    def of_pool(self, pool: str) -> Mapping[str, PoolOnNode]:
-        """How the pool stands, by node."""
-        return self._by_pool.get(pool, {})
+    def of_pool(self, pool: str) -> Tally:
+        """How the pool stands on its nodes."""
+        return self._by_pool.get(pool) or Tally()
 
     def counts(self) -> Iterator[tuple[str, State, int]]:
         """(pool, state, number of nodes)."""
-        for pool, on_nodes in sorted(self._by_pool.items()):
-            states = [there.state for there in on_nodes.values()]
+        for pool in sorted(self._by_pool):
+            states = [there.state for there in self._by_pool[pool].on_nodes.values()]
             for state in State:
                 yield pool, state, states.count(state)
 
@@ -61,12 +62,10 @@ class Overview:
         return changed
 
     def _put_one(self, pool: str, node: str, here: PoolOnNode | None) -> None:
-        nodes = self._by_pool.setdefault(pool, {})
-        if here is not None:
-            nodes[node] = here
-            return
-        nodes.pop(node, None)
-        if not nodes:
+        if (tally := self._by_pool.get(pool)) is None:
+            tally = self._by_pool[pool] = Tally()
+        tally.put(node, here)
+        if not tally.on_nodes:
             del self._by_pool[pool]
 
 

@@ -5,8 +5,8 @@ import logging
 from typing import Final
 
 from som_api import kube, v1alpha1
+from som_api.plan import pool_status, standing
 from som_api.run import clock
-from som_operator import pool_status, standing
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
 from som_operator.overview import Overview
@@ -86,7 +86,7 @@ class PoolController:
     async def _ask_whether_gone(self, name: str) -> None:
         """A pool that is in no list, but on nodes, leaves them only if it is certain to be gone."""
         is_known = self.fleet.pools.standing(name) is standing.Standing.RELEASED
-        if is_known or not self.overview.of_pool(name):
+        if is_known or not self.overview.of_pool(name).on_nodes:
             return
         try:
             await self.client.get(kube.SOMPOOLS.path(name=name))

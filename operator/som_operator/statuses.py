@@ -17,7 +17,8 @@ class Statuses(Generic[Status]):
     def __init__(self, client: kube.Client, *, time: clock.Clock) -> None:
         self._client = client
         self._time = time
-        self._written: dict[str, tuple[str, Status]] = {}
+        # By name: the version before our last write, the one after it, and what we wrote.
+        self._written: dict[str, tuple[str, str, Status]] = {}
 
     async def publish(
         self,
@@ -30,12 +31,17 @@ class Statuses(Generic[Status]):
         dropped: Set[str] = frozenset(),
         about: kube.ObjectRef | None = None,
     ) -> bool:
-        """`kube.publish`, where `current` is what a cache has at `version`. Raises KubeError."""
+        """`kube.publish`, where `current` is what a cache has at `version`. Raises KubeError.
+
+        An object that has changed since is not written: whoever changed it may have been another
+        leader. The cache is about to learn of it.
+        """
         # While the cache has not seen our last write yet, that is what stands.
-        seen, written = self._written.get(target.name, ("", current))
-        current = written if seen == version else current
+        before, after, written = self._written.get(target.name, ("", "", current))
+        is_behind = before == version
+        current = written if is_behind else current
         now = self._time.now()
-        is_written = await kube.publish(
+        new = await kube.publish(
             self._client,
             recorder,
             target,
@@ -45,12 +51,13 @@ class Statuses(Generic[Status]):
             field_manager=FIELD_MANAGER,
             now=now,
             about=about,
+            version=after if is_behind else version,
         )
-        if is_written:
+        if new:
             merged = kube.merge(current.conditions, wanted.conditions, now=now)
             written = wanted.model_copy(update={"conditions": merged})
-            self._written[target.name] = (version, written)
-        return is_written
+            self._written[target.name] = (version, new, written)
+        return bool(new)
 
     def forget(self, name: str) -> None:
         """The object is gone."""

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from som_api import kube, v1alpha1
+from som_api.plan import observed, plan, standing
+from som_api.plan.reports import PoolOnNode
 from som_api.run import workqueue
-from som_operator import agents, node_events, observed, plan, standing
+from som_operator import agents, node_events
 from som_operator.agents import Agents
 from som_operator.fleet import Fleet
 from som_operator.overview import Overview
-from som_operator.reports import PoolOnNode
 
 STATUS_EVERY_S: Final = 1.0
 """A status tells of many nodes: what changes within this time makes one write."""

@@ -24,7 +24,7 @@ from typing import Final
 import pydantic
 
 from som_api import SomError, kube, v1alpha1
-from som_operator import observed, reports, standing
+from som_api.plan import observed, reports, standing
 from som_operator.loading import decide, pods
 from som_operator.loading.driver import Driver
 
@@ -49,13 +49,14 @@ class Uninstall:
     """One run, in the release's `namespace`, of at most `timeout_s`; progress goes to `say`.
 
     With a `release`, helm has to be uninstalling it; without, a person wants this. A `driver`
-    unloads what it has loaded.
+    unloads what it has loaded. `replicas` of the operator are started again after a failure.
     """
 
     client: kube.Client
     namespace: str
     timeout_s: float
     release: str = ""
+    replicas: int = 2
     driver: Driver | None = None
     say: Callable[[str], None] = print
     poll_s: float = _POLL_S
@@ -151,15 +152,15 @@ class Uninstall:
     async def _start_the_operator(self) -> None:
         """Try for a while: nobody else would start it.
 
-        There is one operator, whatever was found: a run that was killed has left none.
+        The number is told, whatever was found: a run that was killed has left none.
         """
         deadline_s = time.monotonic() + _RESTORE_S
         while True:
             try:
-                await self._scale(1)
+                await self._scale(self.replicas)
             except kube.KubeError as error:
                 if time.monotonic() > deadline_s or error.status == 403:
-                    command = f"kubectl scale deployment {OPERATOR} --replicas=1"
+                    command = f"kubectl scale deployment {OPERATOR} --replicas={self.replicas}"
                     raise NotUninstalled(
                         f"the operator is stopped and was not started again: {error}; "
                         f"do it by hand: {command} --namespace={self.namespace}"

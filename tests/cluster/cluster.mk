@@ -15,5 +15,5 @@ cluster-shell: setup ## a shell inside, KUBECONFIG set
 	$(HARNESS) shell
 
 test-cluster: cluster-build ## types, policies, chart, operator; then pods through all that happens to a node
-	$(BIN)/pytest tests/cluster --ignore=tests/cluster/scenes
+	$(BIN)/pytest tests/cluster --ignore=tests/cluster/scenes $(if $(KERNEL),,-m "not full")
 	$(BIN)/pytest tests/cluster/scenes

@@ -69,7 +69,7 @@ async def publish(client: kube.Client, pool: str) -> None:
                 field_manager="som-test",
                 now=datetime.datetime.now(datetime.UTC),
             )
-            print(json.dumps(written), flush=True)
+            print(json.dumps(written != ""), flush=True)
 
 
 async def events(client: kube.Client, node: str) -> None:

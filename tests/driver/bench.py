@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import shutil
+import subprocess
+import tarfile
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from driver import build, plans
 from guests import debian, guest
+from release import parts, tree
+from som_api import VERSION
 
 PACKAGES = "qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring gcc libc6-dev"
 
@@ -36,11 +40,15 @@ class Bench:
     def run(self, kernel: str, boot: plans.Boot) -> guest.Run:
         return self._runs[kernel, boot.name].result()
 
-    def _run(self, name: str, boot: plans.Boot, tests: Sequence[guest.Test]) -> guest.Run:
+    def built(self, name: str) -> tuple[debian.Kernel, dict[str, Path]]:
+        """A kernel, and what its guests get, by its path there."""
         with self._building:
             if name not in self._built:
                 self._built[name] = self._build(name)
-        kernel, files = self._built[name]
+        return self._built[name]
+
+    def _run(self, name: str, boot: plans.Boot, tests: Sequence[guest.Test]) -> guest.Run:
+        kernel, files = self.built(name)
         return guest.run(kernel, boot.machine, files, tests, self.work / name / boot.name)
 
     def _build(self, name: str) -> tuple[debian.Kernel, dict[str, Path]]:
@@ -51,15 +59,29 @@ class Bench:
         )
         mimalloc = debian.library("libmimalloc2.0", "usr/lib/*/libmimalloc.so.2.0")
         sort = Path("/usr/bin/sort")
+        subprocess.run(["make", "-s", "libsom"], cwd=build.TREE, check=True)
+        libsom = build.TREE / "build/libsom/libsom.so"
+        heap = build.program(
+            made / "heap", build.TREE / "tests/node/programs/heap.c", flags=("-U_GNU_SOURCE",)
+        )
         return kernel, {
             "somtest": build.program(made / "somtest", *sorted(build.GUEST.glob("*.c"))),
-            "som.ko": build.module(kernel, build.TREE / "driver", made / "som.ko"),
+            "som.ko": build.module(kernel, self._released(), made / "som.ko"),
             "failalloc.ko": build.module(kernel, build.GUEST / "failalloc", made / "failalloc.ko"),
             "programs/shim.so": shim,
             "programs/libmimalloc.so": mimalloc,
             "programs/sort": sort,
-            **build.closure(sort, mimalloc),
+            "programs/libsom.so": libsom,
+            "programs/heap": heap,
+            **build.closure(sort, mimalloc, libsom),
         }
+
+    def _released(self) -> Path:
+        """The source as a release has it."""
+        source = tree.Tree(build.TREE, VERSION, commit="", epoch=0)
+        with tarfile.open(parts.module(source, self.work)) as tar:
+            tar.extractall(self.work / "source", filter="data")
+        return self.work / "source" / f"som-{VERSION}"
 
 
 def requirements_missing() -> str:

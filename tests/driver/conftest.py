@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from driver import bench as benches
 from driver import plans
-from guests import debian, guest
+from guests import debian, guest, tried
+
+HERE = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(tried.Tried(HERE, lambda item: item.callspec.params["kernel"]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -50,6 +57,15 @@ def bench(request: pytest.FixtureRequest) -> Iterator[benches.Bench]:
     )
     yield guests
     guests.close()
+
+
+@pytest.fixture
+def built(kernel: str, bench: benches.Bench) -> tuple[debian.Kernel, dict[str, Path]]:
+    """This kernel, and what its guests get, by its path there."""
+    try:
+        return bench.built(kernel)
+    except debian.DebianError as error:
+        cannot_run(str(error))
 
 
 @pytest.fixture

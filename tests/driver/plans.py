@@ -49,6 +49,14 @@ def c_tests(source: str, names: str, *, limit_s: int = 300, env: str = "") -> tu
     )
 
 
+def pinnable_tests(source: str, names: str, *, env: str = "") -> tuple[Test, ...]:
+    """The same where the pool's class is Pinnable, under a name of its own."""
+    return tuple(
+        dataclasses.replace(test, name=f"pinnable_{test.name}")
+        for test in c_tests(source, names, env=f"SOM_MAPPING=pinnable {env}")
+    )
+
+
 LOAD = (Test(name="the_module_loads", command="insmod /som.ko", always=True),)
 # Only tests say this, on a kernel where the module refuses memory without struct pages.
 LOAD_ANYWAY = (
@@ -113,6 +121,29 @@ TWO_MIB_PAGES = """
     memory_that_has_failed_is_given_to_nobody_again
     trap_memory_policies_of_a_stranger_do_not_look_for_struct_pages
 """
+PROMOTION = """
+    a_gigabyte_is_promoted_under_a_thread_that_counts
+    a_promotion_that_cannot_be_is_refused_and_changes_nothing
+    promotion_agrees_with_who_unmaps_discards_and_maps_there
+"""
+MIGRATION = """
+    memory_moves_under_threads_that_count
+    what_cannot_move_stays_and_the_caller_learns_it
+    a_part_of_a_gigabyte_moves_away
+"""
+MOVES = """
+    compaction_makes_whole_extents
+    moves_agree_with_owners_that_die_and_pools_that_change
+    moves_agree_with_promotion_discard_and_prefault
+"""
+# Last of a boot: what has failed once stays away as long as the module is loaded.
+FAILED = "failed_memory_hits_its_owner_alone_and_is_given_to_nobody_again"
+ONLY_EXTERNAL_FAILED = """
+    of_a_gigabyte_only_the_failed_chunk_is_lost
+    failed_memory_does_not_move
+    memory_that_fails_while_it_moves_is_lost_or_whole
+    a_machine_check_tells_what_has_failed
+"""
 NODES = """
     a_range_across_two_nodes_is_refused
     the_node_of_a_lease_comes_before_large_pages
@@ -169,6 +200,8 @@ RACES = """
     threads_that_touch_together_get_one_chunk
     a_process_killed_in_a_fault_leaves_nothing
     revocation_ends_a_fault_that_zeroes
+    a_fault_that_zeroes_holds_up_no_fault_elsewhere
+    zeroing_takes_half_a_processor_of_a_node
     leases_come_and_go_under_processes_that_come_and_go
     mappings_without_end_are_refused
     spans_come_and_go_under_leases
@@ -178,11 +211,50 @@ FAILURES = """
     every_allocation_fails_once_and_nothing_is_lost
     a_chunk_behind_many_addresses_is_free_when_the_last_is_gone
 """
+PROGRAMS = """
+    an_unmodified_program_runs_on_an_unmodified_allocator
+    a_random_heap_of_libsom_keeps_what_is_written_and_so_do_its_children
+"""
 LIFETIME = """
     unloading_is_refused_while_anything_is_in_use
     unloading_when_idle_leaves_no_trace
     unloading_right_after_use_waits_for_the_zeroing
 """
+
+
+PINNABLE = """
+    pinnable_memory_comes_from_where_no_struct_pages_are
+    direct_io_reads_and_writes_a_file
+    another_process_reads_and_writes_by_process_vm
+    a_pipe_keeps_a_chunk_over_munmap
+    a_fixed_buffer_keeps_a_chunk_over_munmap
+    what_is_kept_over_the_owners_exit_comes_back_to_the_pool
+    revocation_leaves_what_is_kept_and_gives_no_new_page
+    advice_takes_neither_content_nor_ownership_away
+    kept_pages_are_left_alone_while_owners_come_and_go
+    unmap_and_protect_take_whole_chunks_only
+    mremap_moves_and_shrinks_but_does_not_grow
+    buffered_io_and_private_futexes_work
+    a_debugger_reads_and_writes
+    a_core_dump_holds_no_byte_of_it
+    trap_memory_policies_of_a_stranger_do_not_look_for_struct_pages
+    trap_cold_memory_is_out_of_reach_once_it_is_given_up
+    trap_memory_is_cached_write_back
+    trap_private_mappings_are_refused
+    trap_thp_settings_do_not_stop_faults
+"""
+# Where struct pages come and go with the pool: what that adds to a source.
+PINNABLE_SOURCE = """
+    every_allocation_fails_once_and_nothing_is_lost
+    a_pipe_keeps_a_chunk_over_munmap
+    a_new_owner_sees_no_old_byte
+    memory_removed_and_added_again_is_zeroed
+"""
+MAKE_DISK = Test(
+    name="a_file_system_is_made",
+    command="mkdir -p /mnt && mke2fs -q /dev/ram0 && mount -t ext4 /dev/ram0 /mnt",
+    always=True,
+)
 
 
 def source_boot(
@@ -192,6 +264,7 @@ def source_boot(
     memory: str = "6G",
     modules: tuple[str, ...] = (),
     before: tuple[Test, ...] = (),
+    last_tests: str = FAILED,
 ) -> Boot:
     """The tests that every source passes, the property test, and those of the source alone."""
     return Boot(
@@ -200,8 +273,10 @@ def source_boot(
         tests=(LOAD if source.startswith("hugetlb") else LOAD_ANYWAY)
         + before
         + c_tests(source, own_tests + EVERY_SOURCE)
+        + (() if source.startswith("hugetlb") else pinnable_tests(source, PINNABLE_SOURCE))
         + c_tests(source, FAILURES, limit_s=600)
         + c_tests(source, "random_sequences_agree_with_a_model", limit_s=900, env="SOM_STEPS=2500")
+        + c_tests(source, last_tests)
         + UNLOAD,
     )
 
@@ -210,8 +285,14 @@ BOOTS = (
     source_boot("external", RESERVED),
     # One of them fails on purpose.
     source_boot("hugetlb2m", "hugepagesz=2M hugepages=161", HUGETLB + TWO_MIB_PAGES),
-    source_boot("hugetlb1g", "hugepagesz=1G hugepages=1", HUGETLB),
-    source_boot("carved", "movablecore=3G", CARVED, memory="7G"),
+    source_boot("hugetlb1g", "hugepagesz=1G hugepages=1", HUGETLB, last_tests=""),
+    source_boot(
+        "carved",
+        "movablecore=3G",
+        CARVED,
+        memory="7G",
+        last_tests=f"{FAILED} memory_of_the_kernel_that_has_failed_is_not_carved",
+    ),
     source_boot(
         "devdax",
         "memmap=2560M!4G",
@@ -219,13 +300,27 @@ BOOTS = (
         modules=DAX_MODULES,
         before=(MAKE_DAX,),
     ),
+    # Without the acceptance of danger, on kernels where Bare is refused too.
+    Boot(
+        name="pinnable",
+        machine=Machine(memory="6G", append=f"{RESERVED} {CHECKED}", modules=("brd",)),
+        tests=(
+            *LOAD,
+            MAKE_DISK,
+            *pinnable_tests("external", PINNABLE + EVERY_SOURCE),
+            *pinnable_tests("external", "random_sequences_agree_with_a_model", env="SOM_STEPS=300"),
+            *UNLOAD,
+        ),
+        on_every_kernel=True,
+    ),
     Boot(
         name="traps",
-        machine=MACHINE,
+        machine=dataclasses.replace(MACHINE, modules=("mce-inject",)),
         tests=LOAD
         + c_tests("external", REFUSAL)
         + RELOAD_ANYWAY
-        + c_tests("external", TRAPS + SEMANTICS)
+        + c_tests("external", TRAPS + SEMANTICS + PROMOTION + MIGRATION)
+        + c_tests("external", FAILED + ONLY_EXTERNAL_FAILED)
         + UNLOAD,
         on_every_kernel=True,
     ),
@@ -234,7 +329,7 @@ BOOTS = (
         machine=MACHINE,
         tests=LOAD_ANYWAY
         + c_tests("external", INTERFACE + LEASES)
-        + c_tests("external", "an_unmodified_program_runs_on_an_unmodified_allocator")
+        + c_tests("external", PROGRAMS)
         + c_tests("external", LIFETIME)
         + UNLOAD,
     ),
@@ -242,7 +337,7 @@ BOOTS = (
         name="abuse",
         machine=MACHINE,
         tests=LOAD_ANYWAY
-        + c_tests("external", RACES)
+        + c_tests("external", RACES + MOVES)
         + c_tests(
             "external",
             "random_sequences_with_gigabyte_entries_agree_with_a_model",

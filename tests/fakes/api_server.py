@@ -205,6 +205,9 @@ class FakeApiServer:
         if old is None and (subresource or not applies):
             return _not_found(place)
         if applies:
+            wanted = body.get("metadata", {}).get("resourceVersion")
+            if old and wanted not in (None, old["metadata"]["resourceVersion"]):
+                return status(409, "Conflict", "the object has been modified")
             part = {f: v for f, v in body.items() if (f == "status") == (subresource == "status")}
             part = {f: v for f, v in part.items() if f != "metadata" or not subresource}
             manager = request.query["fieldManager"]

@@ -131,6 +131,10 @@ async def a_json_patch_is_all_or_nothing(client: kube.Client) -> None:
         with pytest.raises(kube.KubeError) as caught:
             await client.json_patch(path, [guard, mark])
         assert (caught.value.status, caught.value.reason) == (409, "Conflict")
+        nowhere = {"op": "test", "path": "/metadata/nothing/below", "value": None}
+        with pytest.raises(kube.KubeError) as caught:
+            await client.json_patch(path, [nowhere, mark])
+        assert (caught.value.status, caught.value.reason) == (409, "Conflict")
         node = await client.json_patch(path, [{**guard, "value": "jsonpatch"}, mark])
     assert node["metadata"]["labels"]["mark"] == "yes"
 

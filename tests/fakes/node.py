@@ -37,12 +37,16 @@ def order(
 
 @dataclasses.dataclass
 class Superblock:
-    """One start's memory: `writer` is whose bytes are in it, None: zeroed."""
+    """One start's memory: `writer` is whose bytes are in it, None: zeroed.
+
+    `lost_bytes`: its container cut them off.
+    """
 
     start: seams.Start
     mounted: bool = False
     truncated: bool = False
     pinned_bytes: int = 0
+    lost_bytes: int = 0
     writer: str | None = None
 
 
@@ -53,13 +57,15 @@ class FakeKernel:
         self.paths: set[seams.LeaseId] = set()
 
     def of(self, start: seams.Start) -> list[Superblock]:
-        return [b for b in self.superblocks if b.start == start]
+        return [b for b in self.superblocks if b.start.name == start.name]
 
     def in_slot(self, pool: str, slot: int) -> list[Superblock]:
         return [b for b in self.superblocks if (b.start.pool, b.start.slot) == (pool, slot)]
 
     def held_bytes(self, block: Superblock) -> int:
-        return block.pinned_bytes if block.truncated else block.start.size_bytes
+        if block.truncated:
+            return block.pinned_bytes
+        return block.start.size_bytes - block.lost_bytes
 
     def used_bytes(self) -> int:
         return sum(self.held_bytes(block) for block in self.superblocks)
@@ -70,13 +76,14 @@ class FakeKernel:
 
 def path_of(start: seams.Start) -> str:
     """Unlike HugeTLBFS's, of each start its own: a spec of the start before would be found out."""
-    return f"/leases/{start.lease_id}.{start.number}"
+    return f"/leases/{start.name}"
 
 
 class FakeDriver:
     """Implements seams.Driver on a FakeKernel; each await is a point where the agent may die."""
 
     keeps_content = True
+    zeroes_at_build = True
 
     def __init__(self, kernel: FakeKernel, *, name: str = "Fake") -> None:
         self.kernel = kernel
@@ -100,9 +107,14 @@ class FakeDriver:
         )
 
     async def build(
-        self, start: seams.Start, *, on_progress: Callable[[int], None]
+        self, start: seams.Start, *, on_progress: Callable[[int], None], is_spare: bool = False
     ) -> Mapping[int, int]:
-        self.kernel.paths.add(start.lease_id)
+        for block in self.kernel.of(start):
+            # An adopted spare: what is beyond its size goes back.
+            await asyncio.sleep(0)
+            block.start = start
+            return {0: start.size_bytes}
+        self.kernel.paths.add(start.built[0])
         await asyncio.sleep(0)
         if self.kernel.free_bytes() < start.size_bytes:
             raise seams.NotEnoughMemory("no pages")
@@ -129,11 +141,7 @@ class FakeDriver:
         return seams.Usage(current_bytes=held, reserved_bytes=held)
 
     def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
-        return {
-            (b.start.lease_id, b.start.number): b.start.size_bytes
-            for b in self.kernel.superblocks
-            if b.mounted
-        }
+        return {b.start.built: b.start.size_bytes for b in self.kernel.superblocks if b.mounted}
 
     def statistics(self, start: seams.Start) -> seams.Statistics | None:
         return None
@@ -153,6 +161,8 @@ class FakePools(pools.Pools):
     """What leases use of it: a pool of each unit, of all its kernel has."""
 
     ready = True
+    shrinking = False
+    warm: Sequence[v1alpha1.Warm] | None = None
 
     def __init__(self, drivers: Mapping[v1alpha1.Unit, FakeDriver]) -> None:
         self.drivers = drivers
@@ -161,9 +171,21 @@ class FakePools(pools.Pools):
     def for_unit(self, unit: v1alpha1.Unit) -> pools.ActivePool:
         driver = self.drivers[unit]
         capacity_bytes, free_bytes = driver.kernel.capacity_bytes, driver.kernel.free_bytes()
-        ordered = order(capacity_bytes, name=f"pool-{unit.lower()}", unit=unit)
-        reserved = seams.PoolReserved(ordered.name, capacity_bytes, free_bytes, page_bytes=PAGE)
+        ordered_bytes = v1alpha1.UNIT_BYTES[unit] if self.shrinking else capacity_bytes
+        ordered = order(ordered_bytes, name=f"pool-{unit.lower()}", unit=unit).model_copy(
+            update={"warm": self.warm if unit == "2Mi" else None}
+        )
+        reserved = seams.PoolReserved(
+            ordered.name,
+            capacity_bytes,
+            free_bytes,
+            node_bytes={0: capacity_bytes},
+            page_bytes=PAGE,
+        )
         return pools.ActivePool(ordered, driver.name, reserved, pools.State.SETTLED)
+
+    def pools(self) -> Mapping[str, pools.ActivePool]:
+        return {pool.name: pool for pool in map(self.for_unit, self.drivers)}
 
     async def refill(self) -> None:
         self.refills += 1

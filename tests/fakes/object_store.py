@@ -150,7 +150,9 @@ def json_patched(item: Json, operations: list[Json]) -> Json | None:
         steps = [s.replace("~1", "/").replace("~0", "~") for s in operation["path"].split("/")[1:]]
         parent: Any = result
         for step in steps[:-1]:
-            parent = parent[step]
+            parent = parent.get(step)
+            if parent is None:
+                return None
         present = steps[-1] in parent
         if operation["op"] == "add" or (operation["op"] == "replace" and present):
             parent[steps[-1]] = operation["value"]

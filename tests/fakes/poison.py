@@ -54,6 +54,8 @@ class Poison:
         metadata: Json = {"name": name, "labels": {"a": "b"}, "annotations": {}}
         if self.often(3):
             metadata["annotations"]["som.io/keep-on-restart"] = self.text()
+        if self.often(3):
+            metadata["annotations"]["som.io/malloc"] = self.text(100_000)
         if self.often(10):
             metadata["annotations"]["note"] = self.text(200_000)
         if self.often(10):
@@ -156,7 +158,7 @@ class Poison:
             "object": self._object,
             "array": self._array,
             "string": self._string,
-            "integer": lambda s: self.random.choice(_INTEGERS),
+            "integer": self._integer,
             "boolean": lambda s: self.often(2),
         }
         return by_type[schema["type"]](schema)
@@ -169,6 +171,13 @@ class Poison:
             for text in texts
             if not self.keeps_rules or (len(text) <= most and re.search(schema["pattern"], text))
         ]
+
+    def _integer(self, schema: Json) -> int:
+        least, most = schema.get("minimum", -(2**63)), schema.get("maximum", 2**63 - 1)
+        numbers = (*_INTEGERS, least, most)
+        return self.random.choice(
+            [number for number in numbers if not self.keeps_rules or least <= number <= most]
+        )
 
     def _string(self, schema: Json) -> str:
         if "format" in schema:

@@ -45,6 +45,7 @@ class Machine:
     kernel_is_safe: bool = True
     pools: dict[str, list[seams.Span]] = dataclasses.field(default_factory=dict)
     promised_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    bad_bytes: int = 0
     die_at: int | None = None
 
     def state(self) -> object:
@@ -165,12 +166,13 @@ class Hold:
     def holding(self) -> seams.Holding:
         held_bytes = self._machine.promised_bytes.get(self._pool, 0)
         all_bytes = sum(span.size_bytes for span in self.spans())
-        return seams.Holding(free_bytes=all_bytes - held_bytes, held_bytes=held_bytes)
+        bad_bytes = self._machine.bad_bytes
+        return seams.Holding(all_bytes - held_bytes - bad_bytes, held_bytes, bad_bytes)
 
-    def add(self, start: int, size_bytes: int) -> None:
+    def add(self, start: int, size_bytes: int, *, mapping: v1alpha1.Mapping = "Bare") -> None:
         machine, whole = self._machine, iomem.Range(start, start + size_bytes)
         with machine.act():
-            if not machine.kernel_is_safe:
+            if not machine.kernel_is_safe and mapping == "Bare":
                 raise seams.RangeRefused("any user could crash the node", errno.ENOPKG)
             own_spans = machine.pools.setdefault(self._pool, [])
             spans = [span for spans in machine.pools.values() for span in spans]

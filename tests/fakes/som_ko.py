@@ -30,7 +30,9 @@ class Span:
 @dataclasses.dataclass
 class Pool:
     source: int
+    mapping: int
     name: bytes
+    quarantined_bytes: int = 0
     spans: list[Span] = dataclasses.field(default_factory=list)
 
     @property
@@ -129,7 +131,7 @@ class SomKo(abi.Module):
 
     def _PoolCreate(self, argument: abi.PoolCreate) -> None:
         argument.pool = next(self.numbers)
-        self.pools_by_number[argument.pool] = Pool(argument.source, argument.name)
+        self.pools_by_number[argument.pool] = Pool(argument.source, argument.mapping, argument.name)
 
     def _PoolAdd(self, argument: abi.PoolAdd) -> None:
         pool = self._pool(argument.pool)
@@ -171,7 +173,8 @@ class SomKo(abi.Module):
 
     def _PoolInfo(self, argument: abi.PoolInfo) -> None:
         pool, leases = self._pool(argument.pool), self._leases_of(argument.pool)
-        argument.source, argument.name, argument.leases = pool.source, pool.name, len(leases)
+        argument.source, argument.mapping = pool.source, pool.mapping
+        argument.name, argument.leases = pool.name, len(leases)
         spans = [
             span
             for span in pool.spans
@@ -179,7 +182,11 @@ class SomKo(abi.Module):
         ]
         argument.bytes = sum(span.size_bytes for span in spans)
         argument.reserved_bytes = self._promised(argument.pool)
+        argument.quarantined_bytes = pool.quarantined_bytes
         argument.free_bytes = argument.bytes - sum(span.held_bytes for span in spans)
+        argument.free_extents = sum(
+            span.size_bytes // 2**30 for span in spans if not span.held_bytes
+        )
 
     def _LeaseCreate(self, argument: abi.LeaseCreate) -> None:
         pool, quota_bytes = self._pool(argument.pool), argument.quota_bytes

@@ -38,6 +38,7 @@ class Series:
     suite: str
     lists: tuple[str, ...]
     prefix: str
+    kind: str = "deb"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,11 @@ class Kernel:
     @property
     def headers(self) -> str:
         return f"/usr/src/linux-headers-{self.release}"
+
+    @property
+    def sources(self) -> Path:
+        """`headers`, which says where they are in the root, as this machine sees them."""
+        return self.root / self.headers.lstrip("/")
 
     def has(self, option: str) -> bool:
         return f"CONFIG_{option}=y" in self._boot_file("config").read_text().splitlines()
@@ -192,7 +198,7 @@ def update(series: Series) -> None:
     )
     (base / "sources.list").write_text(
         "".join(
-            f"deb [signed-by={KEYRING}] {MIRROR}/{archive} {suite} main\n"
+            f"{series.kind} [signed-by={KEYRING}] {MIRROR}/{archive} {suite} main\n"
             for archive, suite in (line.split() for line in series.lists)
         )
     )

@@ -48,9 +48,14 @@ class Test:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The virtual hardware and the kernel's command line; `hardware`: more words for QEMU."""
+    """The virtual hardware and the kernel's command line; `hardware`: more words for QEMU.
+
+    `tsc`: what the kernel is told of that counter. Unless it is "reliable", each look at the clock
+    leaves the emulated processor, which is exact, and slow for programs that look all the time.
+    """
 
     memory: str
+    tsc: str = "unstable"
     nodes: tuple[str, ...] = ()
     append: str = ""
     modules: tuple[str, ...] = ()
@@ -151,13 +156,14 @@ def emulator(
     """QEMU's command; `ports`: where each serial port leads, the console first."""
     return [
         "qemu-system-x86_64",
-        "-accel", "tcg,thread=single,tb-size=256", "-cpu", "max,-cx16,-erms,-fsrm", "-smp", "2",
+        "-accel", "tcg,thread=single,tb-size=1024", "-cpu", "max,-cx16,-erms,-fsrm", "-smp", "2",
         "-m", machine.memory, *numa(machine), "-nodefaults", "-no-user-config",
         "-display", "none", "-monitor", "none",
         *(word for port in ports for word in ("-serial", port)),
         "-kernel", kernel.image, "-initrd", initrd,
         "-append",
-        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off tsc=unstable "
+        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off "
+        f"tsc={machine.tsc} "
         "no_timer_check random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
         f"{machine.append}", *machine.hardware,
     ]  # fmt: skip

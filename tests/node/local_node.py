@@ -143,9 +143,11 @@ class LocalNode:
         )
 
     def leases(self) -> int:
-        """How many leases the store has."""
+        """How many leases of containers the store has."""
         with contextlib.closing(sqlite3.connect(self.state_dir.path / "som.db")) as store:
-            return int(store.execute("SELECT count(*) FROM leases").fetchone()[0])
+            return int(
+                store.execute("SELECT count(*) FROM leases WHERE ticket <> ''").fetchone()[0]
+            )
 
     def log_text(self) -> str:
         return (self.state_dir.path / "agent.log").read_text()

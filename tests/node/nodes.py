@@ -86,7 +86,7 @@ class Node:
 
     def file(self, start: seams.Start) -> pathlib.Path:
         """Where the start's memory is, as the container's runtime finds it."""
-        return self.state_dir / "leases" / start.lease_id / "som"
+        return self.state_dir / "leases" / start.built[0] / "som"
 
     def fill(self, start: seams.Start, byte: bytes) -> None:
         """Write `byte` all over the start's memory."""

@@ -152,6 +152,7 @@ def test_up_run_status_down(local: Local, owner: str) -> None:
         "SOM_DRIVER=HugeTLBFS",
         "SOM_UNIT=2Mi",
         f"SOM_BYTES={4 * PAGE}",
+        "SOM_CONTENT=fresh",
     }
     assert local.run(owner, "look", "fill", "beyond", "own").stdout.split() == [
         "zero",

@@ -193,6 +193,7 @@ def orders(node: nodes.Node, start: seams.Start) -> list[str]:
         start.mount_source,
         "-1",
         str(group),
+        "0",
     ]
 
 

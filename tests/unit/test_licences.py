@@ -1,4 +1,4 @@
-"""Two licences: whatever is linked with the kernel names GPL-2.0-only, and the rest Apache-2.0."""
+"""Three licences: GPL-2.0-only with the kernel, MIT with any program, Apache-2.0 for the rest."""
 
 import pathlib
 import re

@@ -47,17 +47,20 @@ def test_only_an_ended_pod_is_terminal(phase: str, terminal: bool) -> None:
     assert pods.decode_pod(manifest(status={"phase": phase})).terminal is terminal
 
 
-def test_a_running_container_tells_when_its_predecessor_ended() -> None:
+def test_a_running_container_tells_when_it_started_and_its_predecessor_ended() -> None:
     ended = {"terminated": {"finishedAt": "1970-01-01T00:01:40Z"}}
+    started = {"running": {"startedAt": "1970-01-01T00:01:41Z"}}
     statuses = [
-        {"name": "db", "state": {"running": {}}, "lastState": ended},
+        {"name": "db", "state": started, "lastState": ended},
         {"name": "web", "state": {"waiting": {}}, "lastState": ended},
         {"name": "bare", "state": {"running": {}}, "lastState": {}},
         {"name": "lost", "state": {"running": {}}, "lastState": {"terminated": {}}},
     ]
     log = {"name": "log", "state": {"running": {}}, "lastState": ended}
     status = {"initContainerStatuses": [log], "containerStatuses": statuses}
-    assert pods.decode_pod(manifest(status=status)).restarts == {"log": 100.0, "db": 100.0}
+    pod = pods.decode_pod(manifest(status=status))
+    assert pod.restarts == {"log": 100.0, "db": 100.0}
+    assert pod.running == {"db": 101.0}
 
 
 @pytest.mark.parametrize(("count", "expected"), [("1k", 1000), ("4Ki", 4096), ("7", 7)])
@@ -80,18 +83,46 @@ def test_null_and_zero_are_no_request(resources: dict[str, Any] | None) -> None:
     spec = {"initContainers": None, "containers": containers}
     metadata = {"namespace": "shop", "name": "db", "uid": "u1", "annotations": None}
     pod = pods.decode_pod(manifest(spec=spec, status=None, metadata=metadata))
-    assert (pod.containers, pod.terminal, pod.keep_on_restart) == ((), False, False)
+    assert (pod.containers, pod.terminal, pod.keep_on_restart) == ((), False, frozenset())
 
 
-@pytest.mark.parametrize(("value", "kept"), [("true", True), ("false", False), ("yes", False)])
-def test_keeping_content_must_be_asked_for(value: str, kept: bool) -> None:
-    metadata = {
-        "namespace": "shop",
-        "name": "db",
-        "uid": "u1",
-        "annotations": {"som.io/keep-on-restart": value},
-    }
-    assert pods.decode_pod(manifest(metadata=metadata)).keep_on_restart is kept
+@pytest.mark.parametrize(
+    ("annotations", "kept"),
+    [
+        ({"som.io/keep-on-restart": "true"}, {"log", "db", "web", "bare"}),
+        ({"som.io/keep-on-restart": "false"}, set()),
+        ({"keep-on-restart.som.io/db": "true"}, {"db"}),
+        ({"som.io/keep-on-restart": "true", "keep-on-restart.som.io/log": "false"}, {"db"}),
+        ({"keep-on-restart.som.io/elsewhere": "true"}, set()),
+    ],
+)
+def test_keeping_content_must_be_asked_for_by_the_pod_or_one_container(
+    annotations: dict[str, str], kept: set[str]
+) -> None:
+    metadata = {"namespace": "shop", "name": "db", "uid": "u1", "annotations": annotations}
+    found = pods.decode_pod(manifest(metadata=metadata)).keep_on_restart
+    assert found & {"log", "db"} == kept & {"log", "db"}
+    assert found <= {"log", "db", "web", "bare"}
+
+
+def test_a_pod_that_asks_for_what_nobody_has_is_read_with_its_fault() -> None:
+    metadata = {**manifest()["metadata"], "annotations": {"malloc.som.io/db": "jemalloc"}}
+    log, db = pods.decode_pod(manifest(metadata=metadata)).containers
+    assert (log.preload, log.fault) == ("", "")
+    assert "jemalloc" in db.fault
+
+
+@pytest.mark.parametrize("name", ["som.io/keep-on-restart", "keep-on-restart.som.io/db"])
+def test_another_answer_than_yes_or_no_is_a_fault_of_the_container(name: str) -> None:
+    metadata = {"namespace": "shop", "name": "db", "uid": "u1", "annotations": {name: "y" * 1000}}
+    (db,) = [
+        each
+        for each in pods.decode_pod(manifest(metadata=metadata)).containers
+        if each.name == "db"
+    ]
+    assert db.fault.startswith(f"annotation {name} is 'yyy")
+    assert db.fault.endswith('write "true" or "false"')
+    assert len(db.fault) < 200
 
 
 def test_before_the_pods_are_known_everything_is_promised() -> None:

@@ -17,9 +17,9 @@ from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from fakes.poison import Poison
 from som_api import kube, v1alpha1
+from som_api.plan import observed
 from som_device_plugin import pods as agents_pods
 from som_device_plugin.cluster import orders, pods
-from som_operator import observed
 from unit.operator.cluster import SOM, Cluster
 from waiting import until
 

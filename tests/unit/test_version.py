@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
     [
         ("charts/som/Chart.yaml", r"^version: (.*)"),
         ("charts/som/Chart.yaml", r"^appVersion: (.*)"),
-        ("driver/ctl.c", r'MODULE_VERSION\("(.*)"\)'),
+        ("driver/main.c", r'MODULE_VERSION\("(.*)"\)'),
         ("driver/dkms.conf", r'PACKAGE_VERSION="(.*)"'),
         ("README.md", r"som-\$part:(\S+)"),
         ("docs/tutorial/first-pod.md", r"som-\$part:(\S+)"),

@@ -1,6 +1,7 @@
 """On the host each test is its guest's reports; in the guest it is an ordinary test.
 
-All chosen tests run in one guest, by one pytest in it (`inside.py`), in the host's order.
+All chosen tests run in one guest, by one pytest in it (`inside.py`), in the host's order. It runs
+beside the virtual node, each on a processor of its own, and is read when the node's tests are done.
 """
 
 import os
@@ -14,7 +15,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from guests import tried
 from node import local_node, machine
+from som_device_plugin.drivers.kernel import abi
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.local.command import place
 from vm import forked, inside, outside
@@ -27,9 +30,18 @@ def in_guest(config: pytest.Config) -> bool:
     return any(isinstance(each, inside.Reporter) for each in config.pluginmanager.get_plugins())
 
 
+def of_node(item: pytest.Item) -> bool:
+    return HERE / "node" in item.path.parents
+
+
 def of_host(item: pytest.Item) -> bool:
     asks = isinstance(item, pytest.Function) and "console" in item.fixturenames
-    return asks or HERE / "node" in item.path.parents
+    return asks or of_node(item)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not in_guest(config):
+        config.pluginmanager.register(tried.Tried(HERE, lambda _: outside.KERNEL))
 
 
 @pytest.hookimpl(trylast=True)
@@ -42,8 +54,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             pytest.exit(reason, returncode=1)
         for item in ours:
             item.add_marker(pytest.mark.skip(reason=reason))
-    items.sort(key=of_host)
-    config.stash[TESTS] = [item.nodeid for item in ours if not of_host(item)]
+    items.sort(key=lambda item: (not of_node(item), of_host(item)))
+    if not reason:
+        config.stash[TESTS] = [item.nodeid for item in ours if not of_host(item)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    if session.config.stash.get(TESTS, ()) and not session.config.option.collectonly:
+        session.config.stash[GUEST] = outside.Guest(session.config.stash[TESTS])
 
 
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
@@ -52,7 +71,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     hook = item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     try:
-        for data in guest_of(item.config).reports():
+        for data in item.config.stash[GUEST].reports():
             assert data["nodeid"] == item.nodeid, data
             report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
             hook.pytest_runtest_logreport(report=report)
@@ -64,12 +83,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 TESTS = pytest.StashKey[Sequence[str]]()
 GUEST = pytest.StashKey[outside.Guest]()
-
-
-def guest_of(config: pytest.Config) -> outside.Guest:
-    if GUEST not in config.stash:
-        config.stash[GUEST] = outside.Guest(config.stash[TESTS])
-    return config.stash[GUEST]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -139,6 +152,8 @@ def som_ko() -> Iterator[None]:
     """som.ko is loaded; in the end nobody has left a pool in it."""
     subprocess.run(["insmod", "/som.ko"], check=True)
     yield
+    # A failure here has the name of the last test; the pool's tells which one left it.
+    assert [pool.name for pool in abi.Module().pools()] == []
     subprocess.run(["rmmod", "som"], check=True)
 
 

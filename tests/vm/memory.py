@@ -27,3 +27,5 @@ ABSENT = Range(16 * GIB, 2 * 2**20)
 NOT_THE_KERNELS = f"memmap={DEVDAX.bytes}!{DEVDAX.start} " + " ".join(
     f"memmap={each.bytes}${each.start}" for each in (RESERVED, ABSENT)
 )
+CAN_BE_CARVED = f"movablecore={CARVABLE.bytes}"
+"""With NUMA nodes of 1 and 5 GiB."""

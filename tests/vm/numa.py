@@ -53,8 +53,8 @@ def pages_of(quantity: str) -> int:
 
 
 @contextlib.contextmanager
-def used(pages: int) -> Iterator[None]:
+def used(pages: int) -> Iterator[mmap.mmap]:
     """A program of the machine uses `pages` huge pages."""
     flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE
-    with mmap.mmap(-1, pages * PAGE, flags=flags):
-        yield
+    with mmap.mmap(-1, pages * PAGE, flags=flags) as memory:
+        yield memory

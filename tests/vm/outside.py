@@ -143,7 +143,7 @@ def machine(socket: Path) -> guest.Machine:
     """
     return guest.Machine(
         memory="6G",
-        append=f"{memory.NOT_THE_KERNELS} movablecore={memory.CARVABLE.bytes}",
+        append=f"{memory.NOT_THE_KERNELS} {memory.CAN_BE_CARVED}",
         modules=("libnvdimm", "nd_e820", "nd_btt", "nd_pmem", "device_dax", "dax_pmem"),
         hardware=(
             *_NODES,

@@ -279,9 +279,9 @@ def _deadly(act: Callable[..., Any], left: Iterator[int]) -> Callable[..., Any]:
         if next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def deadly(*arguments: Any) -> Any:
+    def deadly(*arguments: Any, **named: Any) -> Any:
         half()
-        result = act(*arguments)
+        result = act(*arguments, **named)
         half()
         return result
 

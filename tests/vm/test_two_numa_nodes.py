@@ -3,6 +3,8 @@
 The tests share one pool, of which each moves pages from node 0 to node 1.
 """
 
+import ctypes
+import mmap
 import os
 import pathlib
 
@@ -12,6 +14,8 @@ from node import claims, local_node
 from som_device_plugin.linux import hugepages
 from vm.numa import PAGE, persistent, said, shares, used, wait_until
 
+MOVE_PAGES = 279
+MPOL_MF_MOVE = 2
 EACH = 40
 """Pages of the pool on each node, at first."""
 
@@ -132,12 +136,34 @@ def test_pages_that_a_stranger_adds_and_takes_away_on_one_node_stay_his(
     owner.end()
 
 
-def test_the_end_of_a_pool_leaves_each_node_as_it_was_before(
+def test_the_end_of_a_pool_leaves_each_node_as_it_was_before_though_a_stranger_moved_a_page(
     pool: local_node.LocalNode, foreign: dict[int, int]
 ) -> None:
-    pool.order(0)
-    wait_until(lambda: said(pool) == [], what="the pool is gone")
+    owner = Owner(pool)
+    hugepages.write_persistent(PAGE, 1, persistent()[1] + 1)
+    with used(1) as memory:
+        # When the agent knows of this move, it knows the stranger's page too.
+        owner.moves(page=0)
+        owner.end()
+        move(memory, node=0)
+        pool.order(0)
+        wait_until(lambda: said(pool) == [], what="the pool is gone")
+        counts = {node: hugepages.node_counts(PAGE, node) for node in foreign}
+        assert [(of.total, of.free) for of in counts.values()] == [(6, 0), (3, 0)], counts
+    hugepages.write_persistent(PAGE, 0, persistent()[0] - 1)
     assert persistent() == foreign
+
+
+def move(memory: mmap.mmap, *, node: int) -> None:
+    """Move a page of this process, as migratepages(8) does from outside (move_pages(2))."""
+    here = ctypes.c_char.from_buffer(memory)
+    address = ctypes.c_void_p(ctypes.addressof(here))
+    status = ctypes.c_int(-1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    refs = (ctypes.byref(address), ctypes.byref(ctypes.c_int(node)), ctypes.byref(status))
+    failed = libc.syscall(MOVE_PAGES, 0, ctypes.c_ulong(1), *refs, MPOL_MF_MOVE)
+    del here
+    assert (failed, status.value) == (0, node), os.strerror(ctypes.get_errno())
 
 
 def descendants(process: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from som_api import v1alpha1
 from som_api.kube import client
-from som_api.kube.resource import Json, ObjectRef, rfc3339
+from som_api.kube.resource import ObjectRef, rfc3339
 
 
 class Emitter(Protocol):
@@ -48,16 +48,17 @@ def merge(
     Types that only `current` has are left out: they are somebody else's.
     """
     before = {condition.type: condition for condition in current}
-    return tuple(
-        condition.model_copy(
-            update={
-                "last_transition_time": before[condition.type].last_transition_time
-                if _same_status(before.get(condition.type), condition)
-                else rfc3339(now)
-            }
-        )
-        for condition in wanted
-    )
+    return tuple(_since(before.get(condition.type), condition, now=now) for condition in wanted)
+
+
+def _since(
+    before: v1alpha1.Condition | None, wanted: v1alpha1.Condition, *, now: datetime.datetime
+) -> v1alpha1.Condition:
+    if before is None or before.status != wanted.status:
+        return wanted.model_copy(update={"last_transition_time": rfc3339(now)})
+    if _says(before, wanted):
+        return before
+    return wanted.model_copy(update={"last_transition_time": before.last_transition_time})
 
 
 def transitions(
@@ -108,27 +109,34 @@ async def publish(
     field_manager: str,
     now: datetime.datetime,
     about: ObjectRef | None = None,
-) -> bool:
-    """Make the fields set in `wanted` the status of `target`; return whether that took a request.
+    version: str = "",
+) -> str:
+    """Make the fields set in `wanted` the status of `target`.
+
+    Returns the resourceVersion that it has now, or "" where that took no request.
 
     Fields of `wanted` that were not set belong to somebody else and are not written. `current` is
     the status as last seen; conditions of `wanted` need no transition times. `dropped` are types
-    of conditions that we wrote before, and that are not there any more. Each transition
+    of conditions that we wrote before, and that are not there any more. With a `version` (a
+    resourceVersion), an object that has changed since is not written: 409. Each transition
     becomes one Event on `about`, else on `target`. Raises KubeError.
     """
+    if _stands(current, wanted, dropped):
+        return ""
     conditions = merge(current.conditions, wanted.conditions, now=now)
     merged = wanted
     if "conditions" in wanted.model_fields_set:
         merged = wanted.model_copy(update={"conditions": conditions})
-    body = _ours(merged, wanted)
-    if _ours(_without_foreign_conditions(current, wanted, dropped), wanted) == body:
-        return False
-    await kube.apply(
+    body = merged.model_dump(mode="json", include=wanted.model_fields_set, exclude_none=True)
+    written = await kube.apply(
         target.path(subresource="status"),
         {
             "apiVersion": target.resource.api_version,
             "kind": target.resource.kind,
-            "metadata": {"name": target.name},
+            "metadata": {
+                "name": target.name,
+                **({"resourceVersion": version} if version else {}),
+            },
             "status": body,
         },
         field_manager=field_manager,
@@ -140,17 +148,38 @@ async def publish(
             message=transition.condition.message,
             warning=transition.warning,
         )
-    return True
+    return str(written["metadata"]["resourceVersion"])
 
 
-def _ours(status: Status, wanted: Status) -> Json:
-    """The fields that `wanted` sets, as `status` has them."""
-    return status.model_dump(mode="json", include=wanted.model_fields_set, exclude_none=True)
+def _stands(current: Status, wanted: Status, dropped: Set[str]) -> bool:
+    """Whether nothing is to be written: conditions of other types are somebody else's."""
+    fields = wanted.model_fields_set
+    if any(getattr(current, f) != getattr(wanted, f) for f in fields if f != "conditions"):
+        return False
+    return "conditions" not in fields or stands(
+        current.conditions, wanted.conditions, dropped=dropped
+    )
 
 
-def _without_foreign_conditions(current: Status, wanted: Status, dropped: Set[str]) -> Status:
-    """`current` with the condition types of `wanted` in the same order, and those `dropped`."""
-    there = {condition.type: condition for condition in current.conditions}
-    types = (*(condition.type for condition in wanted.conditions), *sorted(dropped))
-    ours = tuple(there[kind] for kind in types if kind in there)
-    return current.model_copy(update={"conditions": ours})
+def stands(
+    told: Iterable[v1alpha1.Condition],
+    wanted: Iterable[v1alpha1.Condition],
+    *,
+    dropped: Set[str] = frozenset(),
+) -> bool:
+    """Whether `told` says all of `wanted`, and has none of the types of `dropped`."""
+    there = {condition.type: condition for condition in told}
+    return dropped.isdisjoint(there) and all(
+        _says(there.get(condition.type), condition) for condition in wanted
+    )
+
+
+def _says(told: v1alpha1.Condition | None, wanted: v1alpha1.Condition) -> bool:
+    """Whether `told` is `wanted` already, which has no time of its own."""
+    return (
+        told is not None
+        and told.status == wanted.status
+        and told.reason == wanted.reason
+        and told.message == wanted.message
+        and told.observed_generation == wanted.observed_generation
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client import core, registry
 
-from som_api.kube import events, reflector
+from som_api.kube import events, reflector, requests
 from som_api.run import workqueue
 
 Family = core.GaugeMetricFamily | core.CounterMetricFamily
@@ -24,11 +24,13 @@ class Collector(registry.Collector):
         watches: Sequence[reflector.Reflector[Any]],
         queues: Sequence[workqueue.WorkQueue[Any]] = (),
         recorder: events.Recorder,
+        asked: requests.Requests,
     ) -> None:
         self._component = component
         self._watches = watches
         self._queues = queues
         self._recorder = recorder
+        self._requests = asked
 
     def collect(self) -> Iterator[core.Metric]:
         for family, values in self._counted():
@@ -36,6 +38,9 @@ class Collector(registry.Collector):
             for label, value in values.items():
                 family.add_metric([label] if label else [], value)
             yield family
+        yield from self._asked()
+        if self._queues:
+            yield from self._waited()
 
     def _counted(self) -> Iterator[tuple[Family, Mapping[str, float]]]:
         """Each family with its values by label."""
@@ -91,3 +96,35 @@ class Collector(registry.Collector):
             ),
             {"": self._recorder.dropped},
         )
+
+    def _asked(self) -> Iterator[core.Metric]:
+        """What was asked of the API server."""
+        counted = core.CounterMetricFamily(
+            "som_component_api_requests",
+            "Requests to the API server by code: ok, HTTP's status, none without an answer",
+            labels=["verb", "code"],
+        )
+        seconds = core.HistogramMetricFamily(
+            "som_component_api_request_seconds",
+            "Time until the API server had answered, for WATCH until the answer began",
+            labels=["verb"],
+        )
+        for family in (counted, seconds):
+            family.name = family.name.replace("_component_", f"_{self._component}_")
+        for labels, count in sorted(self._requests.codes.items()):
+            counted.add_metric(labels, count)
+        for verb, took in sorted(self._requests.took.items()):
+            seconds.add_metric([verb], took.buckets(), took.sum_s)
+        yield from (counted, seconds)
+
+    def _waited(self) -> Iterator[core.Metric]:
+        """How long keys waited in queues."""
+        waited = core.HistogramMetricFamily(
+            "som_component_queue_wait_seconds",
+            "How long keys had waited when a worker took them",
+            labels=["queue"],
+        )
+        waited.name = waited.name.replace("_component_", f"_{self._component}_")
+        for queue in self._queues:
+            waited.add_metric([queue.name], queue.waited.buckets(), queue.waited.sum_s)
+        yield waited

@@ -20,6 +20,7 @@ never by an error. An object that cannot be taken in is that object's problem: s
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import types
@@ -32,7 +33,8 @@ from som_api.run import backoff, clock, heartbeats
 
 SPACING_S: Final = 3.0
 STEADY_S: Final = 10.0
-EVENTS_A_TURN: Final = 20
+A_TURN: Final = 20
+"""Objects that are taken in between two turns of the event loop."""
 LASTS_S: Final = (300, 600)
 """How long a watch is asked for, jittered: each renewal is a request of every agent."""
 
@@ -79,7 +81,9 @@ class Reflector(Generic[T]):
     kept in `unreadable`, and everything else goes on. `on_change` is called, too, when an object
     becomes unreadable or readable again (with `old` and `new` as the cache has them).
 
-    `failures` counts how often sight was lost, ends of watches that were of use aside.
+    With `gather_s`, changes that come one by one are taken in together after so many seconds: for
+    a caller whom that does not keep waiting. `failures` counts how often sight was lost, ends of
+    watches that were of use aside.
 
     With `beats`, the process is unhealthy once the reflector hangs. A server that is away is no
     reason: a new start of the process would not bring it back; see `age_s`.
@@ -92,8 +96,10 @@ class Reflector(Generic[T]):
         *,
         decode: Callable[[Json], T | None],
         on_change: Callable[[Key, T | None, T | None], None],
+        namespace: str = "",
         field_selector: str = "",
         idle_timeout_s: float = 150.0,
+        gather_s: float = 0.0,
         beats: heartbeats.Heartbeats | None = None,
         time: clock.Clock | None = None,
         jitter: backoff.Jitter | None = None,
@@ -102,11 +108,12 @@ class Reflector(Generic[T]):
         self.resource = resource
         self._decode = decode
         self._on_change = on_change
-        self._path = resource.path()
+        self._path = resource.path(namespace=namespace)
         self._selectors = {"fieldSelector": field_selector} if field_selector else {}
         self._idle_timeout_s = idle_timeout_s
         self._beats = beats or heartbeats.Heartbeats()
         self._time = time or clock.SystemClock()
+        self._gather = functools.partial(self._time.sleep, gather_s) if gather_s else None
         self._jitter = jitter or random.Random()
         self._backoff = backoff.Backoff(jitter=self._jitter)
         self._cache: dict[Key, T] = {}
@@ -115,6 +122,7 @@ class Reflector(Generic[T]):
         self._useless = 0
         self.failures = 0
         self._is_news = False
+        self._since_turn = 0
         self._opened_s: float | None = None
         self._heard_s = self._time.monotonic()
         self._synced = asyncio.Event()
@@ -212,13 +220,16 @@ class Reflector(Generic[T]):
                 self._beat()
                 for item in page["items"]:
                     listed[_key(item)] = self._read(item)
+                    await self._taken()
                 version = _version(page)
-        self._version = version
-        self._useless = 0
         for key in (self._cache.keys() | self._unreadable.keys()) - listed.keys():
             self._update(key, None)
+            await self._taken()
         for key, (value, problem) in listed.items():
             self._update(key, value, problem)
+            await self._taken()
+        self._version = version
+        self._useless = 0
         self._hear()
         self._synced.set()
 
@@ -231,11 +242,13 @@ class Reflector(Generic[T]):
             "timeoutSeconds": int(self._jitter.uniform(*LASTS_S)),
         }
         async with self._kube.watch(
-            self._path, params=params, idle_timeout_s=self._idle_timeout_s
+            self._path,
+            params=params,
+            idle_timeout_s=self._idle_timeout_s,
+            gather=self._gather,
         ) as events:
             self._opened_s = self._time.monotonic()
             self._hear()
-            taken = 0
             async for event in events:
                 with self._refusing_malformed("watch"):
                     kind, item = event["type"], event["object"]
@@ -249,12 +262,19 @@ class Reflector(Generic[T]):
                 if key is not None:
                     self._update(key, *(self._read(item) if kind != "DELETED" else (None, "")))
                 self._hear()
-                taken += 1
-                # Events that have come already do not suspend, so others get a turn now and then.
-                # Turns of a busy process are long, and a server ends a watch that is read slowly.
-                if taken % EVENTS_A_TURN == 0:
-                    await asyncio.sleep(0)
+                await self._taken()
             self._hear()
+
+    async def _taken(self) -> None:
+        """One object is taken in: others get a turn now and then.
+
+        What has come already does not suspend, and a whole list takes seconds. Turns of a busy
+        process are long, and a server ends a watch that is read slowly.
+        """
+        self._since_turn += 1
+        if self._since_turn == A_TURN:
+            self._since_turn = 0
+            await asyncio.sleep(0)
 
     def _read(self, item: Json) -> tuple[T | None, str]:
         """(value, "") of an object, or (what is known of it, why it cannot be read)."""

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NoReturn, TypeVar
 
 from som_api import SomError
-from som_api.run import backoff, clock, heartbeats
+from som_api.run import backoff, clock, durations, heartbeats
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 300.0
@@ -35,7 +35,7 @@ class WorkQueue(Generic[K]):
     """The keys that are due, each once; `run` works on them.
 
     With `beats`, the process is unhealthy once a reconcile hangs. `name` says what the keys are.
-    `retries` counts how often a key failed and was put back.
+    `retries` counts how often a key failed and was put back, `waited` how long keys were due.
     """
 
     def __init__(
@@ -61,16 +61,19 @@ class WorkQueue(Generic[K]):
         self._backoffs: dict[K, backoff.Backoff] = {}
         self._next_retry_s = 0.0
         self.retries = 0
+        self.waited = durations.Durations()
         self._tasks: asyncio.TaskGroup | None = None
 
     @property
     def depth(self) -> int:
-        """Keys that wait for a worker."""
-        return len(self._urgent) + len(self._ordinary)
+        """Keys that wait for a worker; 0 while nobody works on them."""
+        return 0 if self._tasks is None else len(self._urgent) + len(self._ordinary)
 
     @property
     def age_s(self) -> float:
         """How long the first key in line has waited for a worker; 0 when none waits."""
+        if self._tasks is None:
+            return 0.0
         firsts = [next(iter(line.values())) for line in (self._urgent, self._ordinary) if line]
         return self._time.monotonic() - min(firsts) if firsts else 0.0
 
@@ -98,6 +101,12 @@ class WorkQueue(Generic[K]):
             if self._tasks is not None:
                 self._tasks.create_task(self._add_at(key, due_s))
 
+    def clear(self) -> None:
+        """Forget the keys that wait for a worker; while nobody works on them."""
+        self._urgent.clear()
+        self._ordinary.clear()
+        self._filled = asyncio.Semaphore(0)
+
     async def run(self, reconcile: Reconcile[K], *, workers: int = 1) -> NoReturn:
         """Work on at most `workers` keys at once until cancelled; then they are cancelled, too.
 
@@ -105,11 +114,17 @@ class WorkQueue(Generic[K]):
         that it raises is counted and logged, and the key comes back after its back-off; a race
         (`SomError.is_race`) is ordinary, and no error.
         """
-        async with asyncio.TaskGroup() as self._tasks:
-            for key, due_s in self._due_s.items():
-                self._tasks.create_task(self._add_at(key, due_s))
-            for _ in range(workers):
-                self._tasks.create_task(self._work(reconcile))
+        now_s = self._time.monotonic()
+        for line in (self._urgent, self._ordinary):
+            line.update(dict.fromkeys(line, now_s))
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for key, due_s in self._due_s.items():
+                    self._tasks.create_task(self._add_at(key, due_s))
+                for _ in range(workers):
+                    self._tasks.create_task(self._work(reconcile))
+        finally:
+            self._tasks = None
         raise AssertionError("workers run for ever")
 
     async def _add_at(self, key: K, due_s: float) -> None:
@@ -129,21 +144,27 @@ class WorkQueue(Generic[K]):
                 delay_s = await reconcile(key)
             except Exception as error:
                 self._retry(key, error)
+            except BaseException:
+                # Not done: whoever runs the queue again begins with it.
+                self._again.setdefault(key, False)
+                raise
             else:
                 self._backoffs.pop(key, None)
                 if delay_s is not None:
                     self.add_after(key, delay_s)
-            self._beats.rest(beat)
-            self._working.remove(key)
-            if key in self._again:
-                self.add(key, urgent=self._again.pop(key))
+            finally:
+                self._beats.rest(beat)
+                self._working.remove(key)
+                if key in self._again:
+                    self.add(key, urgent=self._again.pop(key))
             await asyncio.sleep(0)
 
     def _next(self) -> K:
         self._turns += 1
         prefers_urgent = self._turns % (URGENT_TURNS + 1) > 0
         is_urgent = bool(self._urgent) and (prefers_urgent or not self._ordinary)
-        key, _ = (self._urgent if is_urgent else self._ordinary).popitem(last=False)
+        key, since_s = (self._urgent if is_urgent else self._ordinary).popitem(last=False)
+        self.waited.note(self._time.monotonic() - since_s)
         return key
 
     def _retry(self, key: K, error: Exception) -> None:
@@ -155,7 +176,7 @@ class WorkQueue(Generic[K]):
         self.retries += 1
         pause_s = pauses.next_s()
         if isinstance(error, SomError) and error.is_race:
-            _log.info("%s: %s; again in %.1f s", key, error, pause_s)
+            _log.debug("%s: %s; again in %.1f s", key, error, pause_s)
         else:
             now_s = self._time.monotonic()
             self._next_retry_s = max(now_s, self._next_retry_s) + 1 / RETRIES_PER_S

@@ -34,6 +34,7 @@ from som_api.v1alpha1.sompool import Driver as Driver
 from som_api.v1alpha1.sompool import DriverType as DriverType
 from som_api.v1alpha1.sompool import External as External
 from som_api.v1alpha1.sompool import HugeTLB as HugeTLB
+from som_api.v1alpha1.sompool import Mapping as Mapping
 from som_api.v1alpha1.sompool import NodeCounts as NodeCounts
 from som_api.v1alpha1.sompool import PageSize as PageSize
 from som_api.v1alpha1.sompool import SomPool as SomPool
@@ -42,6 +43,7 @@ from som_api.v1alpha1.sompool import SomPoolStatus as SomPoolStatus
 from som_api.v1alpha1.sompool import Source as Source
 from som_api.v1alpha1.sompool import SourceKind as SourceKind
 from som_api.v1alpha1.sompool import Unit as Unit
+from som_api.v1alpha1.sompool import Warm as Warm
 from som_api.v1alpha1.sompool import parse_range as parse_range
 from som_api.v1alpha1.sompool import parse_sompool as parse_sompool
 from som_api.v1alpha1.sompool import resource_name as resource_name

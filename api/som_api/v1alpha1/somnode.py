@@ -5,7 +5,7 @@ shape, so that drift is a comparison. It stays under 10 kB: pools, never leases,
 every text and list has a bound.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import pydantic
 
@@ -39,6 +39,36 @@ class NodePool(meta.ApiModel):
             json_schema_extra=_not_persisted,
         ),
     ] = "HugeTLBFS"
+    warm: Annotated[
+        tuple[sompool.Warm, ...] | None,
+        pydantic.Field(
+            description="What to keep zeroed ahead; absent: what the last starts had",
+            max_length=16,
+            exclude_if=lambda warm: warm is None,
+        ),
+    ] = None
+    mapping: Annotated[
+        sompool.Mapping,
+        pydantic.Field(
+            description="How som.ko maps it; absent: Bare",
+            exclude_if=lambda mapping: mapping == "Bare",
+            json_schema_extra=_not_persisted,
+        ),
+    ] = "Bare"
+
+    @classmethod
+    def of(cls, pool: sompool.SomPool) -> Self:
+        """The order that has a node carry out all that `pool` says."""
+        return cls(
+            name=pool.metadata.name,
+            generation=pool.metadata.generation,
+            unit=pool.spec.unit,
+            capacity=pool.spec.capacity,
+            source=pool.spec.source,
+            driver=pool.spec.driver_type,
+            warm=pool.spec.warm,
+            mapping=pool.spec.mapping,
+        )
 
 
 class SomNodeSpec(meta.ApiModel):
@@ -75,6 +105,13 @@ class PoolStatus(meta.ApiModel):
     free: Annotated[
         quantities.Bytes, pydantic.Field(description="Memory that a container can have now")
     ]
+    whole_free: Annotated[
+        quantities.Bytes | None,
+        pydantic.Field(
+            description="Of the free memory, what is in whole GiB, for 1 GiB pages; absent: the "
+            "driver has none beside smaller ones"
+        ),
+    ] = None
     numa: Annotated[
         tuple[NumaShare, ...],
         pydantic.Field(

@@ -13,6 +13,7 @@ UNIT_BYTES: Final[dict[Unit, int]] = {"2Mi": 2 * 2**20, "1Gi": 2**30}
 PageSize = Literal["2Mi", "1Gi"]
 SourceKind = Literal["HugeTLB", "DevDax", "External", "Carved"]
 DriverType = Literal["HugeTLBFS", "Kernel"]
+Mapping = Literal["Bare", "Pinnable"]
 CHUNK_BYTES: Final = 2 * 2**20
 """What som.ko manages memory in: start and size of each range are multiples of it."""
 TICKET_RESOURCE: Final = f"{meta.GROUP}/ticket"
@@ -226,9 +227,11 @@ class Kernel(meta.ApiModel):
     """How som.ko serves a pool."""
 
     mapping: Annotated[
-        Literal["Bare"],
+        Mapping,
         pydantic.Field(
-            description="Bare: pages without metadata of the kernel; no direct I/O, no RDMA"
+            description="Bare: memory without metadata of the kernel; no direct I/O, no RDMA. "
+            "Pinnable: both, for 4 MiB of metadata per GiB, and by 2 MiB alone; not for source "
+            "hugeTLB. Immutable"
         ),
     ] = "Bare"
 
@@ -263,6 +266,35 @@ class Driver(meta.ApiModel):
         return self
 
 
+MOST_WARM: Final = 256
+"""As many as a NUMA node has tickets."""
+
+_WARM_COUNT_CURE: Final = f"use a count from 1 to {MOST_WARM}"
+
+
+def _is_warm_count(count: int) -> int:
+    if not 1 <= count <= MOST_WARM:
+        raise ValueError(f"{count} is no such count; {_WARM_COUNT_CURE}")
+    return count
+
+
+class Warm(meta.ApiModel):
+    """Memory that is zeroed ahead, for containers of this size."""
+
+    size: Annotated[
+        quantities.Bytes,
+        pydantic.Field(description="What a container requests, a multiple of the unit"),
+    ]
+    count: Annotated[
+        pydantic.StrictInt,
+        pydantic.Field(
+            description="For so many containers per node",
+            json_schema_extra={"minimum": 1, "maximum": MOST_WARM},
+        ),
+        pydantic.AfterValidator(_is_warm_count),
+    ]
+
+
 # CEL evaluates every rule also where the schema or another rule has refused the value already.
 _IS_BYTES: Final = (
     "(type(self.capacity) == int || "
@@ -270,12 +302,25 @@ _IS_BYTES: Final = (
 )
 _BYTES: Final = "(type(self.capacity) == int ? self.capacity : quantity(self.capacity).asInteger())"
 _UNIT_BYTES: Final = "(self.unit == '2Mi' ? 2097152 : 1073741824)"
+_WARM_FITS: Final = (
+    "type({0}) == int && {0} > 0 && {0} % {1} == 0 || type({0}) == string && isQuantity({0}) && "
+    "quantity({0}).isInteger() && quantity({0}).asInteger() > 0 && "
+    "quantity({0}).asInteger() % {1} == 0"
+).format("each.size", _UNIT_BYTES)
+_WARM_IS_ZEROED: Final = (
+    "warm is for driver HugeTLBFS: som.ko zeroes what is freed piece by piece, so that any size is "
+    "warm; use it without"
+)
 _SOURCES: Final = ("hugeTLB", "devDax", "external", "carved")
 _SAME_KIND: Final = " && ".join(
     f"has(self.source.{source}) == has(oldSelf.source.{source})" for source in _SOURCES
 )
 _DRIVER: Final = (
     "(has({0}.driver) ? {0}.driver.type : has({0}.source.hugeTLB) ? 'HugeTLBFS' : 'Kernel')"
+)
+_MAPPING: Final = "(has({0}.driver) && has({0}.driver.kernel) ? {0}.driver.kernel.mapping : 'Bare')"
+_HUGETLB_IS_BARE: Final = (
+    "huge pages have their metadata already: use mapping Bare, or driver HugeTLBFS for direct I/O"
 )
 _CARVED_GIB: Final = "memory is carved in whole GiB; use a capacity of whole GiB, such as 64Gi"
 _NOT_HUGETLBFS: Final = (
@@ -328,9 +373,26 @@ class SomPoolSpec(meta.ApiModel):
                     "fieldPath": ".driver",
                 },
                 {
-                    "rule": f"{_DRIVER.format('self')} == {_DRIVER.format('oldSelf')}",
+                    "rule": f"!has(self.warm) || self.warm.all(each, {_WARM_FITS})",
+                    "message": "each size of warm must be a positive multiple of the unit, such "
+                    "as 4Gi",
+                    "fieldPath": ".warm",
+                },
+                {
+                    "rule": f"!has(self.warm) || {_DRIVER.format('self')} == 'HugeTLBFS'",
+                    "message": _WARM_IS_ZEROED,
+                    "fieldPath": ".warm",
+                },
+                {
+                    "rule": f"{_DRIVER.format('self')} == {_DRIVER.format('oldSelf')} && "
+                    f"{_MAPPING.format('self')} == {_MAPPING.format('oldSelf')}",
                     "message": "driver is immutable: a pool cannot move its memory; make a new "
                     "pool instead",
+                    "fieldPath": ".driver",
+                },
+                {
+                    "rule": f"{_MAPPING.format('self')} == 'Bare' || !has(self.source.hugeTLB)",
+                    "message": _HUGETLB_IS_BARE,
                     "fieldPath": ".driver",
                 },
             ]
@@ -366,12 +428,27 @@ class SomPoolSpec(meta.ApiModel):
         ),
     ] = None
 
+    warm: Annotated[
+        tuple[Warm, ...] | None,
+        pydantic.Field(
+            description="What each node keeps zeroed ahead, as far as memory is free, so that a "
+            "container of such a size starts at once; absent: what the last starts had; []: "
+            "nothing. For driver HugeTLBFS",
+            max_length=16,
+        ),
+    ] = None
+
     @property
     def driver_type(self) -> DriverType:
         """The driver, where it is left out as well."""
         if self.driver is not None:
             return self.driver.type
         return "HugeTLBFS" if self.source.kind == "HugeTLB" else "Kernel"
+
+    @property
+    def mapping(self) -> Mapping:
+        """How som.ko maps it, where that is left out as well."""
+        return self.driver.kernel.mapping if self.driver and self.driver.kernel else "Bare"
 
     @pydantic.field_validator("capacity")
     @classmethod
@@ -385,6 +462,25 @@ class SomPoolSpec(meta.ApiModel):
                 f"{unit}; use {nearest}"
             )
         return capacity
+
+    @pydantic.field_validator("warm")
+    @classmethod
+    def _warm_fits_unit(
+        cls, warm: tuple[Warm, ...] | None, info: pydantic.ValidationInfo
+    ) -> tuple[Warm, ...] | None:
+        unit: Unit | None = info.data.get("unit")
+        for size_bytes in (each.size for each in warm or ()):
+            if unit and (size_bytes <= 0 or size_bytes % UNIT_BYTES[unit]):
+                raise ValueError(
+                    f"{quantities.format_bytes(size_bytes)} is not a positive multiple of the unit "
+                    f"{unit}; use such a size"
+                )
+        source: Source | None = info.data.get("source")
+        driver: Driver | None = info.data.get("driver")
+        is_zeroed_by_som = driver.type == "Kernel" if driver else source and not source.huge_tlb
+        if warm is not None and is_zeroed_by_som:
+            raise ValueError(_WARM_IS_ZEROED)
+        return warm
 
     @pydantic.field_validator("source")
     @classmethod
@@ -408,6 +504,14 @@ class SomPoolSpec(meta.ApiModel):
         source: Source | None = info.data.get("source")
         if driver and source and driver.type == "HugeTLBFS" and source.kind != "HugeTLB":
             raise ValueError(_NOT_HUGETLBFS)
+        if (
+            source
+            and source.kind == "HugeTLB"
+            and driver
+            and driver.kernel
+            and driver.kernel.mapping != "Bare"
+        ):
+            raise ValueError(_HUGETLB_IS_BARE)
         return driver
 
 

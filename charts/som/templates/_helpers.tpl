@@ -5,6 +5,14 @@ app.kubernetes.io/name: som
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* The labels of an object that has some of its own, which win: (dict "own" .labels "root" $). */ -}}
+{{- define "som.labelsWith" -}}
+{{- toYaml (merge (dict) .own (include "som.labels" .root | fromYaml)) -}}
 {{- end -}}
 
 {{- /* What selects the pods of a component: (dict "component" "agent"). */ -}}
@@ -115,5 +123,18 @@ volumes:
 {{- if .Values.driver.load -}}
 volumeMounts:
 - {name: driver, mountPath: /etc/som/driver, readOnly: true}
+{{- end -}}
+{{- end -}}
+
+{{- /* An operator that elects no leader (0.1) ends before the first one that does begins. Helm alone
+can ask the cluster. */ -}}
+{{- define "som.operatorStrategy" -}}
+{{- $there := lookup "apps/v1" "Deployment" .Release.Namespace "som-operator" -}}
+{{- $elects := lookup "coordination.k8s.io/v1" "Lease" .Release.Namespace "som-operator" -}}
+{{- if and $there (not $elects) -}}
+type: Recreate
+{{- else -}}
+type: RollingUpdate
+rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
 {{- end -}}
 {{- end -}}

@@ -34,7 +34,10 @@ async def outside(
         reports = reporter.StatusReporter(client, recorder, node_name=node_name, ordered=ordered)
         node_pods = pods.NodePods(client, node_name=node_name, beats=beats)
         collector = kube.Collector(
-            "agent", watches=(ordered.watch, node_pods.watch), recorder=recorder
+            "agent",
+            watches=(ordered.watch, node_pods.watch),
+            recorder=recorder,
+            asked=client.requests,
         )
         registry.REGISTRY.register(collector)
         parts = (recorder, ordered.watch, reports, node_pods.watch)

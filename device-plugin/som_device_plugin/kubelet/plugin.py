@@ -14,7 +14,7 @@ import grpc
 
 from som_api import SomError
 from som_api.run import clock
-from som_device_plugin import cdi, loops, seams
+from som_device_plugin import cdi, loops, metrics, seams
 from som_device_plugin.kubelet import deviceplugin_pb2, deviceplugin_pb2_grpc, turns
 
 API_VERSION: Final = "v1beta1"
@@ -115,6 +115,7 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
                 try:
                     lease_id = await self._tickets.allocate(tickets)
                 except SomError as error:
+                    _count_refusal(error)
                     _log.error("Allocate of %s refused: %s", tickets, error)
                     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
                 answer.container_responses.add().cdi_devices.add(name=cdi.device_name(lease_id))
@@ -130,9 +131,11 @@ class DevicePlugin(deviceplugin_pb2_grpc.DevicePluginServicer):
             try:
                 await self._tickets.pre_start(tickets)
             except seams.StartRefused as refusal:
+                _count_refusal(refusal)
                 _log.info("start with %s refused: %s", tickets, refusal)
                 await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal))
             except SomError as error:
+                _count_refusal(error)
                 _log.error("start with %s failed: %s", tickets, error)
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         return deviceplugin_pb2.PreStartContainerResponse()
@@ -151,6 +154,10 @@ async def _answering(call: str, context: grpc.aio.ServicerContext) -> AsyncItera
             grpc.StatusCode.INTERNAL,
             f"som: unexpected: {error!r}; the log of this node's agent has the place",
         )
+
+
+def _count_refusal(error: SomError) -> None:
+    metrics.REFUSALS.labels(reason=error.reason or type(error).__name__).inc()
 
 
 def _tickets(ids: Sequence[str]) -> list[seams.Ticket]:

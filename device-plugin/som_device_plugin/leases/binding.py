@@ -31,41 +31,53 @@ def bind(
 
     Raises:
         seams.StartRefused: nobody's yet, or nobody can tell whose, or the pod is not known yet, or
-            asks for no som memory.
+            asks for no som memory, or for what nobody can give.
     """
     holders = {holder for holder in resources.holders if holder.ticket == lease.ticket}
     if len(holders) > 1:
         holders -= _held_by_others(lease, leases, source)
     if not holders:
         raise seams.StartRefused(
-            f"som: kubelet does not list ticket {lease.ticket} yet, retrying, no action needed"
+            f"som: kubelet does not list ticket {lease.ticket} yet, retrying, no action needed",
+            reason="PodNotListed",
         )
     if len(holders) > 1:
         raise TwoOwners(lease.ticket, [f"{h.namespace}/{h.pod}" for h in holders])
     (holder,) = holders
     if not source.synced:
         raise seams.StartRefused(
-            "som: the list of this node's pods has not arrived from the API server yet, retrying"
+            "som: the list of this node's pods has not arrived from the API server yet, retrying",
+            reason="PodsUnknown",
         )
     pod = source.get(namespace=holder.namespace, name=holder.pod)
     if pod is None or pod.terminal:
         raise seams.StartRefused(
-            f"som: pod {holder.namespace}/{holder.pod} is not known on this node yet, retrying"
+            f"som: pod {holder.namespace}/{holder.pod} is not known on this node yet, retrying",
+            reason="PodUnknown",
         )
     owner = seams.Owner(holder.namespace, holder.pod, holder.container, pod.uid)
     if any(o.owner == owner and not o.ended and o.lease_id != lease.lease_id for o in leases):
         raise seams.StartRefused(
             f"som: pod {owner.namespace}/{owner.pod} of UID {owner.uid} has its lease already; "
-            "its successor has not arrived from the API server yet, retrying"
+            "its successor has not arrived from the API server yet, retrying",
+            reason="PodUnknown",
         )
     for request in pod.containers:
         if request.name == holder.container:
+            if request.fault:
+                raise seams.StartRefused(
+                    f"som: container {request.name}: {request.fault}", reason="WrongAnnotation"
+                )
             return dataclasses.replace(
-                lease, owner=owner, request=request, keep_on_restart=pod.keep_on_restart
+                lease,
+                owner=owner,
+                request=request,
+                keep_on_restart=holder.container in pod.keep_on_restart,
             )
     raise seams.StartRefused(
         f"som: container {holder.container} holds a som.io/ticket but requests neither som.io/2Mi "
-        "nor som.io/1Gi; request units, and leave the ticket to admission"
+        "nor som.io/1Gi; request units, and leave the ticket to admission",
+        reason="NoUnits",
     )
 
 
@@ -75,7 +87,8 @@ class TwoOwners(seams.StartRefused):
     def __init__(self, ticket: seams.Ticket, pods: Sequence[str]) -> None:
         super().__init__(
             f"som: kubelet handed ticket {ticket} to two live pods ({' and '.join(sorted(pods))}), "
-            "a known kubelet fault; delete the newer to get another ticket"
+            "a known kubelet fault; delete the newer to get another ticket",
+            reason="TicketInTwoPods",
         )
 
 

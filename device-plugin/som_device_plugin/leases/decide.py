@@ -12,6 +12,7 @@ says what follows; an `Outcome` changes nothing, and is only told.
 import dataclasses
 import enum
 from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from som_device_plugin import seams
 from som_device_plugin.leases import state
@@ -21,6 +22,7 @@ class Outcome(enum.Enum):
     """What was found about a lease or one of its starts, and is left as it is."""
 
     UNBOUND = "named and not started yet: holds nothing"
+    SPARE = "built ahead, and nobody's yet"
     IN_USE = "its owner lives"
     CONTAINER_RUNS = "the pod is gone, kubelet still lists its container: kept"
     UNPROVEN = "no information about its owner: kept"
@@ -40,8 +42,9 @@ class PodView:
     live_uids: frozenset[seams.PodUid]
     resources: seams.PodResources | None
     own_pod: str
+    running: Mapping[tuple[seams.PodUid, str], float] = dataclasses.field(default_factory=dict)
     restarts: Mapping[tuple[seams.PodUid, str], float] = dataclasses.field(default_factory=dict)
-    """(UID, container) that runs -> when the one before it ended; see `seams.Pod`."""
+    """(UID, container) that runs -> when it started, and the one before it ended: `seams.Pod`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Finding:
     number: int | None = None
 
 
+WHOLE_S: Final = 1.0
+"""Times of containers are cut to whole seconds."""
+
 KEPT_BY_HOLDERS: Collection[Outcome | state.Event] = (Outcome.HELD, state.Event.RESISTS)
 """Of memory that was taken away from its owner, and is not free."""
 
@@ -72,6 +78,8 @@ def about_owner(
     lease: state.Lease, leases: Sequence[state.Lease], pods: PodView
 ) -> Outcome | state.Event:
     """Whether the lease's owner lives, is proven gone (an Event to its starts), or neither."""
+    if lease.is_spare:
+        return state.Event.OWNER_GONE if lease.ended else Outcome.SPARE
     if lease.owner is None:
         return Outcome.UNBOUND
     if lease.ended:
@@ -107,13 +115,17 @@ def about_start(
     attached = kernel.attached.get(key)
     match record.state:
         case state.State.BUILDING if key not in kernel.building:
-            return state.Event.BUILT if attached is not None else state.Event.BUILDER_LOST
+            # A spare that was adopted and not cut yet is longer.
+            is_built = attached == record.start.size_bytes
+            return state.Event.BUILT if is_built else state.Event.BUILDER_LOST
         case state.State.READY | state.State.DELIVERED:
             if attached is None:
                 is_lost = kernel.usage[key].free
                 return state.Event.LOST if is_lost else state.Event.MOUNT_LOST
             if kernel.usage[key].current_bytes < record.start.size_bytes:
-                return Outcome.DAMAGED
+                # No container has had it yet, and none gets it.
+                is_ready = record.state is state.State.READY
+                return state.Event.LOST if is_ready else Outcome.DAMAGED
         case state.State.RELEASING if key not in kernel.building:
             if attached is not None:
                 return state.Event.STILL_MOUNTED
@@ -123,14 +135,22 @@ def about_start(
     return None
 
 
-def about_content(lease: state.Lease, record: state.StartRecord, pods: PodView) -> Outcome | None:
-    """Whether its container was started again without PreStartContainer.
+def about_content(
+    lease: state.Lease, record: state.StartRecord, pods: PodView
+) -> Outcome | state.Event | None:
+    """Whether its container runs, or was started again without PreStartContainer.
 
     A container that ended after the delivery had this start; whoever runs now has it, too.
     """
-    if lease.owner is None or lease.keep_on_restart or record.told_at_s is None:
+    if lease.owner is None or record.told_at_s is None:
         return None
-    ended_s = pods.restarts.get((lease.owner.uid, lease.owner.container), 0.0)
+    whose = (lease.owner.uid, lease.owner.container)
+    started_s = pods.running.get(whose)
+    if not record.used and started_s is not None and started_s + WHOLE_S > record.told_at_s:
+        return state.Event.USED
+    if lease.keep_on_restart:
+        return None
+    ended_s = pods.restarts.get(whose, 0.0)
     return Outcome.OLD_CONTENT if ended_s > record.told_at_s else None
 
 

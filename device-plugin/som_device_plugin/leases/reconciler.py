@@ -125,7 +125,7 @@ class Reconciler:
             self.findings = tuple(findings)
             self._changed.ring()
         for lease in self._store.leases():
-            if lease.ended and not lease.starts:
+            if (lease.ended or lease.is_spare) and not lease.starts:
                 try:
                     await self._starts.forget(lease.lease_id)
                 except Exception as error:
@@ -154,8 +154,10 @@ class Reconciler:
         for record in lease.starts:
             about = decide.about_start(lease, record, kernel, is_owner_gone=is_owner_gone)
             keeps_content = self._starts.keeps_content(record.start)
-            if about is None and record is lease.live and keeps_content:
-                about = decide.about_content(lease, record, pods)
+            if record is lease.live and keeps_content and not isinstance(about, state.Event):
+                content = decide.about_content(lease, record, pods)
+                # First: a damage is there in the next pass, too.
+                about = content if content is state.Event.USED else about or content
             if about is None or self._starts.record(starts.key_of(record.start)) != record:
                 continue
             findings.append(decide.Finding(about, lease.lease_id, record.start.number))
@@ -178,6 +180,12 @@ class Reconciler:
                         since_s=known[key].since_s if key in known else now_s,
                     )
         self._held_reported &= self.held.keys()
+
+    @property
+    def longest_held_s(self) -> float:
+        """How long what is held has been held after its release, the oldest; 0 when nothing is."""
+        now_s = self._time.monotonic()
+        return max((now_s - held.since_s for held in self.held.values()), default=0.0)
 
     async def _report_held(self) -> None:
         """Tell the admin once about memory that stays with a holder after its release.

@@ -10,7 +10,7 @@ from typing import Final
 from som_api import v1alpha1
 from som_api.run import clock
 from som_device_plugin import changes, metrics, pools, seams
-from som_device_plugin.leases import binding, reconciler, starts, state, witnesses
+from som_device_plugin.leases import binding, keeper, reconciler, spares, starts, state, witnesses
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class TicketService:
         *,
         own_starts: starts.Starts,
         own_reconciler: reconciler.Reconciler,
+        own_keeper: keeper.Keeper,
         own_pools: pools.Pools,
         own_witnesses: witnesses.Witnesses,
         numa_nodes: Iterable[int],
@@ -42,6 +43,7 @@ class TicketService:
         self._starts = own_starts
         self._store = own_starts.leases
         self._reconciler = own_reconciler
+        self._keeper = own_keeper
         self._pools = own_pools
         self._witnesses = own_witnesses
         self._tickets = [
@@ -102,7 +104,8 @@ class TicketService:
             if not leases:
                 raise seams.StartRefused(
                     f"som: this node's agent has no lease for ticket {ticket}: its store was lost; "
-                    "delete the pod; its successor gets a lease"
+                    "delete the pod; its successor gets a lease",
+                    reason="LeaseUnknown",
                 )
             lease_id = leases[-1].lease_id
             deadline_s = self._time.monotonic() + PRE_START_LIMIT_S
@@ -110,28 +113,30 @@ class TicketService:
             lock = self._locks.setdefault(lease_id, asyncio.Lock())
             try:
                 async with self._time.timeout(PRE_START_LIMIT_S + GRACE_S), lock:
-                    await self._pre_start(lease_id, deadline_s)
+                    with self._keeper.container_waits():
+                        await self._pre_start(lease_id, deadline_s)
             except TimeoutError:
                 raise seams.StartRefused(
-                    "som: this node's agent is busy with its pools, retrying, no action needed"
+                    "som: this node's agent is busy with its pools, retrying, no action needed",
+                    reason="PoolsBusy",
                 ) from None
 
     async def _pre_start(self, lease_id: seams.LeaseId, deadline_s: float) -> None:
         lease = self._lease(lease_id)
         lease = await self._bind(lease)
         record = lease.live
-        if (
-            record is not None
-            and record.state is state.State.DELIVERED
-            and not (lease.keep_on_restart and await self._starts.intact(record))
-        ):
-            await self._starts.apply(record.start, state.Event.RESTARTED, seen=record.state)
-            record = None
+        if record is not None and record.state is state.State.DELIVERED:
+            keeps = lease.keep_on_restart and await self._starts.intact(record)
+            event = state.Event.USED if keeps else state.Event.RESTARTED
+            await self._starts.apply(record.start, event, seen=record.state)
+            record = record if keeps else None
         if record is None:
             record = await self._begin(self._lease(lease_id))
         await self._starts.built(record.start, deadline_s=deadline_s)
         if not await self._starts.deliver(record.start):
-            raise seams.StartRefused("som: the lease was taken away while it was built, retrying")
+            raise seams.StartRefused(
+                "som: the lease was taken away while it was built, retrying", reason="LeaseEnded"
+            )
         log.info("lease delivered", extra={"lease": lease_id, "owner": str(lease.owner)})
 
     async def _bind(self, lease: state.Lease) -> state.Lease:
@@ -145,7 +150,8 @@ class TicketService:
                 if lease.owner != bound.owner:
                     raise seams.StartRefused(
                         f"som: ticket {lease.ticket} belonged to {lease.owner}, which may still "
-                        "run, retrying"
+                        "run, retrying",
+                        reason="TicketHeld",
                     )
             binding.refuse_two_owners(lease, self._store.leases(), self._witnesses.pods)
         except binding.TwoOwners as fault:
@@ -156,18 +162,24 @@ class TicketService:
     async def _begin(self, lease: state.Lease) -> state.StartRecord:
         assert lease.request is not None
         unit, size_bytes = lease.request.unit, lease.request.size_bytes
+        node = _numa_node(lease.ticket)
         pool = self._pools.for_unit(unit)
+        if pool and (record := await self._keeper.adopt(lease, pool, node=node)):
+            return record
         if pool is None or pool.free_bytes < size_bytes:
             await self._reconciler.reconcile()
-            lease = self._lease(lease.lease_id)
             pool = self._pools.for_unit(unit)
+        if pool and pool.free_bytes < size_bytes:
+            await self._keeper.make_room(pool, size_bytes)
+            pool = self._pools.for_unit(unit)
+        lease = self._lease(lease.lease_id)
         if pool is None:
             raise seams.StartRefused(
-                f"som: no pool of this node serves som.io/{unit} now, retrying"
+                f"som: no pool of this node serves som.io/{unit} now, retrying", reason="NoPool"
             )
         if pool.free_bytes < size_bytes:
-            raise seams.StartRefused(self._shortage(pool, size_bytes))
-        return self._starts.begin(lease, pool, preferred_node=_numa_node(lease.ticket))
+            raise seams.StartRefused(self._shortage(pool, size_bytes), reason="PoolFull")
+        return self._starts.begin(lease, pool, preferred_node=node)
 
     def _shortage(self, pool: pools.ActivePool, size_bytes: int) -> str:
         holders = [
@@ -175,12 +187,13 @@ class TicketService:
             + (" (released, still held)" if record.state is state.State.RELEASING else "")
             for lease in self._store.leases()
             for record in lease.starts
-            if record.start.pool == pool.name
+            if record.start.pool == pool.name and not lease.is_spare
         ]
         shown = ", ".join(holders[:8]) + (f" and {len(holders) - 8} more" if holders[8:] else "")
+        spare = spares.total_bytes(self._store.leases(), pool.name)
         return (
             f"som: needs {v1alpha1.format_bytes(size_bytes)}, but pool {pool.name} has "
-            f"{v1alpha1.format_bytes(pool.free_bytes)} free of "
+            f"{v1alpha1.format_bytes(pool.free_bytes + spare)} free of "
             f"{v1alpha1.format_bytes(pool.capacity_bytes)}; held by: {shown or 'nobody'}; retrying"
         )
 
@@ -188,7 +201,8 @@ class TicketService:
         lease = self._store.lease(lease_id)
         if lease is None or lease.ended:
             raise seams.StartRefused(
-                f"som: lease {lease_id} has ended or was replaced meanwhile, retrying"
+                f"som: lease {lease_id} has ended or was replaced meanwhile, retrying",
+                reason="LeaseEnded",
             )
         return lease
 
@@ -201,6 +215,7 @@ def _only(tickets: Sequence[seams.Ticket]) -> seams.Ticket:
     if len(tickets) != 1:
         raise seams.StartRefused(
             f"som: a container holds exactly one som.io/ticket, not {len(tickets)}; leave the "
-            "ticket to admission"
+            "ticket to admission",
+            reason="TicketCount",
         )
     return tickets[0]

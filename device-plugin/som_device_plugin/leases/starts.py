@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from som_api import SomError, v1alpha1
 from som_api.run import clock
-from som_device_plugin import cdi, loops, pools, seams
-from som_device_plugin.leases import decide, state, store
+from som_device_plugin import cdi, libsom, loops, metrics, pools, seams
+from som_device_plugin.leases import decide, spares, state, store
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +22,19 @@ Key = tuple[seams.LeaseId, int]
 
 
 @dataclasses.dataclass
-class _Build:
+class Build:
+    """One under way: `error` is why it came to nothing, once its task has ended."""
+
     task: asyncio.Task[None]
     ready_bytes: int = 0
     error: str = ""
 
 
 class Starts:
-    """The starts of all `leases`. `wake` is set when something was freed or failed."""
+    """The starts of all `leases`. `wake` is set when something was freed or failed.
+
+    `preloadable` is libsom on this node, for containers that ask for it.
+    """
 
     def __init__(
         self,
@@ -39,14 +45,18 @@ class Starts:
         boot_id: str,
         reporter: seams.Reporter,
         time: clock.Clock,
+        preloadable: pathlib.Path | None = None,
     ) -> None:
         self.leases = leases
+        self._preloadable = preloadable
         self._drivers = drivers
         self._specs = specs
         self._boot_id = boot_id
         self._reporter = reporter
         self._time = time
-        self._builds: dict[Key, _Build] = {}
+        self._builds: dict[Key, Build] = {}
+        # Whose specs this agent has written, and what they say of content.
+        self._said: dict[seams.LeaseId, bool] = {}
         self.wake = asyncio.Event()
 
     def begin(
@@ -54,21 +64,62 @@ class Starts:
     ) -> state.StartRecord:
         """Record the intention, then build the bound `lease`'s next start in the background."""
         assert lease.request is not None
-        start = seams.Start(
-            lease_id=lease.lease_id,
-            number=lease.last_number + 1,
+        wish = spares.Wish(lease.request.size_bytes, preferred_node)
+        start = self._start(lease.lease_id, lease.last_number + 1, pool, wish)
+        record = self.leases.add_start(start, boot_id=self._boot_id)
+        self._build_soon(start)
+        return record
+
+    def begin_spare(
+        self, lease_id: seams.LeaseId, pool: pools.ActivePool, wish: spares.Wish
+    ) -> Build:
+        """Record the intention, then build a spare in the background; `lease_id` is new."""
+        start = self._start(lease_id, 1, pool, wish)
+        self.leases.add_spare(start, boot_id=self._boot_id)
+        return self._build_soon(start)
+
+    def adopt(self, spare_id: seams.LeaseId, lease: state.Lease) -> state.StartRecord:
+        """Record that the bound `lease` has the spare's start, and cut that in the background."""
+        assert lease.request is not None
+        size_bytes = lease.request.size_bytes
+        record = self.leases.adopt(spare_id, lease.lease_id, size_bytes=size_bytes)
+        self._build_soon(record.start)
+        return record
+
+    async def end_spare(self, lease_id: seams.LeaseId) -> None:
+        """Give the memory of a spare back to its pool's free pages; returns when it is there."""
+        lease = self.leases.lease(lease_id)
+        if lease is None or not lease.is_spare:
+            return
+        self.leases.end(lease_id)
+        for record in lease.starts:
+            build = self._builds.get(key_of(record.start))
+            if record.state is not state.State.RELEASING:
+                await self.apply(record.start, state.Event.OWNER_GONE)
+            if build is not None:
+                await asyncio.wait([build.task])
+                await self.apply(record.start, state.Event.STILL_MOUNTED)
+
+    def _start(
+        self, lease_id: seams.LeaseId, number: int, pool: pools.ActivePool, wish: spares.Wish
+    ) -> seams.Start:
+        """A start in a slot that nobody has."""
+        slots = self.leases.slots(pool.name)
+        return seams.Start(
+            lease_id=lease_id,
+            number=number,
             pool=pool.name,
-            slot=self._drivers[pool.driver].free_slot(
-                pool=pool.name, named=self.leases.slots(pool.name)
-            ),
-            size_bytes=lease.request.size_bytes,
+            slot=self._drivers[pool.driver].free_slot(pool=pool.name, named=slots),
+            size_bytes=wish.size_bytes,
             page_bytes=pool.page_bytes,
             driver=pool.driver,
-            preferred_node=preferred_node,
+            preferred_node=wish.node,
         )
-        record = self.leases.add_start(start, boot_id=self._boot_id)
-        self._builds[key_of(start)] = _Build(asyncio.create_task(self._build(start)))
-        return record
+
+    def _build_soon(self, start: seams.Start) -> Build:
+        build = Build(asyncio.create_task(self._build(start)))
+        self._builds[key_of(start)] = build
+        return build
 
     async def _build(self, start: seams.Start) -> None:
         """Build and record the outcome; a failure is kept for whoever waits for this start."""
@@ -80,8 +131,15 @@ class Starts:
         event = state.Event.BUILT
         try:
             try:
-                placed = await self._drivers[start.driver].build(start, on_progress=progress)
-                await self._report_placement(start, placed)
+                lease = self.leases.lease(start.lease_id)
+                is_spare = lease is not None and lease.is_spare
+                # Nobody waits for a spare, and who gets it will be told where it is.
+                with contextlib.nullcontext() if is_spare else metrics.BUILD_SECONDS.time():
+                    placed = await self._drivers[start.driver].build(
+                        start, on_progress=progress, is_spare=is_spare
+                    )
+                if not is_spare:
+                    await self._report_placement(start, placed)
             except asyncio.CancelledError:
                 event, build.error = state.Event.BUILD_FAILED, "its pod is gone"
             except Exception as error:
@@ -129,32 +187,45 @@ class Starts:
         if not build.task.done():
             ready = v1alpha1.format_bytes(build.ready_bytes)
             size = v1alpha1.format_bytes(start.size_bytes)
-            raise seams.StartRefused(f"som: warming {ready} of {size}, retrying, no action needed")
+            raise seams.StartRefused(
+                f"som: warming {ready} of {size}, retrying, no action needed", reason="Warming"
+            )
         if build.error:
-            raise seams.StartRefused(f"som: {build.error}")
+            raise seams.StartRefused(f"som: {build.error}", reason="BuildFailed")
 
     async def kernel_view(self, leases: Sequence[state.Lease]) -> decide.KernelView:
         """What the kernel shows of the starts of `leases`, and mounts of som that are nobody's."""
         building, drivers = frozenset(self._builds), self._drivers.values()
         records = [record for lease in leases for record in lease.starts]
+        keys = {record.start.built: key_of(record.start) for record in records}
 
         def look() -> decide.KernelView:
             return decide.KernelView(
                 boot_id=self._boot_id,
-                attached=dict(mount for each in drivers for mount in each.attached().items()),
+                attached={
+                    keys.get(built, built): size_bytes
+                    for each in drivers
+                    for built, size_bytes in each.attached().items()
+                },
                 usage={
                     key_of(record.start): self._usage(record.start)
                     for record in records
                     if record.boot_id == self._boot_id
                 },
                 building=building,
-                resisting=frozenset().union(*(each.resisting() for each in drivers)),
+                resisting=frozenset(
+                    keys.get(built, built) for each in drivers for built in each.resisting()
+                ),
             )
 
         return await asyncio.to_thread(look)
 
     def _usage(self, start: seams.Start) -> seams.Usage:
         return self._drivers[start.driver].usage(start)
+
+    def zeroes_at_build(self, driver: str) -> bool:
+        """Whether spares are worth it in pools of `driver`."""
+        return self._drivers[driver].zeroes_at_build
 
     def keeps_content(self, start: seams.Start) -> bool:
         """Whether a container that runs again with `start` finds what it wrote."""
@@ -169,14 +240,14 @@ class Starts:
         return self._drivers[start.driver].culprits(start)
 
     async def intact(self, record: state.StartRecord) -> bool:
-        """Whether a delivered start still stands, so that its content can be given back.
+        """Whether a start still stands, so that it can be given to a container, again or at all.
 
         By what it holds: its container may have punched holes into a file, or made it longer.
         """
         start = record.start
         if record.boot_id != self._boot_id:
             return False
-        if key_of(start) not in await asyncio.to_thread(self._drivers[start.driver].attached):
+        if start.built not in await asyncio.to_thread(self._drivers[start.driver].attached):
             return False
         usage = await asyncio.to_thread(self._usage, start)
         return usage.current_bytes >= start.size_bytes
@@ -192,9 +263,15 @@ class Starts:
         record = self._startable(self.leases.lease(start.lease_id))
         if record is None or record.start != start:
             return False
-        self._write_spec(start)
-        # A warm restart is delivered again.
-        return record.state is state.State.DELIVERED or await self.apply(start, state.Event.TOLD)
+        self._write_spec(record)
+        if record.state is state.State.DELIVERED:
+            # A warm restart is delivered again.
+            return True
+        is_told = await self.apply(start, state.Event.TOLD)
+        if is_told and self.zeroes_at_build(start.driver):
+            warm = str(bool(start.built_as)).lower()
+            metrics.SERVED_BYTES.labels(warm=warm).inc(start.size_bytes)
+        return is_told
 
     def _startable(self, lease: state.Lease | None) -> state.StartRecord | None:
         """The start that a container may begin with: delivered it has its spec, ready perhaps."""
@@ -204,33 +281,51 @@ class Starts:
         return live
 
     def tidy_specs(self) -> None:
-        """Of each start that a container may begin with there is a spec, and no other.
+        """Of each start that a container may begin with there is a true spec, and no other.
 
         A boot empties their directory, or anybody.
 
         Raises:
-            cdi.CdiError: the directory cannot be read or written.
+            SomError: the directory cannot be read or written, or a spec cannot be; after the rest.
         """
+        failed: list[SomError] = []
         found = self._specs.leases()
         for lease_id in found:
             if self._startable(self.leases.lease(lease_id)) is None:
                 self._specs.remove(lease_id)
         for lease in self.leases.leases():
             record = self._startable(lease)
-            if record and record.state is state.State.DELIVERED and lease.lease_id not in found:
-                self._write_spec(record.start)
+            if record is None or record.state is not state.State.DELIVERED:
+                continue
+            if lease.lease_id not in found or self._said.get(lease.lease_id) is not record.used:
+                try:
+                    self._write_spec(record)
+                except SomError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
 
-    def _write_spec(self, start: seams.Start) -> None:
+    def _write_spec(self, record: state.StartRecord) -> None:
+        start = record.start
         lease = self.leases.lease(start.lease_id)
         assert lease is not None and lease.request is not None
+        is_kept = record.used and self.keeps_content(start)
         env = {
             "SOM_DEVICE": seams.DEVICE_PATH,
             "SOM_DRIVER": start.driver,
             "SOM_UNIT": lease.request.unit,
             "SOM_BYTES": str(start.size_bytes),
+            "SOM_CONTENT": "kept" if is_kept else "fresh",
         }
         edits = self._drivers[start.driver].edits(start)
+        if preload := lease.request.preload:
+            if self._preloadable is None:
+                raise cdi.CdiError("this agent's image has no libsom: use som's own image")
+            env["LD_PRELOAD"] = preload
+            library = seams.Mount(str(self._preloadable), libsom.IN_CONTAINER, libsom.MOUNT_OPTIONS)
+            edits = dataclasses.replace(edits, mounts=(*edits.mounts, library))
         self._specs.write(start.lease_id, env=env, edits=edits)
+        self._said[start.lease_id] = record.used
 
     async def apply(
         self, start: seams.Start, event: state.Event, *, seen: state.State | None = None
@@ -242,6 +337,8 @@ class Starts:
         step = state.step(record.state, event)
         if step.state is not record.state:
             self.leases.set_state(start, step.state, now_s=self._time.now().timestamp())
+        if step.used and not record.used:
+            self.leases.set_used(start)
         for action in step.actions:
             match action:
                 case state.Action.END_BUILD:
@@ -254,16 +351,24 @@ class Starts:
                     await asyncio.to_thread(self._drivers[start.driver].revoke, start)
                     usage = await asyncio.to_thread(self._usage, start)
                     if usage.free and key_of(start) not in self._builds:
-                        self.leases.forget_start(start)
+                        await self._forget_start(start)
                         self.wake.set()
                 case state.Action.FORGET:
-                    self.leases.forget_start(start)
+                    await self._forget_start(start)
         return True
+
+    async def _forget_start(self, start: seams.Start) -> None:
+        """Of one that was a spare its path goes as well, which no lease is named like."""
+        if start.built_as:
+            driver = self._drivers[start.driver]
+            await asyncio.to_thread(driver.remove_path, start.built[0])
+        self.leases.forget_start(start)
 
     async def forget(self, lease_id: seams.LeaseId) -> None:
         """Remove what is left of a lease that is over: its path, then its record."""
         for driver in self._drivers.values():
             await asyncio.to_thread(driver.remove_path, lease_id)
+        self._said.pop(lease_id, None)
         self.leases.forget_ended(lease_id)
 
     def record(self, key: Key) -> state.StartRecord | None:

@@ -37,6 +37,7 @@ class Event(enum.Enum):
     BUILD_FAILED = "its worker could not build it"
     TOLD = "PreStartContainer is about to answer OK"
     RESTARTED = "PreStartContainer came again after OK: a new container"
+    USED = "its container runs, or is told to start with it once more: its content may be kept"
     OWNER_GONE = "both proofs: released"
     BUILDER_LOST = "its builder is gone: built again at the next start"
     MOUNT_LOST = "its mount is gone"
@@ -57,10 +58,11 @@ class Action(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The next state (the same one: stay) and what to do."""
+    """The next state (the same one: stay) and what to do. `used`: see `StartRecord`."""
 
     state: State
     actions: tuple[Action, ...] = ()
+    used: bool = False
 
 
 _TAKE_AWAY: Final = Step(State.RELEASING, (Action.REVOKE,))
@@ -78,6 +80,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], Step]] = {
     (State.READY, Event.LOST): _TAKE_AWAY,
     (State.READY, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
     (State.DELIVERED, Event.RESTARTED): _TAKE_AWAY,
+    (State.DELIVERED, Event.USED): Step(State.DELIVERED, used=True),
     (State.DELIVERED, Event.OWNER_GONE): _TAKE_AWAY,
     # Its container keeps the superblock by its own mount, and with it the memory.
     (State.DELIVERED, Event.MOUNT_LOST): Step(State.DELIVERED),
@@ -100,17 +103,23 @@ def step(state: State, event: Event) -> Step:
 
 @dataclasses.dataclass(frozen=True)
 class StartRecord:
-    """A start as the store keeps it. `told_at_s`: UNIX time of its delivery."""
+    """A start as the store keeps it. `told_at_s`: UNIX time of its delivery.
+
+    `used`: a container may have written to it; else all of it is zero.
+    """
 
     start: seams.Start
     state: State
     boot_id: str
     told_at_s: float | None = None
+    used: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Lease:
     """A lease as the store keeps it. `owner` is None until PreStartContainer has bound it.
+
+    One without a ticket is no container's: it has a spare (see `spares`) until that is adopted.
 
     `named_order` grows with every Allocate: of two leases of a ticket, the newer is the larger.
     `ended`: both proofs were seen; it is forgotten with its last start.
@@ -127,6 +136,11 @@ class Lease:
     keep_on_restart: bool = False
     last_number: int = 0
     starts: tuple[StartRecord, ...] = ()
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether it has memory ahead of any container."""
+        return not self.ticket
 
     @property
     def live(self) -> StartRecord | None:

@@ -11,27 +11,31 @@ from typing import Any, Final
 
 from som_api import v1alpha1
 from som_device_plugin import changes, database, seams
-from som_device_plugin.leases import state
+from som_device_plugin.leases import spares, state
 
 _LOAD_LEASES: Final = """
 SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
-       ended, keep_on_restart, last_number FROM leases ORDER BY named_order
+       ended, keep_on_restart, preload, last_number FROM leases ORDER BY named_order
 """
 _LOAD_STARTS: Final = """
 SELECT lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_node,
-       state, boot_id, told_at_s FROM starts ORDER BY lease_id, number
+       built_as, state, boot_id, told_at_s, used FROM starts ORDER BY lease_id, number
 """
 _WRITE_LEASE: Final = """
 INSERT OR REPLACE INTO leases
       (lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
-       ended, keep_on_restart, last_number)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       ended, keep_on_restart, preload, last_number)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _WRITE_START: Final = """
 INSERT INTO starts
       (lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_node,
-       state, boot_id, told_at_s)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       built_as, state, boot_id, told_at_s, used)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_LOAD_ASKED: Final = "SELECT pool, size_bytes, node, at_once FROM asked ORDER BY pool, number"
+_WRITE_ASKED: Final = """
+INSERT INTO asked (pool, number, size_bytes, node, at_once) VALUES (?, ?, ?, ?, ?)
 """
 
 
@@ -42,6 +46,10 @@ class LeaseStore:
         self._db = connection
         self._changed = changed
         self._leases = {lease.lease_id: lease for lease in _load(connection)}
+        self._asked: dict[str, spares.History] = {}
+        for pool, size_bytes, node, at_once in database.read(connection, _LOAD_ASKED):
+            past = (spares.Wish(size_bytes, node), at_once)
+            self._asked[pool] = (*self._asked.get(pool, ()), past)
 
     def leases(self) -> list[state.Lease]:
         """All leases with their starts, oldest first."""
@@ -60,14 +68,20 @@ class LeaseStore:
         starts = (record.start for lease in self.leases() for record in lease.starts)
         return frozenset(start.slot for start in starts if start.pool == pool)
 
+    def asked(self, pool: str) -> spares.History:
+        """What the last starts of `pool` asked for."""
+        return self._asked.get(pool, ())
+
     def name(self, *, lease_id: seams.LeaseId, ticket: seams.Ticket) -> None:
         """Record a new lease for `ticket`; those of it without a start hold nothing and end."""
-        order = 1 + max((each.named_order for each in self.leases()), default=0)
         replaced = (each for each in self.of_ticket(ticket) if not each.starts)
         self._write(
             *(dataclasses.replace(each, ended=True) for each in replaced),
-            state.Lease(lease_id, ticket, order),
+            state.Lease(lease_id, ticket, self._next_order()),
         )
+
+    def _next_order(self) -> int:
+        return 1 + max((each.named_order for each in self.leases()), default=0)
 
     def bind(self, bound: state.Lease) -> None:
         """Record whose lease this is and how much it is to hold; the first binding stands."""
@@ -84,21 +98,48 @@ class LeaseStore:
 
     def add_start(self, start: seams.Start, *, boot_id: str) -> state.StartRecord:
         """Record the intention to build `start`, before anything is taken."""
-        lease = self._leases[start.lease_id]
         record = state.StartRecord(start, state.State.BUILDING, boot_id)
-        self._write(
-            dataclasses.replace(lease, last_number=start.number, starts=(*lease.starts, record))
+        self._write(_with(self._leases[start.lease_id], record), history=self._with_asked(start))
+        return record
+
+    def add_spare(self, start: seams.Start, *, boot_id: str) -> state.StartRecord:
+        """Record the intention to build `start` ahead, with a lease that is no container's."""
+        lease = state.Lease(start.lease_id, seams.Ticket(""), self._next_order())
+        record = state.StartRecord(start, state.State.BUILDING, boot_id)
+        self._write(_with(lease, record))
+        return record
+
+    def adopt(
+        self, spare_id: seams.LeaseId, lease_id: seams.LeaseId, *, size_bytes: int
+    ) -> state.StartRecord:
+        """Record that the spare's start is the lease's next one, to be cut to `size_bytes`."""
+        lease = self._leases[lease_id]
+        (spare,) = self._leases[spare_id].starts
+        start = dataclasses.replace(
+            spare.start,
+            lease_id=lease_id,
+            number=lease.last_number + 1,
+            size_bytes=size_bytes,
+            built_as=spare.start.name,
         )
+        record = state.StartRecord(start, state.State.BUILDING, spare.boot_id)
+        self._write(_with(lease, record), history=self._with_asked(start), gone=spare_id)
         return record
 
     def set_state(self, start: seams.Start, new: state.State, *, now_s: float) -> None:
         """Record where `start` is, from `now_s` (UNIX time) on."""
+        told = {"told_at_s": now_s} if new is state.State.DELIVERED else {}
+        self._change(start, state=new, **told)
+
+    def set_used(self, start: seams.Start) -> None:
+        """Record that a container may write to `start`, before it can."""
+        self._change(start, used=True)
+
+    def _change(self, start: seams.Start, **fields: Any) -> None:
+        """Record these `fields` of the start's record."""
         lease = self._leases[start.lease_id]
-        told_at_s = now_s if new is state.State.DELIVERED else None
         starts = (
-            dataclasses.replace(each, state=new, told_at_s=told_at_s or each.told_at_s)
-            if each.start == start
-            else each
+            dataclasses.replace(each, **fields) if each.start == start else each
             for each in lease.starts
         )
         self._write(dataclasses.replace(lease, starts=tuple(starts)))
@@ -122,26 +163,72 @@ class LeaseStore:
             del self._leases[lease_id]
             self._changed.ring()
 
-    def _write(self, *leases: state.Lease) -> None:
-        """`leases` as they are now: on the disk, then in memory."""
+    def _with_asked(self, start: seams.Start) -> tuple[str, spares.History]:
+        """The history of the pool of `start`, with it."""
+        wish = spares.Wish(start.size_bytes, start.preferred_node)
+        others = (each.live for each in self.leases() if not each.is_spare)
+        at_once = 1 + sum(
+            other is not None
+            and other.start.pool == start.pool
+            and spares.Wish(other.start.size_bytes, other.start.preferred_node) == wish
+            for other in others
+        )
+        return start.pool, spares.remember(self.asked(start.pool), wish, at_once)
+
+    def _write(
+        self,
+        *leases: state.Lease,
+        history: tuple[str, spares.History] | None = None,
+        gone: seams.LeaseId | None = None,
+    ) -> None:
+        """`leases` as they are now, the `history` of a pool, and that one lease is `gone`.
+
+        On the disk, then in memory.
+        """
         with database.transaction(self._db):
+            if gone is not None:
+                self._db.execute("DELETE FROM starts WHERE lease_id = ?", (gone,))
+                self._db.execute("DELETE FROM leases WHERE lease_id = ?", (gone,))
             for lease in leases:
                 self._db.execute(_WRITE_LEASE, _row(lease))
                 self._db.execute("DELETE FROM starts WHERE lease_id = ?", (lease.lease_id,))
                 self._db.executemany(_WRITE_START, map(_start_row, lease.starts))
+            if history:
+                self._db.execute("DELETE FROM asked WHERE pool = ?", (history[0],))
+                rows = enumerate(history[1])
+                self._db.executemany(
+                    _WRITE_ASKED,
+                    [
+                        (history[0], n, wish.size_bytes, wish.node, often)
+                        for n, (wish, often) in rows
+                    ],
+                )
+        if gone is not None:
+            del self._leases[gone]
         for lease in leases:
             self._leases[lease.lease_id] = lease
+        if history:
+            self._asked[history[0]] = history[1]
         self._changed.ring()
 
 
 def _load(connection: sqlite3.Connection) -> Iterator[state.Lease]:
     """What earlier agents have left, oldest first."""
     starts: dict[str, list[state.StartRecord]] = {}
-    for *start, now, boot_id, told_at_s in database.read(connection, _LOAD_STARTS):
-        record = state.StartRecord(seams.Start(*start), state.State(now), boot_id, told_at_s)
+    for *start, now, boot_id, told_at_s, used in database.read(connection, _LOAD_STARTS):
+        record = state.StartRecord(
+            seams.Start(*start), state.State(now), boot_id, told_at_s, bool(used)
+        )
         starts.setdefault(start[0], []).append(record)
     for row in database.read(connection, _LOAD_LEASES):
         yield _lease(row, tuple(starts.get(row[0], ())))
+
+
+def _with(lease: state.Lease, record: state.StartRecord) -> state.Lease:
+    """`lease` with its next start."""
+    return dataclasses.replace(
+        lease, last_number=record.start.number, starts=(*lease.starts, record)
+    )
 
 
 def _row(lease: state.Lease) -> tuple[object, ...]:
@@ -150,23 +237,24 @@ def _row(lease: state.Lease) -> tuple[object, ...]:
         *(lease.lease_id, lease.ticket, lease.named_order),
         *((*owner.names, owner.uid) if owner else (None,) * 4),
         *((request.unit, request.size_bytes) if request else (None,) * 2),
-        *(lease.ended, lease.keep_on_restart, lease.last_number),
+        *(lease.ended, lease.keep_on_restart, request.preload if request else ""),
+        lease.last_number,
     )
 
 
 def _start_row(record: state.StartRecord) -> tuple[object, ...]:
     start = dataclasses.astuple(record.start)
-    return (*start, record.state.value, record.boot_id, record.told_at_s)
+    return (*start, record.state.value, record.boot_id, record.told_at_s, record.used)
 
 
 def _lease(row: tuple[Any, ...], starts: tuple[state.StartRecord, ...]) -> state.Lease:
     lease_id, ticket, order, namespace, pod, container, uid, *rest = row
-    unit, size_bytes, ended, keep, last_number = rest
+    unit, size_bytes, ended, keep, preload, last_number = rest
     owner = request = None
     if uid is not None:
         owner = seams.Owner(namespace, pod, container, uid)
         count = size_bytes // v1alpha1.UNIT_BYTES[unit]
-        request = seams.ContainerRequest(container, unit, count)
+        request = seams.ContainerRequest(container, unit, count, preload)
     return state.Lease(
         *(lease_id, ticket, order, owner, request, bool(ended), bool(keep), last_number, starts)
     )

@@ -34,6 +34,11 @@ class Witnesses:
             live_uids=live,
             resources=answer,
             own_pod=self.own_pod,
+            running={
+                (pod.uid, container): started_s
+                for pod in self.pods.pods()
+                for container, started_s in pod.running.items()
+            },
             restarts={
                 (pod.uid, container): ended_s
                 for pod in self.pods.pods()

@@ -20,18 +20,6 @@ def read(state_dir: layout.StateDir) -> v1alpha1.SomNode | None:
         return None
 
 
-def of(pool: v1alpha1.SomPool) -> v1alpha1.NodePool:
-    """The share of `pool` that this machine is to have: all of it."""
-    return v1alpha1.NodePool(
-        name=pool.metadata.name,
-        generation=1,
-        unit=pool.spec.unit,
-        capacity=pool.spec.capacity,
-        source=pool.spec.source,
-        driver=pool.spec.driver_type,
-    )
-
-
 def write(
     state_dir: layout.StateDir, pools: Sequence[v1alpha1.NodePool], hierarchy: cgroups.Hierarchy
 ) -> int:

@@ -17,11 +17,11 @@ import random
 from typing import Final, Literal
 
 from som_api import VERSION, v1alpha1
+from som_api.plan import observed, reports
 from som_api.run import backoff
-from som_operator import observed
 from som_operator.loading import pods, results
 
-CONDITION: Final = "DriverLoaded"
+CONDITION: Final = reports.DRIVER_CONDITION
 FIRST_RETRY_S: Final = 10.0
 LONGEST_RETRY_S: Final = 300.0
 CONFIRMED_WITHIN_S: Final = 60.0

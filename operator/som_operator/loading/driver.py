@@ -7,8 +7,8 @@ import pathlib
 import yaml
 
 from som_api import SomError, kube, v1alpha1
+from som_api.plan import observed
 from som_api.run import clock
-from som_operator import observed
 from som_operator.loading import decide, pods
 
 _log = logging.getLogger(__name__)

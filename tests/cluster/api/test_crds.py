@@ -63,6 +63,11 @@ IMMUTABLE = (
     ("spec.unit", sompools.spec(), sompools.spec(unit="1Gi")),
     ("spec.source", sompools.spec(source=sompools.CARVED), sompools.devices("dax0.0")),
     ("spec.driver", sompools.spec(), sompools.spec(driver={"type": "Kernel"})),
+    (
+        "spec.driver",
+        sompools.spec(source=sompools.CARVED),
+        sompools.spec(source=sompools.CARVED, driver=sompools.PINNABLE),
+    ),
 )
 
 

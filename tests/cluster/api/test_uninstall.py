@@ -143,7 +143,7 @@ def test_chart_applied_as_text_uninstalls_nothing(
     done = uninstall(release)
     assert done.stdout.startswith("nothing is done: helm did not install this")
     assert done.returncode == 0
-    assert _replicas(api_server) == 1
+    assert _replicas(api_server) == 2
     assert _get(api_server, "node")["status"]["capacity"]["som.io/2Mi"] == "32"
 
 
@@ -165,7 +165,7 @@ def test_helm_uninstall_is_told_from_text_and_leaves_rights_and_a_way_back_when_
         answer = leaving.result()
     assert answer.returncode != 0
     api_server.kubectl("get", "role", "som-uninstall", in_namespace)
-    assert _replicas(api_server) == 1
+    assert _replicas(api_server) == 2
     assert helm("upgrade", "som", str(CHART)).returncode != 0
     back = helm("rollback", "som", "1")
     assert back.returncode == 0, back.stderr
@@ -201,7 +201,7 @@ def test_uninstall_is_refused_while_a_pod_holds_memory(
         "som-operator: som memory is in use; delete these first:\n"
         "  pod default/db-0 on node leaving\n"
     )
-    assert _replicas(api_server) == 1
+    assert _replicas(api_server) == 2
     assert _get(api_server, "node")["status"]["capacity"]["som.io/2Mi"] == "32"
 
 
@@ -226,5 +226,5 @@ def test_uninstall_gives_back_memory_and_leaves_the_pool(
     assert "finalizers" not in pool["metadata"]
     assert "status" not in pool
     assert _replicas(api_server) == 0
-    words = ["scale", "deployment/som-operator", f"--namespace={NAMESPACE}", "--replicas=1"]
+    words = ["scale", "deployment/som-operator", f"--namespace={NAMESPACE}", "--replicas=2"]
     api_server.kubectl(*words)

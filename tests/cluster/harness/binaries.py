@@ -87,7 +87,13 @@ def install_packages() -> None:
 
 
 def build_all() -> list[Path]:
-    """Build what the cache lacks; return the folders that belong on PATH."""
+    """Build what the cache lacks; return the folders that belong on PATH.
+
+    Where it lacks nothing, nobody waits for who builds something else.
+    """
+    folders = [_folder(name) for name in BUILDS]
+    if all(folder.exists() for folder in folders):
+        return folders
     with one_builder():
         return [_build(name) for name in BUILDS]
 
@@ -107,11 +113,18 @@ def one_builder() -> Iterator[None]:
         yield
 
 
+def _version(name: str) -> str:
+    if name == "kubernetes":
+        return KUBERNETES
+    return _required(SOURCES / name, BUILDS[name].module)
+
+
+def _folder(name: str) -> Path:
+    return CACHE / f"{name}-{_version(name)}"
+
+
 def _build(name: str) -> Path:
-    build = BUILDS[name]
-    source = SOURCES / name
-    version = KUBERNETES if name == "kubernetes" else _required(source, build.module)
-    target = CACHE / f"{name}-{version}"
+    build, source, version, target = BUILDS[name], SOURCES / name, _version(name), _folder(name)
     if target.exists():
         return target
     begin = time.monotonic()

@@ -21,10 +21,13 @@ Manifest = Mapping[str, Any]
 class Cluster:
     """One cluster per machine; `up` and `down` may run in different processes."""
 
+    _STATE = "state"
+    _LOCK = hugetlb.LOCK
+
     def __init__(self) -> None:
         folders = [str(folder) for folder in binaries.build_all()]
         self.namespaces = Namespaces(
-            state=binaries.CACHE / "state",
+            state=binaries.CACHE / self._STATE,
             path=":".join([*folders, "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
         )
         self._shared = self.namespaces.state / "shared"
@@ -37,7 +40,7 @@ class Cluster:
         """Start everything and wait for a Ready node; on failure nothing is left."""
         if self.shared():
             raise ClusterError("a cluster is up already; end it with `make cluster-down`")
-        lock = hugetlb.take_lock()
+        lock = hugetlb.take_lock(self._LOCK)
         begin = time.monotonic()
         try:
             self._clean()
@@ -54,7 +57,7 @@ class Cluster:
     def down(self) -> None:
         """End everything and give back what the machine lent."""
         pid = self.namespaces.first_pid()
-        lock = hugetlb.take_lock() if pid is None else hugetlb.share_lock(pid)
+        lock = hugetlb.take_lock(self._LOCK) if pid is None else hugetlb.share_lock(pid, self._LOCK)
         try:
             self._clean()
         finally:
@@ -63,7 +66,7 @@ class Cluster:
     def _start(self, lock: int) -> None:
         namespaces = self.namespaces
         namespaces.state.mkdir(parents=True)
-        hugetlb.remember_pages(namespaces.state / "pages.json")
+        self._borrow()
         certificates.write_all(namespaces.pki)
         namespaces.create(keep_open=lock)
         control_plane.start(namespaces)
@@ -85,8 +88,7 @@ class Cluster:
     def _clean(self, *, keep_logs: bool = False) -> None:
         state = self.namespaces.state
         self.namespaces.destroy()
-        hugetlb.give_back_pages(state / "pages.json")
-        hugetlb.remove_cgroups()
+        self._give_back()
         if keep_logs and self.namespaces.logs.exists():
             kept = binaries.CACHE / "failed-logs"
             shutil.rmtree(kept, ignore_errors=True)
@@ -94,6 +96,14 @@ class Cluster:
             print(f"the logs of the components are in {kept}", flush=True)
         if state.exists():
             shutil.rmtree(state)
+
+    def _borrow(self) -> None:
+        """Remember what this machine has, of what the node will use."""
+        hugetlb.remember_pages(self.namespaces.state / "pages.json")
+
+    def _give_back(self) -> None:
+        hugetlb.give_back_pages(self.namespaces.state / "pages.json")
+        hugetlb.remove_cgroups()
 
     def load(self, archive: Path) -> None:
         """Give an image archive to containerd."""

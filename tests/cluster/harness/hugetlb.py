@@ -29,15 +29,18 @@ _PIDFD_GETFD = 438
 """A number of the kernel's table that all architectures share (syscall_64.tbl)."""
 
 
-def take_lock() -> int:
-    """Wait for the machine-wide lock of everybody who tests with huge pages; return its file."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def take_lock(lock: Path = LOCK) -> int:
+    """Wait for the machine-wide lock of everybody who tests with huge pages; return its file.
+
+    Or for another `lock`.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print(
-            f"waiting for {LOCK}: other tests use huge pages, or a cluster that was left up "
+            f"waiting for {lock}: other tests use what it is about, or a cluster that was left up "
             "(`make cluster-down` ends it)",
             flush=True,
         )
@@ -45,16 +48,16 @@ def take_lock() -> int:
     return descriptor
 
 
-def share_lock(pid: int) -> int:
+def share_lock(pid: int, lock: Path = LOCK) -> int:
     """The lock that a process holds, for us too: nobody gets it before we have cleaned up."""
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        if link.readlink() == LOCK:
+        if link.readlink() == lock:
             process = os.pidfd_open(pid)
             shared = ctypes.CDLL(None).syscall(_PIDFD_GETFD, process, int(link.name), 0)
             os.close(process)
             if shared >= 0:
                 return int(shared)
-    raise ClusterError(f"process {pid} holds no {LOCK}")
+    raise ClusterError(f"process {pid} holds no {lock}")
 
 
 def hierarchies() -> list[Path]:

@@ -22,6 +22,8 @@ IMAGES = binaries.CACHE / "images"
 AUTHORITIES = Path("/usr/local/share/ca-certificates")
 """Certificate authorities that the machine's administrator added; builds need them, images not."""
 
+SAME_TWICE = "--timestamp=0"
+"""Of the same files the same image: then its archive is there, and so is the node's disk."""
 KEPT_S = 3600.0
 """For how long an archive stays that another tree may be about to import."""
 SLIM = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale")
@@ -38,7 +40,7 @@ def build_static(name: str, *, tag: str) -> Path:
         compile_static(name, Path(folder) / name)
         dockerfile = Path(folder) / "Dockerfile"
         dockerfile.write_text(f'FROM scratch\nCOPY {name} /{name}\nENTRYPOINT ["/{name}"]\n')
-        _buildah(["bud", "--quiet", f"--tag={tag}", folder])
+        _buildah(["bud", "--quiet", SAME_TWICE, f"--tag={tag}", folder])
     return _archive(tag)
 
 
@@ -47,6 +49,8 @@ def build_product(target: str, *, tag: str) -> Path:
     begin = time.monotonic()
     with binaries.one_builder():
         _make_base()
+        if target == "agent":
+            run(["make", "-s", "-C", PROJECT, "libsom"])
         words = ["bud", "--pull-never", "--isolation=chroot", "--network=host", "--layers"]
         words += [f"--volume={AUTHORITIES}:{AUTHORITIES}:ro", f"--target={target}", f"--tag={tag}"]
         _buildah([*words, str(PROJECT)])
@@ -61,7 +65,7 @@ def build_on(base: str, file: Path, *, at: str, tag: str) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(file, Path(folder) / "file")
         (Path(folder) / "Dockerfile").write_text(f"FROM {base}\nCOPY file {at}\n")
-        _buildah(["bud", "--quiet", "--pull-never", f"--tag={tag}", folder])
+        _buildah(["bud", "--quiet", "--pull-never", SAME_TWICE, f"--tag={tag}", folder])
     return _archive(tag)
 
 
@@ -79,6 +83,20 @@ def retag(tag: str, *, to: str) -> Path:
     """The same image under another tag; return its archive."""
     _buildah(["tag", tag, to])
     return _archive(to)
+
+
+def settings(folder: Path) -> Mapping[str, str]:
+    """Environment in which a plain `buildah` builds as we do; its files are in `folder`."""
+    _make_base()
+    stored = f'driver = "overlay"\ngraphroot = "{IMAGES}/storage"\nrunroot = "{IMAGES}/run"\n'
+    (folder / "storage.conf").write_text(f"[storage]\n{stored}")
+    volume = f"{AUTHORITIES}:{AUTHORITIES}:ro"
+    (folder / "containers.conf").write_text(f'[containers]\nvolumes = ["{volume}"]\n')
+    return {
+        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
+        "CONTAINERS_CONF": str(folder / "containers.conf"),
+        "BUILDAH_ISOLATION": "chroot",
+    }
 
 
 def _make_base() -> None:

@@ -153,8 +153,17 @@ class Namespaces:
         with contextlib.suppress(FileNotFoundError):
             if _is_ending(int((self.state / "first.pid").read_text())):
                 return True
-        inside = f"/{self.state.name}/{self.var.name} /var "
-        return any(inside in _mounts(path) for path in Path("/proc").glob("[0-9]*"))
+        return any(self._has_our_var(process) for process in Path("/proc").glob("[0-9]*"))
+
+    def _has_our_var(self, process: Path) -> bool:
+        """Whether a process sees our folder as its `/var`; other runs have one of the same name.
+
+        Its path there begins at the root of its file system, so it is an end of ours.
+        """
+        ours = str(self.var.resolve())
+        ends = f"/{self.state.name}/{self.var.name}"
+        roots = re.findall(r"^\S+ \S+ \S+ (\S+) /var ", _mounts(process), re.M)
+        return any(root.endswith(ends) and ours.endswith(root) for root in roots)
 
     def _pid_file(self, name: str) -> Path:
         return self.state / f"{name}.pid"

@@ -157,7 +157,7 @@ def warnings(cluster: Cluster, name: str, *, kind: str = "pod") -> str:
     text = cluster.kubectl("describe", kind, name)
     lines = [
         re.split(r"\s{2,}", line.strip(), maxsplit=4)
-        for line in text[text.index("Events:") :].splitlines()
+        for line in text.partition("Events:")[2].splitlines()
         if line.strip().startswith("Warning")
     ]
     told = {f"{warning} {reason} {by}: {message}" for warning, reason, _, by, message in lines}

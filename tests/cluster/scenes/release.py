@@ -22,11 +22,14 @@ def build(*more: str) -> list[Path]:
 
 
 def install(
-    cluster: Cluster, *, tag: str = "test", driver: str = "test", wait: bool = True
+    cluster: Cluster, *options: str, tag: str = "test", driver: str = "test", wait: bool = True
 ) -> None:
-    """Install or upgrade, and `wait` for the pods; the node must have the images."""
+    """Install or upgrade with helm's `options`, and `wait` for the pods.
+
+    The node must have the images.
+    """
     words = ["upgrade", "--install", "som", str(CHART), "--create-namespace"]
     words += [f"--set=images.{target}.tag={tag}" for target in TARGETS]
     words += [f"--set=images.{DRIVER}.tag={driver}"]
     words += ["--wait", "--timeout=120s"] if wait else []
-    cluster.helm(*words, f"--namespace={NAMESPACE}")
+    cluster.helm(*words, *options, f"--namespace={NAMESPACE}")

@@ -12,17 +12,21 @@ from cluster.harness.cluster import Cluster
 IN_VAIN = re.compile(r"^(\S+) stderr F .*(lost sight of \S+|status not reported|Event \S+ is lost)")
 
 Requests = dict[str, list[float]]
-"""Times of requests, in seconds since 1970, by client: a component and what it asks for."""
+"""Times of requests, in seconds since 1970, by client: a pod of ours and what it asks for."""
 
 
 def answered(cluster: Cluster, *, since: float, until: float) -> Requests:
-    """What the API server's audit log has of agent and operator."""
+    """What the API server's audit log has of agents and operators, but for the Lease: that is read
+    every 2 s by each replica.
+    """
     found: dict[str, dict[str, float]] = collections.defaultdict(dict)
     for line in (cluster.namespaces.logs / "audit.log").read_text().splitlines():
         entry = json.loads(line)
         at = _seconds(entry["requestReceivedTimestamp"])
-        if since <= at < until:
-            what = f"{entry['userAgent']} {entry['verb']} {entry['objectRef']['resource']}"
+        resource = entry["objectRef"]["resource"]
+        if since <= at < until and resource != "leases":
+            (pod,) = entry["user"]["extra"]["authentication.kubernetes.io/pod-name"]
+            what = f"{pod} {entry['verb']} {resource}"
             found[what][entry["auditID"]] = at
     return {what: sorted(times.values()) for what, times in found.items()}
 
@@ -31,11 +35,12 @@ def in_vain(cluster: Cluster, *, since: float, until: float) -> Requests:
     """What agent and operator say that they have tried."""
     found: Requests = collections.defaultdict(list)
     for component in ("agent", "operator"):
-        script = f"cat /var/log/pods/som-system_som-{component}-*/{component}/*.log"
+        script = f"cd /var/log/pods; grep -H '' som-system_som-{component}-*/{component}/*.log"
         for line in cluster.namespaces.run(["sh", "-c", script]).stdout.splitlines():
-            told = IN_VAIN.search(line)
+            pod, _, rest = line.partition("/")
+            told = IN_VAIN.search(rest.partition(":")[2])
             if told and since <= _seconds(told[1]) < until:
-                found[f"{component}: {told[2]}"].append(_seconds(told[1]))
+                found[f"{pod}: {told[2]}"].append(_seconds(told[1]))
     return found
 
 

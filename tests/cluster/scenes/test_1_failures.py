@@ -46,6 +46,8 @@ def next_worker_stopped(cluster: Cluster) -> Iterator[None]:
 def told(clean: Cluster) -> dict[str, str]:
     """Every failure once: the first warnings of each by the name of their golden file."""
     starts = ("check", ZEROED, "fill", ONES, "hold")
+    # Nothing is zeroed ahead, so that the next worker is a pod's.
+    clean.kubectl("patch", "sompool", "examples", "--type=merge", '--patch={"spec":{"warm":[]}}')
     unfit = pods.container("hold", units=1, name="prepare")
     told = {}
     clean.apply(
@@ -80,6 +82,7 @@ def told(clean: Cluster) -> dict[str, str]:
         pods.kill(clean, "crashed")
         told["agent-down"] = pods.wait_warned(clean, "late")
         told["agent-down-container-ended"] = pods.wait_warned(clean, "crashed")
+    clean.kubectl("patch", "sompool", "examples", "--type=merge", '--patch={"spec":{"warm":null}}')
     return told
 
 
@@ -132,5 +135,5 @@ def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(clean: Cluster) -
         assert [each["health"] for each in resource["resources"]] == ["Healthy"]
         pods.delete(som, "tera")
     finally:
-        som.kubectl("scale", "deployment/som-operator", namespace, "--replicas=1")
+        som.kubectl("scale", "deployment/som-operator", namespace, "--replicas=2")
     agents.wait_units(som, 1024)

@@ -31,6 +31,11 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
         # What the agent knows stands above what a manifest claims.
         env=[{"name": "SOM_BYTES", "value": "1"}],
     )
+    looks = ("env", "SOM_CONTENT", "check", ONES, "fill", ONES, "hold")
+    keeps = pods.pod(
+        "keeps", pods.container(*looks, units=8), pods.container(*looks, units=8, name="zeroed")
+    )
+    keeps["metadata"]["annotations"] = {"keep-on-restart.som.io/main": "true"}
     sidecar = pods.container("size", "hold", units=2, name="sidecar", restartPolicy="Always")
     clean.apply(
         restricted,
@@ -38,6 +43,7 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
         pods.pod("one", pods.container("fill", ONES, "hold", units=32)),
         pods.pod("two", pods.container("fill", TWOS, "hold", units=32)),
         pods.pod("restarts", pods.container("check", ZEROED, "fill", ONES, "hold", units=8)),
+        keeps,
         pods.pod(
             "several",
             pods.container("size", "hold", units=4, name="app"),
@@ -106,12 +112,24 @@ def test_restarted_container_gets_zeroed_memory(scene: Cluster) -> None:
     assert lines == ["check: same", f"fill: {ONES}", "hold"]
 
 
+def test_restarted_container_finds_its_content_where_it_is_to_be_kept(scene: Cluster) -> None:
+    containers = ("main", "zeroed")
+    for name in containers:
+        assert "env: fresh" in pods.wait_output(scene, "keeps", "hold", container=name)
+    pods.kill(scene, "keeps")
+    scene.wait_for("restarts", lambda: pods.restarts(scene, "keeps") == 2)
+    kept, zeroed = [pods.wait_output(scene, "keeps", "hold", container=name) for name in containers]
+    assert kept == ["env: kept", "check: same", f"fill: {ONES}", "hold"]
+    assert zeroed[0] == "env: fresh"
+    assert "check: same" not in zeroed
+
+
 def test_pod_that_asks_for_too_much_says_so(scene: Cluster) -> None:
     pods.wait_golden(scene, "short", "pool-short")
 
 
 def test_pools_are_shown_as_a_table(scene: Cluster) -> None:
-    pods.delete(scene, "restarts", "short")
+    pods.delete(scene, "restarts", "keeps", "short")
     in_use = 256 + 32 + 32 + 2 + 4 + 8
     pods.wait_allocated(scene, "examples", f"{in_use * 2}Mi")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from cluster.harness import images
@@ -11,6 +14,9 @@ from cluster.scenes import agents, pods, release
 from cluster.scenes.release import NAMESPACE
 
 ONES = "0x1111111111111111"
+PRODUCTION = images.PROJECT / "examples" / "values-production.yaml"
+# The cluster has no Prometheus operator, whose kinds these would be.
+UNMONITORED = [f"--set=metrics.{thing}.create=false" for thing in ("podMonitor", "alerts")]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,7 @@ def test_upgrade_leaves_pods_and_their_memory_alone(scene: Cluster) -> None:
         image = f"localhost/som-{target}"
         scene.load(images.retag(f"{image}:test", to=f"{image}:next"))
     old = agents.name(scene)
-    release.install(scene, tag="next")
+    release.install(scene, f"--values={PRODUCTION}", *UNMONITORED, tag="next")
     agents.wait_ready(scene)
     assert agents.name(scene) != old
     agents.wait_tickets(scene)
@@ -56,6 +62,17 @@ def test_pods_that_version_0_1_has_admitted_run_on_and_start_with_their_memory(
 def test_uninstall_refuses_while_pods_hold_memory(scene: Cluster) -> None:
     with pytest.raises(ClusterError):
         scene.helm("uninstall", "som", f"--namespace={NAMESPACE}", "--timeout=90s")
+    assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
+    scene.kubectl("rollout", "status", "deployment/som-operator", f"--namespace={NAMESPACE}")
+
+
+def test_kubectl_som_refuses_likewise(scene: Cluster) -> None:
+    program = Path(sys.executable).parent / "kubectl-som"
+    words: list[str | Path] = [program, "uninstall", "--yes", "--timeout=5"]
+    ended = scene.namespaces.run(words, check=False)
+    assert ended.returncode == 1, ended.stdout
+    assert "default/stays" in ended.stdout
+    assert "not everything is given back; the operator goes on" in ended.stdout
     assert pods.ask(scene, "stays", "check", ONES) == ["check: same"]
     scene.kubectl("rollout", "status", "deployment/som-operator", f"--namespace={NAMESPACE}")
 

@@ -47,9 +47,21 @@ uint64_t range_start(void)
 	return start;
 }
 
+uint32_t pool_mapping(void)
+{
+	const char *name = getenv("SOM_MAPPING");
+
+	return name && !strcmp(name, "pinnable") ? SOM_MAPPING_PINNABLE : SOM_MAPPING_BARE;
+}
+
+bool has_struct_pages(void)
+{
+	return pool_source() == SOM_SOURCE_HUGETLB || pool_mapping() == SOM_MAPPING_PINNABLE;
+}
+
 bool source_has_extents(void)
 {
-	return strcmp(source_name(), "hugetlb2m");
+	return strcmp(source_name(), "hugetlb2m") && pool_mapping() == SOM_MAPPING_BARE;
 }
 
 bool kernel_is_refused(void)
@@ -71,7 +83,7 @@ uint32_t pool_empty(uint32_t source, const char *name)
 	struct som_pool_create create = {
 		.size = sizeof(create),
 		.source = source,
-		.mapping = SOM_MAPPING_BARE,
+		.mapping = pool_mapping(),
 	};
 
 	strncpy(create.name, name, sizeof(create.name) - 1);
@@ -220,7 +232,7 @@ struct som_pool_info pool_info(uint32_t pool)
 	return info;
 }
 
-int lease_try_create(uint32_t pool, uint64_t quota, uint32_t *lease)
+static int try_create(uint32_t pool, uint64_t quota, uint32_t options, uint32_t *lease)
 {
 	struct som_lease_create create = {
 		.size = sizeof(create),
@@ -228,11 +240,17 @@ int lease_try_create(uint32_t pool, uint64_t quota, uint32_t *lease)
 		.numa_node = SOM_NUMA_ANY,
 		.quota_bytes = quota,
 		.name = "test",
+		.options = options,
 	};
 	int result = ioctl(ctl(), SOM_CTL_LEASE_CREATE, &create);
 
 	*lease = create.lease;
 	return result;
+}
+
+int lease_try_create(uint32_t pool, uint64_t quota, uint32_t *lease)
+{
+	return try_create(pool, quota, 0, lease);
 }
 
 uint32_t lease_create(uint32_t pool, uint64_t quota)
@@ -241,6 +259,35 @@ uint32_t lease_create(uint32_t pool, uint64_t quota)
 
 	CHECK_OK(lease_try_create(pool, quota, &lease));
 	return lease;
+}
+
+uint32_t lease_create_movable(uint32_t pool, uint64_t quota)
+{
+	uint32_t lease;
+
+	CHECK_OK(try_create(pool, quota, SOM_LEASE_MOVABLE, &lease));
+	return lease;
+}
+
+int64_t pool_try_compact(uint32_t pool, uint64_t start, uint64_t bytes, uint64_t most)
+{
+	struct som_pool_compact compact = {
+		.size = sizeof(compact),
+		.pool = pool,
+		.start = start,
+		.bytes = bytes,
+		.most_bytes = most,
+	};
+
+	return ioctl(ctl(), SOM_CTL_POOL_COMPACT, &compact) ? -1 : (int64_t)compact.moved_bytes;
+}
+
+uint64_t pool_compact(uint32_t pool, uint64_t start, uint64_t bytes, uint64_t most)
+{
+	int64_t moved = pool_try_compact(pool, start, bytes, most);
+
+	CHECK_OK(moved);
+	return moved;
 }
 
 int lease_try_open(uint32_t lease)
@@ -305,6 +352,24 @@ int som_prefault(int fd, void *start, uint64_t bytes)
 int som_discard(int fd, void *start, uint64_t bytes)
 {
 	return range_ioctl(fd, SOM_DISCARD, start, bytes);
+}
+
+int som_promote(int fd, void *start, uint64_t bytes)
+{
+	return range_ioctl(fd, SOM_PROMOTE, start, bytes);
+}
+
+void *promote_for_ever(void *argument)
+{
+	struct promoter *promoter = argument;
+
+	while (!promoter->stop) {
+		if (!som_promote(promoter->fd, promoter->map, EXTENT))
+			promoter->done++;
+		else
+			promoter->refused++;
+	}
+	return NULL;
 }
 
 char *som_map(int fd, uint64_t bytes)

@@ -78,6 +78,8 @@ int pool_try_add(uint32_t pool, uint64_t start, uint64_t bytes);
 uint32_t pool_make(uint64_t bytes);
 /* The parts of it: enum som_source, and the memory. */
 uint32_t pool_source(void);
+/* enum som_mapping, from $SOM_MAPPING: "pinnable", or Bare. */
+uint32_t pool_mapping(void);
 int pool_try_fill(uint32_t pool, uint64_t bytes);
 void pool_destroy(uint32_t pool);
 /* False: nothing of the pool ends after `start`. */
@@ -86,6 +88,11 @@ int pool_try_remove(uint32_t pool, uint64_t start);
 struct som_pool_info pool_info(uint32_t pool);
 int lease_try_create(uint32_t pool, uint64_t quota, uint32_t *lease);
 uint32_t lease_create(uint32_t pool, uint64_t quota);
+/* SOM_LEASE_MOVABLE. */
+uint32_t lease_create_movable(uint32_t pool, uint64_t quota);
+/* Empties a range, or with 0 bytes extents; tells how much moved, -1 if refused. */
+int64_t pool_try_compact(uint32_t pool, uint64_t start, uint64_t bytes, uint64_t most);
+uint64_t pool_compact(uint32_t pool, uint64_t start, uint64_t bytes, uint64_t most);
 int lease_open(uint32_t lease);
 int lease_try_open(uint32_t lease);
 void lease_revoke(uint32_t lease);
@@ -94,6 +101,16 @@ void lease_destroy(uint32_t lease);
 struct som_lease_info lease_info(uint32_t lease);
 int som_prefault(int fd, void *start, uint64_t bytes);
 int som_discard(int fd, void *start, uint64_t bytes);
+int som_promote(int fd, void *start, uint64_t bytes);
+
+/* Promotes one GiB again and again, as a thread: promote_for_ever(&promoter). */
+struct promoter {
+	int fd;
+	char *map;
+	volatile bool stop;
+	unsigned long done, refused;
+};
+void *promote_for_ever(void *promoter);
 
 /* One pool, one lease on all or `quota` of it, opened: what most tests begin with. */
 struct setup {
@@ -110,6 +127,8 @@ void remove_everything(void);
 void try_remove_everything(void);
 char *som_map(int fd, uint64_t bytes);
 uint64_t range_start(void);
+bool has_struct_pages(void);
+/* It is mapped by 1 GiB where that can be. */
 bool source_has_extents(void);
 /* Any user could crash this kernel, so the module refuses memory without struct pages. */
 bool kernel_is_refused(void);

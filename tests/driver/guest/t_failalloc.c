@@ -36,7 +36,7 @@ static uint32_t try_pool(void)
 {
 	struct som_pool_create create = {
 		.size = sizeof(create),
-		.mapping = SOM_MAPPING_BARE,
+		.mapping = pool_mapping(),
 		.name = "fail",
 	};
 

@@ -25,6 +25,7 @@ static const struct {
 	{ SOM_CTL_LEASE_INFO, sizeof(struct som_lease_info) },
 	{ SOM_CTL_POOL_SPAN, sizeof(struct som_pool_span) },
 	{ SOM_CTL_POOL_REMOVE, sizeof(struct som_pool_remove) },
+	{ SOM_CTL_POOL_COMPACT, sizeof(struct som_pool_compact) },
 	{ SOM_INFO, sizeof(struct som_info) },
 	{ SOM_STAT, sizeof(struct som_stat) },
 	{ SOM_PREFAULT, sizeof(struct som_range) },
@@ -92,7 +93,7 @@ static void one_call(struct worker *w)
 	unsigned int command = calls[which].command;
 	uint32_t size = calls[which].size;
 	void *argument = words;
-	int fd = next(w) % 8 == 0 || which >= 11 ? fuzz_fd : ctl();
+	int fd = next(w) % 8 == 0 || calls[which].command >= SOM_INFO ? fuzz_fd : ctl();
 
 	/* Never touch the fuzzer's own pool and lease: then there would be nothing to fuzz. */
 	for (uint32_t i = 0; i < size / 8 + 4; i++)

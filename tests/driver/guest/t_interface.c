@@ -82,6 +82,10 @@ TEST(unknown_flags_fields_and_commands_are_refused)
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_LEASE_CREATE, &lease), EINVAL);
 	lease.quota_bytes = CHUNK + 1;
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_LEASE_CREATE, &lease), EINVAL);
+	lease.options = SOM_LEASE_MOVABLE << 1;
+	lease.quota_bytes = CHUNK;
+	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_LEASE_CREATE, &lease), EINVAL);
+	lease.options = 0;
 	lease.quota_bytes = -CHUNK;
 	CHECK_ERRNO(ioctl(ctl(), SOM_CTL_LEASE_CREATE, &lease), ENOSPC);
 	teardown(&s);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Kernel memory per GiB that one process has mapped and touched: Bare pools beside a devdax device
- * with its driver, huge pages with and without HVO and ordinary pages. Each figure is a line of
+ * Kernel memory per GiB that one process has mapped and touched: pools of both classes beside a devdax
+ * device with its driver, huge pages with and without HVO and ordinary pages. Each figure is a line of
  * JSON. It comes from what the node sees: free memory, MemTotal, slab and page tables before and
  * after. The few KiB of a Bare pool are counted exactly besides: slab objects from the kernel's own
  * allocation events of this process, page tables by VmPTE.
@@ -235,6 +235,18 @@ static void measure_bare(void)
 	}
 }
 
+/* 8 KiB per chunk, the tables of those, and what a Bare pool has. */
+static void measure_pinnable(void)
+{
+	double pays;
+
+	setenv("SOM_MAPPING", "pinnable", 1);
+	pays = pool_pays("Pinnable pool", EXTENT, 0);
+	figure("Pinnable pool", pays, "bytes/GiB");
+	CHECK(pays <= 4.3 * MIB, "%.0f bytes per GiB", pays);
+	unsetenv("SOM_MAPPING");
+}
+
 static void measure_huge_pages(bool optimised)
 {
 	const char *name = optimised ? "HugeTLB 2 MiB with HVO" : "HugeTLB 2 MiB without HVO";
@@ -277,6 +289,7 @@ TEST(kernel_memory_per_gibibyte)
 	setenv("SOM_SOURCE", "external", 1);
 	setenv("SOM_RANGE", external, 1);
 	measure_bare();
+	measure_pinnable();
 	measure_ordinary_pages();
 	measure_huge_pages(false);
 	measure_huge_pages(true);

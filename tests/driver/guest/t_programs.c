@@ -42,3 +42,28 @@ TEST(an_unmodified_program_runs_on_an_unmodified_allocator)
 		  info.faults_2m + info.faults_1g);
 	teardown(&s);
 }
+
+static void run_heap(void *argument)
+{
+	char device[64], seed[16];
+
+	snprintf(device, sizeof(device), "/dev/som-lease/%u", *(uint32_t *)argument);
+	snprintf(seed, sizeof(seed), "%d", getpid());
+	setenv("SOM_DEVICE", device, 1);
+	setenv("LD_PRELOAD", "/programs/libsom.so", 1);
+	execl("/programs/heap", "heap", seed, "2", "120", "64", NULL);
+	_exit(99);
+}
+
+TEST(a_random_heap_of_libsom_keeps_what_is_written_and_so_do_its_children)
+{
+	struct setup s = setup(512 * MIB, 256 * MIB);
+	struct som_lease_info info;
+
+	CHECK(in_child(run_heap, &s.lease) == 0);
+	info = lease_info(s.lease);
+	CHECK(info.peak_bytes >= 4 * MIB, "only %llu MiB came from the lease",
+	      info.peak_bytes / MIB);
+	test_note("%llu MiB at the peak", info.peak_bytes / MIB);
+	teardown(&s);
+}

@@ -344,9 +344,42 @@ static void *play(void *argument)
 	return NULL;
 }
 
+/* An administrator who moves memory of them all about. */
+struct mover {
+	uint32_t pool;
+	unsigned long random, moved;
+	volatile bool stop;
+	pthread_t thread;
+};
+
+static void *move_about(void *argument)
+{
+	struct mover *mover = argument;
+	struct som_pool_span span = { 0 };
+
+	while (!mover->stop) {
+		if (!pool_span(mover->pool, span.start + span.bytes, &span)) {
+			span = (struct som_pool_span){ 0 };
+			continue;
+		}
+		mover->random = mover->random * 6364136223846793005UL + 1442695040888963407UL;
+
+		uint64_t start = (mover->random >> 33) % (span.bytes / CHUNK) * CHUNK;
+		uint64_t bytes = span.bytes - start < 8 * CHUNK ? span.bytes - start : 8 * CHUNK;
+		int64_t moved = pool_try_compact(mover->pool, span.start + start, bytes, 4 * CHUNK);
+
+		CHECK(moved >= 0 || errno == ENOSPC, "%s", strerrorname_np(errno));
+		if (moved > 0)
+			mover->moved += moved / CHUNK;
+		usleep(3000);
+	}
+	return NULL;
+}
+
 static void game(int players, int slots, int quota)
 {
 	static struct player player[MOST_THREADS];
+	struct mover mover = { 0 };
 	pthread_t thread[MOST_THREADS];
 	unsigned long seed = now_s() * 1e9;
 	uint32_t pool = pool_make(players * quota * CHUNK);
@@ -366,20 +399,28 @@ static void game(int players, int slots, int quota)
 		CHECK(room != MAP_FAILED);
 		*p = (struct player){ .number = i };
 		p->random = seed + i * 7919;
-		p->lease = lease_create(pool, quota * CHUNK);
+		p->lease = lease_create_movable(pool, quota * CHUNK);
 		p->fd = lease_open(p->lease);
 		p->arena = (char *)(((uintptr_t)room + unit - 1) & ~(unit - 1));
 	}
 	for (int i = 0; i < threads; i++)
 		CHECK(!pthread_create(&thread[i], NULL, play, &player[i]));
+	mover.pool = pool;
+	mover.random = seed;
+	if (pool_mapping() == SOM_MAPPING_BARE)
+		CHECK(!pthread_create(&mover.thread, NULL, move_about, &mover));
 	for (int i = 0; i < threads; i++)
 		pthread_join(thread[i], NULL);
+	mover.stop = true;
+	if (pool_mapping() == SOM_MAPPING_BARE)
+		pthread_join(mover.thread, NULL);
 	for (int i = 0; i < threads; i++) {
 		struct som_lease_info info = lease_info(player[i].lease);
 
 		CHECK(info.used_bytes == 0 && info.committed_bytes == 0 && info.mappings == 0);
-		test_note("SOM_SEED=%lu: %lu steps in each of %d threads, %llu + %llu faults", seed,
-			  player[i].steps, threads, info.faults_2m, info.faults_1g);
+		test_note("SOM_SEED=%lu: %lu steps in each of %d threads, %llu + %llu faults, "
+			  "%lu moves of all", seed, player[i].steps, threads, info.faults_2m,
+			  info.faults_1g, mover.moved);
 		close(player[i].fd);
 		lease_destroy(player[i].lease);
 	}

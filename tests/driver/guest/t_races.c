@@ -218,6 +218,96 @@ static void *touch_once(void *argument)
 	return NULL;
 }
 
+static bool zeroing(void *argument);
+
+struct busy_gib {
+	struct setup *s;
+	struct toucher first, same;
+	volatile bool done;
+};
+
+static void *touch_first(void *argument)
+{
+	struct busy_gib *gib = argument;
+
+	touch_once(&gib->first);
+	gib->done = true;
+	return NULL;
+}
+
+/* One thread's fault zeroes 1 GiB; meanwhile another touches the GiB beside it in one mapping. */
+TEST(a_fault_that_zeroes_holds_up_no_fault_elsewhere)
+{
+	struct setup s = setup(EXTENT + 8 * CHUNK, EXTENT + 8 * CHUNK);
+	char *map = som_map(s.fd, EXTENT + 4 * CHUNK);
+	struct busy_gib gib = {
+		.first = { .map = map },
+		.same = { .map = map + 77 * CHUNK },
+	};
+	pthread_t thread, waiter;
+	bool done;
+
+	CHECK(!pthread_create(&thread, NULL, touch_first, &gib));
+	wait_until(zeroing, &s.lease, 30, "nothing is zeroed by the fault");
+	CHECK(!pthread_create(&waiter, NULL, touch_once, &gib.same));
+	for (int i = 0; i < 4; i++)
+		CHECK(touch_write(map + EXTENT + i * CHUNK, 1) == 0);
+	done = gib.done;
+	CHECK_OK(som_discard(s.fd, map + EXTENT, 2 * CHUNK));
+	pthread_join(thread, NULL);
+	pthread_join(waiter, NULL);
+	CHECK(!done, "the others waited until the whole GiB was zeroed");
+	CHECK(gib.first.signal == 0 && gib.same.signal == 0);
+	CHECK(map[0] == 1 && map[77 * CHUNK] == 1, "a touch was lost");
+	CHECK(lease_info(s.lease).used_bytes == EXTENT + 2 * CHUNK);
+	CHECK(lease_info(s.lease).faults_1g > 0);
+	for (uint64_t at = 1; at < 512; at += 51)
+		CHECK(first_nonzero(map + at * CHUNK, CHUNK) == NOTHING_WRONG || at == 77);
+	munmap(map, EXTENT + 4 * CHUNK);
+	teardown(&s);
+}
+
+static bool nothing_dirty(void *argument)
+{
+	uint32_t *pools = argument;
+
+	usleep(20000);
+	return !pool_info(pools[0]).dirty_bytes && !pool_info(pools[1]).dirty_bytes;
+}
+
+/* Of all processors together, since boot, in seconds. */
+static double busy_s(void)
+{
+	char text[4096];
+	long user, nice, system;
+
+	read_file("/proc/stat", text, sizeof(text));
+	CHECK(sscanf(text, "cpu %ld %ld %ld", &user, &nice, &system) == 3);
+	return (double)(user + nice + system) / sysconf(_SC_CLK_TCK);
+}
+
+/* Two pools of one node and nobody who waits: half of one processor, not two. */
+TEST(zeroing_takes_half_a_processor_of_a_node)
+{
+	uint64_t start = range_start();
+	uint32_t pools[2];
+	double began, busy;
+
+	for (int i = 0; i < 2; i++) {
+		pools[i] = pool_empty(pool_source(), "zeroing");
+		CHECK_OK(pool_try_add(pools[i], start + i * 256 * MIB, 256 * MIB));
+	}
+	began = now_s();
+	busy = busy_s();
+	wait_until(nothing_dirty, pools, 60, "zeroing never ends");
+	busy = busy_s() - busy;
+	began = now_s() - began;
+	test_note("busy for %.2f of %.2f s", busy, began);
+	CHECK(busy < 0.7 * began + 0.05, "busy for %.2f of %.2f s", busy, began);
+	for (int i = 0; i < 2; i++)
+		pool_destroy(pools[i]);
+}
+
 static bool zeroing(void *argument)
 {
 	return lease_info(*(uint32_t *)argument).zeroed_late_bytes > 0;

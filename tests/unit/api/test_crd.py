@@ -80,3 +80,11 @@ def test_columns_of_sompools_wide_ones_last() -> None:
     assert "NAME " + " ".join(column.name.upper() for column in kind.columns) == (
         "NAME UNIT CAPACITY ALLOCATED NODES READY-NODES READY REASON AGE PER-NODE"
     )
+
+
+def test_columns_of_somnodes_wide_ones_last() -> None:
+    """Of an agent of 0.1, which wrote no sums, the columns are empty."""
+    (kind,) = (kind for kind in crd.KINDS if kind.name == "SomNode")
+    assert "NAME " + " ".join(column.name.upper() for column in kind.columns) == (
+        "NAME POOLS CAPACITY ALLOCATED READY REASON AGENT AGE KERNEL SOM.KO BOOT-ID"
+    )

@@ -29,3 +29,20 @@ def test_a_driver_that_the_release_before_has_is_left_out_of_the_order() -> None
         entry = v1alpha1.NodePool.model_validate({**order, "driver": driver})
         assert entry.model_dump(mode="json", exclude_none=True) == {**order, **shown}
     assert v1alpha1.NodePool.model_validate(order).driver == "HugeTLBFS"
+
+
+def test_an_order_has_all_that_the_sompool_says_of_its_memory() -> None:
+    source = {"external": {"ranges": ["0x140000000-0x17fffffff"]}}
+    driver = {"type": "Kernel", "kernel": {"mapping": "Pinnable"}}
+    sompool = v1alpha1.parse_sompool(
+        {
+            "apiVersion": "som.io/v1alpha1",
+            "kind": "SomPool",
+            "metadata": {"name": "databases", "generation": 3},
+            "spec": {"unit": "2Mi", "capacity": "64Mi", "source": source, "driver": driver},
+        }
+    )
+    order = v1alpha1.NodePool.of(sompool)
+    assert (order.name, order.generation) == ("databases", 3)
+    assert (order.driver, order.mapping) == ("Kernel", "Pinnable")
+    assert order.source == sompool.spec.source

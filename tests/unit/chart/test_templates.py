@@ -42,6 +42,7 @@ def test_the_agents_mounts_reach_the_node() -> None:
         "kubelet-root": "HostToContainer",
         "cgroups": None,
         "cdi": None,
+        "tls": None,
     }
 
 

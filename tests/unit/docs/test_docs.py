@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from som_api import v1alpha1
+from som_api.plan import books, runtimes
 from som_operator import agents as lost_agents
-from som_operator import books, runtimes
 from som_operator.loading import decide
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -101,7 +101,7 @@ def test_values_that_are_set_exist(page: pathlib.Path) -> None:
 
 
 def test_every_reason_of_a_pool_that_is_not_ready_is_explained() -> None:
-    source = (ROOT / "operator/som_operator/pool_status.py").read_text()
+    source = (ROOT / "api/som_api/plan/pool_status.py").read_text()
     verdicts = source.partition("def _ready(")[2].partition("\ndef ")[0]
     reasons = set(re.findall(r'return "(?:False|Unknown)", "(\w+)"', verdicts))
     table = source.partition("_NOT_READY")[2].partition("\n}\n")[0]

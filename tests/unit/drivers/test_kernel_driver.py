@@ -55,6 +55,19 @@ def test_a_pool_is_made_with_its_first_range_and_found_by_its_name_again(
     ]
 
 
+def test_a_pool_keeps_its_mapping(module: som_ko.SomKo, kernel: driver.Kernel) -> None:
+    kernel.ranges("b", "External").add(5 * GIB, 2 * MIB, mapping="Pinnable")
+    assert [pool.mapping for pool in module.pools()] == [abi.MAPPING_BARE, abi.MAPPING_PINNABLE]
+    with pytest.raises(seams.RangeRefused, match=r"pool b in som\.ko is not mapped as Bare"):
+        kernel.ranges("b", "External").add(6 * GIB, 2 * MIB)
+
+
+def test_what_is_in_quarantine_is_not_free(module: som_ko.SomKo, kernel: driver.Kernel) -> None:
+    (pool,) = module.pools_by_number.values()
+    pool.quarantined_bytes = 2 * MIB
+    assert kernel.ranges("a", "External").holding().free_bytes == 126 * MIB
+
+
 def test_pools_of_other_agents_and_of_long_names_are_others(
     module: som_ko.SomKo, kernel: driver.Kernel
 ) -> None:
@@ -73,7 +86,19 @@ def test_pools_of_other_agents_and_of_long_names_are_others(
 async def test_free_is_what_no_lease_was_promised(kernel: driver.Kernel) -> None:
     await build(kernel, start())
     held = kernel.ranges("a", "External").holding()
-    assert held == seams.Holding(free_bytes=64 * MIB, held_bytes=64 * MIB)
+    assert held == seams.Holding(free_bytes=64 * MIB, held_bytes=64 * MIB, whole_free_bytes=0)
+
+
+def test_one_gib_pages_fit_into_whole_gib_that_no_lease_was_promised(
+    kernel: driver.Kernel, module: som_ko.SomKo
+) -> None:
+    kernel.ranges("a", "External").add(5 * GIB, 2 * GIB)
+    assert kernel.ranges("a", "External").holding().whole_free_bytes == 2 * GIB
+    (pool,) = module.pools_by_number.values()
+    pool.quarantined_bytes = GIB + 128 * MIB
+    assert kernel.ranges("a", "External").holding().whole_free_bytes == GIB
+    kernel.ranges("b", "External").add(8 * GIB, GIB, mapping="Pinnable")
+    assert kernel.ranges("b", "External").holding().whole_free_bytes is None
 
 
 def test_a_range_is_refused_in_the_kernels_words(kernel: driver.Kernel) -> None:

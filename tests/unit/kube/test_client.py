@@ -1,13 +1,14 @@
 import asyncio
 import contextlib
 import datetime
+import functools
 import json
 import pathlib
 import ssl
 import stat
 import subprocess
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -314,8 +315,9 @@ async def test_managed_fields_nested_as_deep_as_a_server_takes_them_hide_nothing
     assert (await client.get(PATH))["object"]["metadata"]["uid"] == "1"
 
 
+@pytest.mark.parametrize("gather", [None, functools.partial(asyncio.sleep, 0.02)])
 async def test_lines_are_told_apart_wherever_the_network_cuts_them(
-    server: FakeApiServer, client: kube.Client
+    gather: Callable[[], Awaitable[None]] | None, server: FakeApiServer, client: kube.Client
 ) -> None:
     _, line = line_of(60)
 
@@ -329,7 +331,9 @@ async def test_lines_are_told_apart_wherever_the_network_cuts_them(
         return response
 
     server.failure = send_bytes
-    async with client.watch(kube.NODES.path(), params={}, idle_timeout_s=5) as events:
+    async with client.watch(
+        kube.NODES.path(), params={}, idle_timeout_s=5, gather=gather
+    ) as events:
         assert len([event async for event in events]) == 4
 
 

@@ -43,7 +43,7 @@ class Pool:
         now: datetime.datetime = NOW,
         manager: str = "som-operator",
         **fields: object,
-    ) -> bool:
+    ) -> str:
         return await kube.publish(
             self._client,
             self,

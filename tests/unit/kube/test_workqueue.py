@@ -200,6 +200,23 @@ async def test_cancelling_the_queue_cancels_the_work(clock: FakeClock) -> None:
     assert reconcile.at_once == 0
 
 
+async def test_who_runs_the_queue_again_begins_with_what_was_not_done(clock: FakeClock) -> None:
+    first, second = Reconciler(clock), Reconciler(clock)
+    first.gate.clear()
+    async with running(first, clock) as queue:
+        queue.add("a")
+        queue.add("b")
+        queue.add_after("c", 5)
+        await clock.settle()
+        assert first.keys == ["a"]
+    await clock.advance(100)
+    assert (queue.depth, queue.age_s) == (0, 0.0)
+    task = asyncio.create_task(queue.run(second))
+    await clock.advance(1)
+    assert sorted(second.keys) == ["a", "b", "c"]
+    task.cancel()
+
+
 async def test_the_event_loop_has_its_turn_between_keys_that_await_nothing() -> None:
     done: list[int] = []
     turns: list[int] = []

@@ -2,6 +2,7 @@ import asyncio
 
 import grpc
 import pytest
+from prometheus_client import registry
 
 from fakes import tickets
 from som_api import SomError
@@ -82,11 +83,18 @@ async def test_an_allocate_that_cannot_be_says_why(served: Served) -> None:
     assert refused.value.details() == "som: two tickets in one container"
 
 
+def _refusals(reason: str) -> float:
+    labels = {"reason": reason}
+    return registry.REGISTRY.get_sample_value("som_agent_refusals_total", labels) or 0.0
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (
-            seams.StartRefused("som: warming 61 of 128Gi, retrying, no action needed"),
+            seams.StartRefused(
+                "som: warming 61 of 128Gi, retrying, no action needed", reason="Warming"
+            ),
             grpc.StatusCode.UNAVAILABLE,
         ),
         (SomError("som: the store is read-only"), grpc.StatusCode.FAILED_PRECONDITION),
@@ -96,10 +104,12 @@ async def test_a_refused_start_shows_its_text_and_can_be_tried_again(
     served: Served, error: SomError, code: grpc.StatusCode
 ) -> None:
     served.tickets.refusals = [error]
+    before = _refusals(error.reason or "SomError")
     request = deviceplugin_pb2.PreStartContainerRequest(devices_ids=["n1-0"])
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await served.kubelet.plugin.PreStartContainer(request)
     assert (refused.value.code(), refused.value.details()) == (code, str(error))
+    assert _refusals(error.reason or "SomError") == before + 1
     await served.kubelet.plugin.PreStartContainer(request)
     assert served.tickets.started == ["n1-0"]
 

@@ -54,6 +54,11 @@ REFUSED = {
         Pods(dataclasses.replace(POD, containers=())),
         "requests neither",
     ),
+    "unknown allocator": (
+        resources(LISTED),
+        Pods(dataclasses.replace(POD, containers=(dataclasses.replace(REQUEST, fault="unknown"),))),
+        "container postgres: unknown",
+    ),
     "two live pods": (
         resources(LISTED, OTHER_LISTED),
         Pods(POD),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 
 import hypothesis
@@ -24,6 +25,8 @@ STEPS = [
     "delete by force",
     "container ends",
     "pin",
+    "cut off",
+    "status arrives",
     "let go",
     "crash",
     "specs lost",
@@ -36,6 +39,9 @@ STEPS = [
     "source lost",
     "source synced",
     "recreate",
+    "spare",
+    "spare",
+    "spare while starting",
     "ticket given twice",
     "reconcile",
 ]
@@ -46,7 +52,8 @@ async def one_step(world: World, step: str, choose: random.Random) -> None:
     pod = choose.choice(pods) if pods else None
     match step:
         case "admit" if len(pods) < len(TICKETS) and world.chosen():
-            await world.admit(choose.choice(world.unused_names()), choose.randint(1, 16))
+            keep = choose.random() < 0.5
+            await world.admit(choose.choice(world.unused_names()), choose.randint(1, 16), keep=keep)
         case "start" if pod and pod.known_to_api and not pod.container_runs:
             await world.start_container(pod)
         case "start cancelled" if pod and pod.known_to_api and not pod.container_runs:
@@ -75,6 +82,11 @@ async def one_step(world: World, step: str, choose: random.Random) -> None:
             pods.remove(pod)
         case "pin" if pod and pod.delivered:
             pod.memory.pinned_bytes = node.PAGE
+        case "cut off" if pod and pod.delivered:
+            pod.memory.lost_bytes = node.PAGE
+        case "status arrives" if pod and pod.container_runs and pod.known_to_api:
+            started_s = float(int(world.clock.now().timestamp()))
+            pod.pod = dataclasses.replace(pod.pod, running={"main": started_s})
         case "let go":
             for block in world.kernel.superblocks:
                 block.pinned_bytes = 0
@@ -95,6 +107,14 @@ async def one_step(world: World, step: str, choose: random.Random) -> None:
             pods.remove(pod)
             if world.chosen():
                 await world.admit(pod.pod.name, choose.randint(1, 16))
+        case "spare":
+            await world.keep_spares()
+        case "spare while starting" if pod and pod.known_to_api and not pod.container_runs:
+            keeping = asyncio.create_task(world.keep_spares())
+            for _ in range(choose.randint(0, 6)):
+                await asyncio.sleep(0)
+            await world.start_container(pod)
+            await asyncio.wait([keeping])
         case "ticket given twice" if pod and len(pods) < len(TICKETS):
             await world.admit(choose.choice(world.unused_names()), 4, ticket=pod.ticket)
         case _:
@@ -115,6 +135,8 @@ async def live(world: World, chosen: list[str], choose: random.Random) -> None:
     world.cluster.synced = world.cluster.kubelet_answers = True
     for block in world.kernel.superblocks:
         block.pinned_bytes = 0
+    world.pools.shrinking = True
+    await world.keeper.keep()
     for _ in range(3):
         await world.reconciler.reconcile()
     assert world.kernel.used_bytes() == 0, "a page leaked"

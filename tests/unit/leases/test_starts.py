@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import errno
+import json
+import pathlib
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +55,32 @@ async def test_a_spec_that_cannot_be_written_refuses_the_start_and_keeps_what_wa
     assert len(world.kernel.superblocks) == 1
 
 
+async def test_a_container_that_asks_for_libsom_finds_it_also_after_the_agents_restart(
+    world: World,
+) -> None:
+    pod = await world.admit("db", 4)
+    preload = "/usr/lib/som/libsom.so:/own.so"
+    request = dataclasses.replace(pod.pod.containers[0], preload=preload)
+    pod.pod = dataclasses.replace(pod.pod, containers=(request,))
+    with pytest.raises(cdi.CdiError, match="image has no libsom"):
+        await world.service.pre_start([pod.ticket])
+    world.starts._preloadable = pathlib.Path("/var/lib/som/libsom/libsom.so")
+    await world.service.pre_start([pod.ticket])
+    [spec] = world.cdi_dir.glob("*.json")
+    edits = json.loads(spec.read_text())["devices"][0]["containerEdits"]
+    assert f"LD_PRELOAD={preload}" in edits["env"]
+    assert edits["mounts"][1:] == [
+        {
+            "hostPath": "/var/lib/som/libsom/libsom.so",
+            "containerPath": "/usr/lib/som/libsom.so",
+            "options": ["bind", "ro", "nosuid", "nodev", "rprivate"],
+        }
+    ]
+    spec.unlink()
+    world.starts.tidy_specs()
+    assert json.loads(spec.read_text())["devices"][0]["containerEdits"] == edits
+
+
 async def test_a_warm_restart_gets_its_content_back_although_its_spec_was_lost(
     world: World,
 ) -> None:
@@ -95,7 +123,7 @@ async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world
     gate, building = asyncio.Event(), asyncio.Event()
     build = world.driver.build
 
-    async def slow(start: seams.Start, *, on_progress: Progress) -> object:
+    async def slow(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> object:
         building.set()
         await gate.wait()
         return await build(start, on_progress=on_progress)
@@ -115,7 +143,7 @@ async def test_a_pod_deleted_while_it_warms_frees_its_memory(world: World) -> No
     pod = await world.admit("db", 4)
     building = asyncio.Event()
 
-    async def stuck(start: seams.Start, *, on_progress: Progress) -> None:
+    async def stuck(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> None:
         building.set()
         await asyncio.Event().wait()
 
@@ -236,7 +264,9 @@ async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_di
     pod = await world.admit("db", 4)
     build = world.driver.build
 
-    async def built_as_the_disk_fills_up(start: seams.Start, *, on_progress: Progress) -> object:
+    async def built_as_the_disk_fills_up(
+        start: seams.Start, *, on_progress: Progress, is_spare: bool = False
+    ) -> object:
         world.disk(full=True)
         return await build(start, on_progress=on_progress)
 
@@ -256,7 +286,7 @@ async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world: World)
     pod = await world.admit("db", 4)
     build = world.driver.build
 
-    async def refused(start: seams.Start, *, on_progress: Progress) -> None:
+    async def refused(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> None:
         raise OSError(errno.EAGAIN, "fork: no more processes")
 
     world.driver.build = refused
@@ -285,7 +315,7 @@ async def test_a_start_that_takes_long_says_how_far_it_is_within_kubelets_patien
     gate = asyncio.Event()
     build = world.driver.build
 
-    async def slow(start: seams.Start, *, on_progress: Progress) -> object:
+    async def slow(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> object:
         on_progress(3 * node.PAGE)
         await gate.wait()
         return await build(start, on_progress=on_progress)
@@ -333,7 +363,9 @@ async def test_what_is_done_to_a_start_is_recorded_before_it_is_done(world: Worl
 
     build, revoke = world.driver.build, world.driver.revoke
 
-    async def seen_building(start: seams.Start, *, on_progress: Progress) -> object:
+    async def seen_building(
+        start: seams.Start, *, on_progress: Progress, is_spare: bool = False
+    ) -> object:
         seen.append(("build", state_of(start)))
         return await build(start, on_progress=on_progress)
 

@@ -9,11 +9,21 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from som_api import v1alpha1
 from som_device_plugin import changes, database, seams
 from som_device_plugin.leases import state, store
 from unit.leases.worlds import World
 
-WRITES = ["name", "bind", "add_start", "set_state", "set_state", "end", "forget_start", "forget"]
+WRITES = [
+    "name",
+    "bind",
+    "add_start",
+    *["set_state"] * 2,
+    "set_used",
+    "end",
+    "forget_start",
+    "forget",
+]
 STEPS = strategies.tuples(
     strategies.sampled_from(WRITES),
     strategies.integers(0, 11),
@@ -52,7 +62,9 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
     match what:
         case "bind":
             owner = seams.Owner("shop", f"db-{number}", "main", seams.PodUid(f"uid-{number}"))
-            request = seams.ContainerRequest("main", "1Gi" if number % 2 else "2Mi", 1 + number)
+            unit: v1alpha1.Unit = "1Gi" if number % 2 else "2Mi"
+            preload = "/usr/lib/som/libsom.so" if number % 3 else ""
+            request = seams.ContainerRequest("main", unit, 1 + number, preload)
             keep = number > 5
             leases.bind(
                 dataclasses.replace(lease, owner=owner, request=request, keep_on_restart=keep)
@@ -66,6 +78,8 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
         case "set_state" if records:
             start = records[number % len(records)].start
             leases.set_state(start, list(state.State)[number % len(state.State)], now_s=number)
+        case "set_used" if records:
+            leases.set_used(records[number % len(records)].start)
         case "end":
             leases.end(lease.lease_id)
         case "forget_start" if records:

@@ -11,7 +11,15 @@ from fakes.clock import FakeClock
 from fakes.reporter import FakeReporter
 from som_api import SomError, v1alpha1
 from som_device_plugin import cdi, changes, database, seams
-from som_device_plugin.leases import reconciler, service, starts, store, witnesses
+from som_device_plugin.leases import (
+    keeper,
+    reconciler,
+    service,
+    starts,
+    state,
+    store,
+    witnesses,
+)
 
 T = TypeVar("T")
 
@@ -95,7 +103,8 @@ class World:
         self.calls_left = None
         self.connection = database.open_database(self.path)
         changed = changes.Changes()
-        self.store: store.LeaseStore = self.mortal(store.LeaseStore(self.connection, changed))
+        self.records = store.LeaseStore(self.connection, changed)
+        self.store = self.mortal(self.records)
         drivers = self.make_drivers()
         self.specs: cdi.Specs = self.mortal(cdi.Specs(self.cdi_dir))
         self.starts = starts.Starts(
@@ -115,7 +124,11 @@ class World:
             changed=changed,
             time=self.clock,
         )
+        self.keeper = keeper.Keeper(
+            own_starts=self.starts, own_pools=self.pools, changed=changed, time=self.clock
+        )
         self.service = service.TicketService(
+            own_keeper=self.keeper,
             own_starts=self.starts,
             own_reconciler=self.reconciler,
             own_pools=self.pools,
@@ -173,7 +186,7 @@ class World:
             uid=seams.PodUid(f"uid-{self.uid}"),
             terminal=False,
             containers=(seams.ContainerRequest(name="main", unit=unit, count=count),),
-            keep_on_restart=keep,
+            keep_on_restart=frozenset({"main"} if keep else ()),
         )
         await self.service.allocate([ticket])
         self.cluster.running.append(node.FakePod(pod, ticket))
@@ -188,12 +201,24 @@ class World:
         usable = [b for b in self.kernel.superblocks if b.mounted and not b.truncated]
         (block,) = [b for b in usable if self.owner_of(b) == pod.pod.uid]
         self.check_spec(block, pod.pod)
-        if not pod.pod.keep_on_restart or block is not pod.delivered:
+        is_kept = block is pod.delivered and bool(pod.pod.keep_on_restart)
+        if not is_kept:
             assert block.writer is None, "memory of an earlier owner or start was handed out"
+        assert not block.lost_bytes, "memory with holes was handed out"
+        if self.content_of(block) == "fresh":
+            assert block.writer is None, "what somebody has written to was called fresh"
+        else:
+            assert pod.pod.keep_on_restart
         block.writer = pod.pod.uid
         assert block.start.size_bytes == pod.pod.containers[0].size_bytes
         pod.delivered, pod.container_runs = block, True
         return True
+
+    def content_of(self, block: node.Superblock) -> str:
+        """What the spec says that a container finds in its memory."""
+        spec = json.loads((self.cdi_dir / f"som.io-lease-{block.start.lease_id}.json").read_text())
+        env = dict(each.split("=") for each in spec["devices"][0]["containerEdits"]["env"])
+        return str(env["SOM_CONTENT"])
 
     def unused_names(self) -> list[str]:
         """The API server knows each name once."""
@@ -201,8 +226,32 @@ class World:
         return sorted({f"pod-{number}" for number in range(len(TICKETS) + 1)} - used)
 
     def owner_of(self, block: node.Superblock) -> seams.PodUid | None:
-        lease = self.store.lease(block.start.lease_id)
-        return lease.owner.uid if lease and lease.owner else None
+        return next(
+            (
+                lease.owner.uid
+                for lease in self.records.leases()
+                for record in lease.starts
+                if lease.owner and record.start.name == block.start.name
+            ),
+            None,
+        )
+
+    async def keep_spares(self) -> None:
+        """A quiet moment: the keeper looks, and its build ends."""
+        await self.clock.advance(keeper.LONGEST_RETRY_S)
+        await self.keeper.keep()
+        for build in list(self.starts._builds.values()):
+            await asyncio.wait([build.task])
+
+    def spares(self) -> list[node.Superblock]:
+        """The memory of spares that can be adopted."""
+        names = {
+            record.start.name
+            for lease in self.records.leases()
+            for record in lease.starts
+            if lease.is_spare and not lease.ended and record.state is state.State.READY
+        }
+        return [block for block in self.kernel.superblocks if block.start.name in names]
 
     def check_spec(self, block: node.Superblock, pod: seams.Pod) -> None:
         """What the runtime finds when it makes the container."""
@@ -225,6 +274,7 @@ class World:
         for pod in self.cluster.running:
             was_taken = pod.container_runs and (not pod.memory.mounted or pod.memory.truncated)
             assert not was_taken, "memory was taken from a running container"
+        assert all(block.writer is None for block in self.spares())
         held = filter(self.kernel.held_bytes, self.kernel.superblocks)
         slots = [(block.start.pool, block.start.slot) for block in held]
         assert len(slots) == len(set(slots)), "two starts share a cgroup"

@@ -64,7 +64,7 @@ def test_a_name_is_cut_before_it_fills_a_message() -> None:
     assert processes.printable(b"/dev/vfio/" + b"x\n" * 4000) == "/dev/vfio/" + "x?" * 27
 
 
-@pytest.mark.parametrize("holder", [900], indirect=True)
+@pytest.mark.parametrize("holder", [300], indirect=True)
 def test_a_process_with_long_lists_of_mappings_and_files_takes_no_memory_of_the_agents(
     holder: tuple[int, str],
 ) -> None:

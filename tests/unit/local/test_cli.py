@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from som_device_plugin.linux import cgroups
 from som_device_plugin.local import cli, units
-from som_device_plugin.local.command import run
+from som_device_plugin.local.command import place, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the state directory must be root's")
 RUN = ["local", "run", "--request", "som.io/2Mi=1"]
@@ -55,8 +56,10 @@ def test_a_wrong_argument_ends_with_2_and_one_line_in_text_and_in_json(
 
 
 def test_what_the_kernel_forbids_is_one_line_that_names_the_file(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    found = cgroups.Hierarchy(root=pathlib.Path("/nowhere"), version=2, others=())
+    monkeypatch.setattr(place, "hierarchy", lambda: found)
     sompool = pathlib.Path(__file__).parents[3] / "examples" / "sompool.yaml"
     arguments = ["local", "up", "-f", str(sompool), "--state-dir", "/proc/som"]
     assert cli.main(arguments) in (1, 2)

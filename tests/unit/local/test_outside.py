@@ -20,7 +20,7 @@ def share(capacity: str) -> v1alpha1.NodePool:
             "spec": {"unit": "2Mi", "capacity": capacity, "source": {"hugeTLB": {}}},
         }
     )
-    return orders.of(pool)
+    return v1alpha1.NodePool.of(pool)
 
 
 async def test_orders_reach_the_agent_at_each_change(tmp_path: pathlib.Path) -> None:

@@ -50,7 +50,7 @@ async def test_a_ticket_is_chosen_allocated_and_started_and_refusals_are_the_age
         await waiting.until(lambda: registered.healthy == {"n0-0", "n0-2"})
 
         assert await registered.allocate(["n0-0", "n0-2"]) == ("n0-2", "som.io/lease=lease-of-n0-2")
-        core.refusals.append(seams.StartRefused("som: warming 1 of 2"))
+        core.refusals.append(seams.StartRefused("som: warming 1 of 2", reason="Warming"))
         assert await registered.pre_start("n0-2") == "som: warming 1 of 2"
         assert await registered.pre_start("n0-2") == ""
         assert core.started == ["n0-2"]

@@ -11,9 +11,9 @@ from fakes.api_server import FakeApiServer, Request
 from fakes.clock import FakeClock
 from fakes.object_store import Place
 from som_api import kube
+from som_api.plan.observed import AGENT_LABELS
 from som_operator.controllers import Controllers
 from som_operator.loading.driver import Driver
-from som_operator.observed import AGENT_LABELS
 from waiting import until
 
 NAMESPACE = "som-system"
@@ -32,6 +32,7 @@ class Cluster:
         self.clock = clock
         self.registry = registry.CollectorRegistry()
         self.driver_pod: kube.Json | None = None
+        self.leading: asyncio.Task[None]
 
     @contextlib.asynccontextmanager
     async def operator(self) -> AsyncIterator[Controllers]:
@@ -48,8 +49,9 @@ class Cluster:
                 time=clock,
             )
             async with asyncio.TaskGroup() as tasks:
-                works = (recorder.run(), controllers.fleet.run(), controllers.run())
-                running = [tasks.create_task(work) for work in works]
+                self.leading = tasks.create_task(controllers.run())
+                works = (recorder.run(), controllers.fleet.run())
+                running = [self.leading, *(tasks.create_task(work) for work in works)]
                 yield controllers
                 for task in running:
                     task.cancel()

@@ -3,7 +3,7 @@
 import pytest
 
 from som_api import v1alpha1
-from som_operator import books
+from som_api.plan import books
 from unit.operator.world import BOOT, CARVED, GIB, node, pool_report
 
 

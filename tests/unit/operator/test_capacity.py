@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from som_operator.reports import State
+from som_api.plan.reports import State
 from unit.operator.world import GIB, World, node, pool, pool_report, short_report
 
 UNITS = 512  # of 2Mi in a pool of 1Gi

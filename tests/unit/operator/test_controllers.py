@@ -1,14 +1,19 @@
 """The operator against an API server."""
 
 import asyncio
+import functools
+import gc
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from fakes import api_server
-from som_operator import controllers, node_events, observed, plan
+from som_api import v1alpha1
+from som_api.plan import observed, plan, tally
+from som_operator import controllers, node_events
 from unit.operator.cluster import SOM, SOMNODE_PATH, SOMPOOL_PATH, Cluster
 from waiting import until
 
@@ -35,6 +40,24 @@ async def test_a_pool_becomes_an_order_then_capacity_then_ready(cluster: Cluster
     status = cluster.expect(SOM, "sompools", "a")["status"]
     assert status["nodes"] == {"matched": 1, "ready": 1, "degraded": 0, "unreachable": 0}
     assert status["capacity"] == "1Gi"
+
+
+async def test_a_node_that_kubelet_has_not_counted_is_ordered_and_advertises_when_it_has(
+    cluster: Cluster,
+) -> None:
+    cluster.node()
+    with cluster.edited("v1", "nodes", "n") as node:
+        del node["status"]["capacity"]
+    cluster.pool()
+    async with cluster.operator():
+        await until(lambda: cluster.ordered() == ["a"])
+        cluster.report()
+        cluster.pool("b", unit="1Gi")
+        await until(lambda: cluster.ordered() == ["a", "b"])
+        cluster.report()
+        with cluster.edited("v1", "nodes", "n") as node:
+            node["status"]["capacity"] = {"cpu": "2"}
+        await until(lambda: cluster.capacity() == "512")
 
 
 async def test_a_restart_changes_nothing(cluster: Cluster) -> None:
@@ -551,6 +574,20 @@ async def test_metrics_count_pools_and_nodes_by_state(cluster: Cluster) -> None:
         assert value("som_operator_nodes") == 1
 
 
+async def test_a_report_that_changes_sums_alone_is_no_work_for_its_node(cluster: Cluster) -> None:
+    async with cluster.working():
+        await cluster.quiet()
+        before = cluster.metric("som_operator_reconciles_total", controller="node")
+        with cluster.edited(SOM, "somnodes", "n") as somnode:
+            somnode["status"]["pools"][0]["allocated"] = "512Mi"
+        pool = functools.partial(cluster.expect, SOM, "sompools", "a")
+        await until(lambda: pool()["status"]["allocated"] == "512Mi")
+        assert cluster.metric("som_operator_reconciles_total", controller="node") == before
+        with cluster.edited(SOM, "somnodes", "n") as somnode:
+            somnode["status"]["pools"][0]["capacity"] = "512Mi"
+        await until(lambda: cluster.capacity() == "256")
+
+
 async def test_a_node_is_planned_once_for_an_edit_and_once_for_its_somnode_that_follows(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -573,3 +610,60 @@ async def test_a_node_is_planned_once_for_an_edit_and_once_for_its_somnode_that_
         await until(lambda: cluster.condition() == ("False", "Reserving"))
         await cluster.quiet()
     assert sorted(planned) == sorted(2 * names)
+
+
+async def test_a_report_makes_one_plan_and_one_status_whatever_the_size_of_the_fleet(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"n{number:02}" for number in range(20)]
+    for name in names:
+        cluster.node(name)
+    cluster.pool()
+    done: list[str] = []
+
+    def count(module: Any, function: str, said: Callable[..., str]) -> None:
+        right = getattr(module, function)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            done.append(said(*arguments, **named))
+            return right(*arguments, **named)
+
+        monkeypatch.setattr(module, function, counted)
+
+    async with cluster.operator():
+        await cluster.ready(nodes=names)
+        await cluster.quiet()
+        count(plan, "plan_node", lambda _pools, node, *_, **__: f"plan of {node.name}")
+        count(tally, "_group", lambda _here: "group of a node")
+        count(v1alpha1.Condition, "__init__", lambda _self, **fields: f"condition {fields['type']}")
+        with cluster.edited(SOM, "somnodes", "n07") as somnode:
+            somnode["status"]["pools"][0]["allocated"] = "2Mi"
+        await until(lambda: cluster.expect(SOM, "sompools", "a")["status"]["allocated"] == "2Mi")
+        await cluster.quiet()
+    pool = [f"condition {kind}" for kind in ("Ready", "Progressing", "Degraded", "Conflicted")]
+    # The pool's status is looked at again for the echo of its write; kubelet of n07 does not count
+    # the pool's pages, which a fleet at rest would not say.
+    assert sorted(done) == sorted(
+        ["plan of n07", *2 * ["group of a node"], "condition BooksPending", *2 * pool]
+    )
+
+
+async def test_reports_leave_no_cycles_for_which_python_would_search_all_caches(
+    cluster: Cluster,
+) -> None:
+    def is_told(amount: str) -> bool:
+        return bool(cluster.expect(SOM, "sompools", "a")["status"]["allocated"] == amount)
+
+    async with cluster.working():
+        await cluster.quiet()
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(1, 11):
+                with cluster.edited(SOM, "somnodes", "n") as somnode:
+                    somnode["status"]["pools"][0]["allocated"] = f"{number}Mi"
+                await until(functools.partial(is_told, f"{number}Mi"))
+            await cluster.quiet()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

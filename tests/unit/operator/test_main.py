@@ -10,12 +10,15 @@ import sys
 import aiohttp
 import pytest
 
+from fakes.object_store import Place
 from som_api import logs
 from som_operator import main
 from unit.operator.cluster import Cluster
 from waiting import until
 
 COMMAND = [sys.executable, "-c", "from som_operator import main; main.main()"]
+
+LEASE = {"name": "som-operator", "namespace": "som-system"}
 
 
 def kubeconfig(folder: pathlib.Path, url: str) -> pathlib.Path:
@@ -42,6 +45,7 @@ async def test_it_serves_health_and_metrics_works_and_ends_when_told(
 ) -> None:
     cluster.node()
     cluster.pool()
+    cluster.server.put("coordination.k8s.io/v1", "leases", {"metadata": LEASE})
     port = free_port()
     options: list[str | pathlib.Path] = [
         "--kubeconfig",
@@ -59,11 +63,16 @@ async def test_it_serves_health_and_metrics_works_and_ends_when_told(
                 assert answer.status == 200
             async with session.get("/metrics") as answer:
                 text = await answer.text()
+        assert "som_operator_leader 1.0" in text
         assert 'som_operator_reconciles_total{controller="node"}' in text
         assert "som_operator_build_info{version=" in text
         # As a terminal's ^C; SIGTERM ends an uninstall in `test_uninstall.py`, by the same handler.
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 60) == 0
+        place = Place("coordination.k8s.io/v1", "leases", "som-system", "som-operator")
+        lease = cluster.server.store.get(place)
+        assert lease and lease["spec"]["leaseDurationSeconds"] == 1
+        assert "holderIdentity" not in lease["spec"]
     finally:
         if process.returncode is None:
             process.kill()
@@ -73,7 +82,7 @@ async def test_it_serves_health_and_metrics_works_and_ends_when_told(
 def test_a_cluster_that_cannot_be_found_is_one_clear_line(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "configure", lambda *, level: None)
+    monkeypatch.setattr(logs, "configure", lambda *, level, format: None)
     with pytest.raises(SystemExit) as ended:
         main.main(["--kubeconfig", str(tmp_path / "none")])
     # A text is what Python writes to standard error, with exit status 1.

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from som_operator import observed
+from som_api.plan import observed
 
 
 def container(limits: dict[str, str], **fields: Any) -> dict[str, Any]:
@@ -91,6 +91,7 @@ def test_a_node_is_kept_with_its_boot_and_its_som_capacity() -> None:
         memory_bytes=16 << 10,
         huge_pages={"2Mi": 2 << 30, "1Gi": 0},
         runtime="containerd://2.1.4",
+        capacity={"som.io/2Mi": "512"},
     )
 
 

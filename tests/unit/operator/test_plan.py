@@ -6,8 +6,8 @@ from typing import Any, Literal
 import pytest
 
 from som_api import v1alpha1
-from som_operator import observed, pool_status, reports
-from som_operator.reports import State
+from som_api.plan import observed, pool_status, reports
+from som_api.plan.reports import State
 from unit.operator.world import CARVED, GIB, SOURCE, World, entries, node, pool, short_report
 
 BIG = {"size": "big"}

@@ -7,8 +7,8 @@ import hypothesis
 from hypothesis import strategies as st
 
 from som_api import v1alpha1
-from som_operator import observed
-from som_operator.standing import Standing
+from som_api.plan import observed
+from som_api.plan.standing import Standing
 from unit.operator.world import GIB, World, node, pool, pool_report
 
 Action = Callable[[World], None]

@@ -2,6 +2,11 @@
 
 import dataclasses
 
+import hypothesis
+from hypothesis import strategies as st
+
+from som_api.plan.reports import PoolOnNode, State
+from som_api.plan.tally import Silent, Tally
 from unit.operator.world import GIB, World, node, pool, pool_report, short_report
 
 
@@ -134,3 +139,33 @@ def test_a_long_list_of_nodes_is_cut_short() -> None:
     message = world.condition("Progressing")[2]
     assert message.endswith("; and 4997 more")
     assert len(message) < 300
+
+
+_HERE = st.builds(
+    PoolOnNode,
+    state=st.sampled_from(State),
+    kubelet_ready=st.booleans(),
+    agent_lost=st.booleans(),
+    capacity_bytes=st.integers(0, 3),
+    allocated_bytes=st.integers(0, 3),
+    rivals=st.sampled_from([(), ("a",), ("a", "b")]),
+)
+
+
+@hypothesis.given(st.lists(st.tuples(st.sampled_from("lmn"), st.none() | _HERE), max_size=12))
+def test_a_tally_forgets_how_a_node_stood_before(
+    changes: list[tuple[str, PoolOnNode | None]],
+) -> None:
+    kept = Tally()
+    for name, here in changes:
+        kept.put(name, here)
+    fresh = Tally({name: here for name, here in dict(changes).items() if here is not None})
+    assert kept.on_nodes == fresh.on_nodes
+    for group in (*State, *Silent):
+        assert kept.first(group, 2) == fresh.first(group, 2)
+        assert kept.count(group) == fresh.count(group)
+    assert (kept.capacity_bytes, kept.allocated_bytes) == (
+        fresh.capacity_bytes,
+        fresh.allocated_bytes,
+    )
+    assert kept.rivals == fresh.rivals

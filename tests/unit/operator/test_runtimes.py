@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from som_api import v1alpha1
-from som_operator import runtimes
-from som_operator.reports import State
+from som_api.plan import runtimes
+from som_api.plan.reports import State
 from unit.operator.world import World, node, pool
 
 OLD = "containerd://1.7.28"

@@ -1,8 +1,10 @@
 """Uninstalling gives all memory back, or changes nothing and says who is in the way."""
 
+import argparse
 import asyncio
 import collections.abc
 import contextlib
+import os
 import pathlib
 import signal
 from typing import Any
@@ -13,12 +15,13 @@ from aiohttp import web
 from fakes import api_server
 from fakes.api_server import FakeApiServer
 from fakes.object_store import Place
-from som_api import VERSION
+from som_api import VERSION, logs
+from som_api.plan import standing
 from som_api.run import clock
-from som_operator import standing, uninstall
+from som_operator import main, uninstall
 from som_operator.loading import pods
 from som_operator.loading.driver import Driver
-from unit.operator.test_main import COMMAND, kubeconfig
+from unit.operator.test_main import kubeconfig
 from waiting import until
 
 SOM = "som.io/v1alpha1"
@@ -39,7 +42,7 @@ POOL = {"name": "p", "generation": 1, "unit": "2Mi", "capacity": "64Mi", "source
 async def server() -> collections.abc.AsyncIterator[FakeApiServer]:
     """A cluster with one pool on one node, the operator running."""
     async with FakeApiServer() as server:
-        server.put("apps/v1", "deployments", _named("som-operator", "som-system", replicas=1))
+        server.put("apps/v1", "deployments", _named("som-operator", "som-system", replicas=2))
         server.put("v1", "nodes", _node())
         pool = _named("p", unit="2Mi", capacity="64Mi", source=SOURCE) | {
             "status": {"capacity": "64Mi"}
@@ -80,7 +83,7 @@ def _get(server: FakeApiServer, place: Place) -> Any:
 
 def _unchanged(server: FakeApiServer) -> bool:
     """Whether the operator runs and will restore whatever was begun."""
-    return bool(_get(server, DEPLOYMENT)["spec"]["replicas"] == 1) and bool(
+    return bool(_get(server, DEPLOYMENT)["spec"]["replicas"] == 2) and bool(
         standing.FINALIZER in _get(server, POOL_PLACE)["metadata"]["finalizers"]
     )
 
@@ -369,17 +372,29 @@ async def test_one_deadline_is_for_the_operator_and_the_nodes_together(
     assert len(looks) == len(["in use?", "in use still?", "to order nothing", "given back?"])
 
 
-async def test_run_that_is_told_to_stop_starts_the_operator_and_fails(
+async def test_run_that_is_told_to_stop_starts_the_operator_again(
     server: FakeApiServer, tmp_path: pathlib.Path
 ) -> None:
-    options: list[str | pathlib.Path] = [
-        "--kubeconfig",
-        kubeconfig(tmp_path, server.url),
-        "uninstall",
-    ]
-    process = await asyncio.create_subprocess_exec(*COMMAND, *options)
-    await until(lambda: _get(server, DEPLOYMENT)["spec"]["replicas"] == 0)
-    await until(lambda: "som.io/2Mi" not in _get(server, NODE)["status"]["capacity"])
-    process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 60) == 128 + signal.SIGTERM
+    told = ["--kubeconfig", str(kubeconfig(tmp_path, server.url)), "uninstall"]
+    running = asyncio.create_task(main._run(main.parser().parse_args(told)))
+    try:
+        await until(lambda: _get(server, DEPLOYMENT)["spec"]["replicas"] == 0)
+        await until(lambda: "som.io/2Mi" not in _get(server, NODE)["status"]["capacity"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
     assert _unchanged(server)
+
+
+def test_run_that_was_told_to_stop_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stopped(_: argparse.Namespace) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(main, "_run", stopped)
+    monkeypatch.setattr(logs, "configure", lambda *, level, format: None)
+    with pytest.raises(SystemExit) as ended:
+        main.main(["uninstall"])
+    assert ended.value.code == 128 + signal.SIGTERM

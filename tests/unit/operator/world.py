@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from som_api import v1alpha1
+from som_api.plan import observed, plan, pool_status, standing, tally
+from som_api.plan.reports import PoolOnNode, State
 from som_api.v1alpha1 import sompool
-from som_operator import observed, plan, pool_status, standing
-from som_operator.reports import PoolOnNode, State
 
 GIB = 2**30
 SOURCE = v1alpha1.Source(huge_tlb=v1alpha1.HugeTLB(page_size="2Mi"))
@@ -190,7 +190,7 @@ class World:
         return self.on_nodes(name)[on].state
 
     def status(self, name: str = "a") -> v1alpha1.SomPoolStatus:
-        return pool_status.pool_status(self.pools.by_name[name], self.on_nodes(name))
+        return pool_status.pool_status(self.pools.by_name[name], tally.Tally(self.on_nodes(name)))
 
     def condition(self, kind: str, *, of: str = "a") -> tuple[str, str, str]:
         (found,) = (each for each in self.status(of).conditions if each.type == kind)

@@ -20,6 +20,8 @@ from som_device_plugin.sources.ranges import carved, devdax, external, records, 
 
 RANGES = ("0x100000000-0x17fffffff", "0x200000000-0x21fffffff")
 KINDS = ["External", "DevDax", "Carved"]
+RUNNER = asyncio.Runner()
+"""One loop, with its threads, for all lives: an agent makes one as it starts."""
 
 
 def sources(kind: str) -> v1alpha1.Source:
@@ -99,18 +101,24 @@ class Agent:
             source=self.given,
             driver="Kernel",
         )
-        return asyncio.run(
+        return RUNNER.run(
             self.source.apply(wanted, held_bytes=held_bytes, on_progress=lambda _: None)
         )
 
     def reserved(self) -> seams.PoolReserved:
-        return asyncio.run(self.source.reserved("a"))
+        return RUNNER.run(self.source.reserved("a"))
 
     def release(self) -> None:
-        asyncio.run(self.source.release("a"))
+        RUNNER.run(self.source.release("a"))
 
     def check(self) -> tuple[list[seams.Event], list[seams.PoolReserved]]:
-        return asyncio.run(self.source.check())
+        return RUNNER.run(self.source.check())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runner() -> Iterator[None]:
+    with RUNNER:
+        yield
 
 
 @pytest.fixture
@@ -141,6 +149,18 @@ def test_a_pool_grows_shrinks_and_leaves_the_machine_as_before(
     agent.release()
     assert on.state() == before
     assert agent.reserved() == seams.PoolReserved("a")
+
+
+def test_memory_that_has_failed_is_no_capacity_and_is_named(
+    on: Machine, tmp_path: pathlib.Path
+) -> None:
+    agent = Agent(on, "External", tmp_path)
+    agent.apply(GIB)
+    on.bad_bytes = 4 * MIB
+    found = agent.reserved()
+    assert found.capacity_bytes == GIB - 4 * MIB
+    assert found.shortfall == "1020Mi of 1Gi: 4Mi have failed; the kernel's log says where"
+    assert agent.check() == ([], [found])
 
 
 def test_ranges_are_taken_in_their_order_and_cut_at_each_gib(
@@ -226,7 +246,7 @@ def test_a_device_belongs_to_one_pool(on: Machine, tmp_path: pathlib.Path) -> No
     found = agent.apply(4 * GIB, name="b")
     assert found.shortfall == "3Gi of 4Gi: dax0.0 belongs to another pool"
     agent.release()
-    asyncio.run(agent.source.release("b"))
+    RUNNER.run(agent.source.release("b"))
     assert on.state() == before
 
 

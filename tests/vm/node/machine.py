@@ -7,6 +7,7 @@ asked for things without kubelet: a shell in it reads the second serial port.
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 import shutil
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from cluster.harness import certificates, images, node
 from cluster.harness.cluster import Cluster, T
-from cluster.harness.errors import ClusterError
+from cluster.harness.errors import ClusterError, wait_until
 from cluster.scenes import release
 from driver import build
 from guests import debian, guest
@@ -33,6 +34,13 @@ OLDER_MODULE = f"{NODE}/som.ko"
 OLDER_VERSION = "0.0.9"
 PREBUILT = "prebuilt"
 """Tag of the driver's image with som.ko in it: to build it takes the emulated node minutes."""
+KUBELET = """\
+evictionHard: {memory.available: 0%, nodefs.available: 0%, imagefs.available: 0%}
+localStorageCapacityIsolation: false
+runtimeRequestTimeout: 10m"""
+"""Nobody is evicted, so that nothing is measured for it; and a container's start may take long."""
+FAST = "no5lvl norandmaps"
+"""The emulator translates a program once, if it is always at the same addresses."""
 SLOWNESS = 8
 """How many times longer than on this machine a thing may take in the emulated one."""
 
@@ -46,8 +54,13 @@ ip route add {PODS} via {ADDRESS}
 
 
 class VirtualCluster(Cluster):
-    """A cluster whose node is a guest; it has the images of this tree from the start."""
+    """A cluster whose node is a guest; it has the images of this tree from the start.
 
+    It borrows nothing of this machine, so one may be up beside the other cluster.
+    """
+
+    _STATE = "virtual-state"
+    _LOCK = Path("/run/lock/som-virtual-node.lock")
     _boots = 1
 
     @property
@@ -73,9 +86,10 @@ class VirtualCluster(Cluster):
         ]
         drives = (disks.system(kernel), disks.containers(archives))
         hardware = guest.Machine(
-            memory="4G",
-            nodes=("2G", "2G"),
-            append=memory.NOT_THE_KERNELS,
+            memory="6G",
+            tsc="reliable",
+            nodes=("1G", "5G"),
+            append=f"{memory.NOT_THE_KERNELS} {memory.CAN_BE_CARVED} {FAST}",
             modules=("virtio_blk",),
             hardware=(
                 *("-smp", "2,sockets=2,cores=1,threads=1"),
@@ -98,6 +112,12 @@ class VirtualCluster(Cluster):
         )
         self._wait_up()
 
+    def _borrow(self) -> None:
+        """See `Cluster`: nothing."""
+
+    def _give_back(self) -> None:
+        """See `Cluster`: nothing."""
+
     def reboot_node(self) -> None:
         """At once, as by a loss of power: nothing is ended, nothing written to the disks."""
         self.on_node(["sh", "-c", "{ sleep 1; echo b >/proc/sysrq-trigger; } &"])
@@ -119,11 +139,11 @@ class VirtualCluster(Cluster):
             "containerd.toml": node.CONTAINERD.format(
                 socket=node.SOCKET, pause=images.PAUSE, state=NODE, base_spec=""
             ),
-            # A container's start can take longer than the two minutes that kubelet gives it.
-            "kubelet.yaml": node.KUBELET.format(
-                socket=node.SOCKET, pki=f"{NODE}/pki", cgroup_root=""
-            )
-            + "runtimeRequestTimeout: 10m\n",
+            "kubelet.yaml": re.sub(
+                "evictionHard: .*",
+                KUBELET,
+                node.KUBELET.format(socket=node.SOCKET, pki=f"{NODE}/pki", cgroup_root=""),
+            ),
             "pki/kubelet.kubeconfig": kubeconfig.replace(str(pki), f"{NODE}/pki"),
             "cni/10-bridge.conflist": node.BRIDGE,
         }
@@ -142,8 +162,10 @@ class VirtualCluster(Cluster):
         """som.ko of this tree, which says that it is of this version."""
         folder = self.namespaces.state / "modules" / version
         shutil.copytree(images.PROJECT / "driver", folder / "driver")
-        control = folder / "driver/ctl.c"
-        control.write_text(control.read_text().replace(f'"{VERSION}"', f'"{version}"'))
+        main = folder / "driver/main.c"
+        line = f'MODULE_VERSION("{VERSION}")'
+        assert line in main.read_text()
+        main.write_text(main.read_text().replace(line, f'MODULE_VERSION("{version}")'))
         return build.module(kernel, folder / "driver", folder / "som.ko")
 
     def _wait_up(self) -> None:
@@ -177,7 +199,8 @@ class VirtualCluster(Cluster):
         return super().helm(*map(patient, arguments))
 
     def wait_for(self, what: str, probe: Callable[[], T], *, deadline_s: float = 60) -> T:
-        return super().wait_for(what, probe, deadline_s=SLOWNESS * deadline_s)
+        # Each question is work for the guest, or takes the processor from it.
+        return wait_until(what, probe, deadline_s=SLOWNESS * deadline_s, every_s=1)
 
 
 def patient(argument: str) -> str:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from guests import guest
 from vm.node.machine import VirtualCluster
 
 
-def test_ready_pool_has_its_pages_on_both_numa_nodes(som: VirtualCluster) -> None:
+def test_ready_pool_has_its_pages_on_both_numa_nodes(hugetlbfs: VirtualCluster) -> None:
     counters = "/sys/devices/system/node/node[01]/hugepages/hugepages-2048kB/nr_hugepages"
-    assert som.on_node(["sh", "-c", f"cat {counters}"]).split() == ["64", "64"]
-
-
-def test_the_kernel_of_the_node_has_no_complaint(som: VirtualCluster) -> None:
-    assert not guest.alarms(som.said()), som.said()[-6000:]
+    assert hugetlbfs.on_node(["sh", "-c", f"cat {counters}"]).split() == ["64", "64"]

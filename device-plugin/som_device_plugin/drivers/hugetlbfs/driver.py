@@ -17,7 +17,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.drivers.hugetlbfs import hold, spare, worker
+from som_device_plugin.drivers.hugetlbfs import ahead, hold, worker
 from som_device_plugin.linux import cgroups, mountinfo, mounts, processes
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,13 @@ class HugeTLBFS:
 
     name = "HugeTLBFS"
     keeps_content = True
+    zeroes_at_build = True
 
     def __init__(self, *, state_dir: pathlib.Path, hierarchy: cgroups.Hierarchy) -> None:
         self._state_dir = state_dir
         self._leases = state_dir / "leases"
         self._hierarchy = hierarchy
-        self._workers = spare.Spare(self._hierarchy.leaving)
+        self._workers = ahead.Workers(self._hierarchy.leaving)
         # Of starts that were revoked and are not free: the superblock, and a descriptor (O_PATH)
         # of the file while the kernel refuses to truncate it.
         self._revoked_devices: dict[str, str] = {}
@@ -58,7 +59,7 @@ class HugeTLBFS:
 
     def edits(self, start: seams.Start) -> seams.ContainerEdits:
         """See `seams.Driver`."""
-        path = self._directory(start.lease_id) / worker.FILE_NAME
+        path = self._place(start) / worker.FILE_NAME
         return seams.ContainerEdits((seams.Mount(str(path), seams.DEVICE_PATH, _OPTIONS),))
 
     def remove_path(self, lease_id: seams.LeaseId) -> None:
@@ -68,7 +69,9 @@ class HugeTLBFS:
             raise seams.DriverError(f"removing {directory}: a start is still mounted there")
         with contextlib.suppress(FileNotFoundError):
             # Version 0.1 gave kubelet this path, and a link to nowhere kept it from being made.
-            (directory / worker.FILE_NAME).unlink(missing_ok=True)
+            link = directory / worker.FILE_NAME
+            for name in (link, link.with_suffix(".made")):
+                name.unlink(missing_ok=True)
             directory.rmdir()
 
     def hold(self, pool: str, page_bytes: int) -> hold.Hold:
@@ -87,10 +90,10 @@ class HugeTLBFS:
         return min(set(range(len(taken) + 1)) - taken)
 
     async def build(
-        self, start: seams.Start, *, on_progress: Callable[[int], None]
+        self, start: seams.Start, *, on_progress: Callable[[int], None], is_spare: bool = False
     ) -> Mapping[int, int]:
         """See `seams.Driver`."""
-        group, directory = self._group(start), self._directory(start.lease_id)
+        group, directory = self._group(start), self._place(start)
         mounted = await asyncio.to_thread(self._mounted, directory)
         if all(mount.source != start.mount_source for mount in mounted):
             if mounted:
@@ -112,20 +115,45 @@ class HugeTLBFS:
                     f"making {directory}: {error.strerror}; see that the disk has free space and "
                     "is writable"
                 ) from error
-            await self._run_worker(start, on_progress)
+            await self._run_worker(start, on_progress, is_spare=is_spare)
+        else:
+            await asyncio.to_thread(self._cut, start)
         return self._hierarchy.node_bytes(group, start.page_bytes)
 
-    async def _run_worker(self, start: seams.Start, on_progress: Callable[[int], None]) -> None:
+    def _cut(self, start: seams.Start) -> None:
+        """Give back what the start has beyond its size: of a file that nobody has mapped yet."""
+        file = self._place(start) / worker.FILE_NAME
+        try:
+            if file.stat().st_size > start.size_bytes:
+                os.truncate(file, start.size_bytes)
+            if start.built_as:
+                self._lead_to(file, start.lease_id)
+        except OSError as error:
+            raise seams.DriverError(f"cutting {start.mount_source}: {error}") from error
+
+    def _lead_to(self, file: pathlib.Path, lease_id: seams.LeaseId) -> None:
+        """Of a lease that version 0.1 admitted, kubelet mounts the link at the lease's path."""
+        link = self._directory(lease_id) / worker.FILE_NAME
+        if link.is_symlink():
+            made = link.with_suffix(".made")
+            made.unlink(missing_ok=True)
+            made.symlink_to(file)
+            made.replace(link)
+
+    async def _run_worker(
+        self, start: seams.Start, on_progress: Callable[[int], None], *, is_spare: bool
+    ) -> None:
         node = -1 if start.preferred_node is None else start.preferred_node
         process = await self._workers.build(
             [
                 str(hold.file_path(self._state_dir, start.pool)),
                 str(start.size_bytes),
                 str(start.page_bytes),
-                str(self._directory(start.lease_id)),
+                str(self._place(start)),
                 start.mount_source,
                 str(node),
                 str(self._group(start)),
+                str(int(is_spare)),
             ]
         )
         assert process.stdout and process.stderr
@@ -162,7 +190,7 @@ class HugeTLBFS:
         """See `seams.Driver`."""
         try:
             with self._revoking:
-                self._revoke(start, self._directory(start.lease_id))
+                self._revoke(start, self._place(start))
         except OSError as error:
             raise seams.DriverError(f"revoking {start.mount_source}: {error}") from error
 
@@ -180,7 +208,7 @@ class HugeTLBFS:
             file = directory / worker.FILE_NAME
             with contextlib.suppress(FileNotFoundError):
                 place = os.open(file, os.O_PATH | os.O_CLOEXEC)
-                self._resisting[start.lease_id, start.number] = place
+                self._resisting[start.built] = place
                 self._truncate(start)
                 file.unlink()
             mounts.detach(str(directory))
@@ -191,7 +219,7 @@ class HugeTLBFS:
         A file lease (fcntl(2), F_SETLEASE) would block an open without O_NONBLOCK for 45 s, or
         longer, if it is taken again and again. A program that runs from the file denies writers.
         """
-        key = (start.lease_id, start.number)
+        key = start.built
         # Out of everybody's reach meanwhile: once it is closed, its number is another file's.
         if (place := self._resisting.pop(key, None)) is None:
             return
@@ -216,7 +244,7 @@ class HugeTLBFS:
         usage = self._hierarchy.charge(self._group(start), start.page_bytes)
         if usage.free:
             self._revoked_devices.pop(start.mount_source, None)
-            self._forget(start.lease_id, start.number)
+            self._forget(*start.built)
         return usage
 
     def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
@@ -239,7 +267,7 @@ class HugeTLBFS:
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """See `seams.Driver`."""
         device = self._revoked_devices.get(start.mount_source)
-        for mount in self._mounted(self._directory(start.lease_id)):
+        for mount in self._mounted(self._place(start)):
             if mount.source == start.mount_source:
                 device = mount.device
         return processes.holders(device)
@@ -261,6 +289,10 @@ class HugeTLBFS:
 
     def _directory(self, lease_id: seams.LeaseId) -> pathlib.Path:
         return self._leases / lease_id
+
+    def _place(self, start: seams.Start) -> pathlib.Path:
+        """Where it is attached: at the path of the lease that it was built for."""
+        return self._directory(start.built[0])
 
     def _group(self, start: seams.Start) -> pathlib.Path:
         return self._hierarchy.pool(self._state_dir, start.pool) / str(start.slot)

@@ -29,6 +29,7 @@ _MOST_DONATED_BYTES = 2**30
 _CHUNK_BYTES = 128 * 2**20
 _MOST_THREADS = 4
 _NICE = 5
+_SPARE_NICE = 19
 _LOCK_TIMEOUT_S = 20.0
 _SWAP_TRIES = 50
 _SWAP_PAUSE_S = 0.001
@@ -85,10 +86,10 @@ def main(arguments: list[str]) -> int:
             if not line:
                 # The agent has no use for this worker any more.
                 return 0
-            hold, size, page, directory, source, node, group = json.loads(line)
+            hold, size, page, directory, source, node, group, spare = json.loads(line)
             _enter(group)
             if not _abandoned():
-                _build(hold, int(size), int(page), directory, source, int(node))
+                _build(hold, int(size), int(page), directory, source, int(node), bool(int(spare)))
     except NoPages as error:
         print(error, file=sys.stderr)
         return EXIT_NO_PAGES
@@ -135,7 +136,9 @@ def _abandoned() -> bool:
         return False
 
 
-def _build(hold: str, size: int, page: int, directory: str, source: str, node: int) -> None:
+def _build(
+    hold: str, size: int, page: int, directory: str, source: str, node: int, is_spare: bool
+) -> None:
     mount = mounts.build_hugetlbfs(
         source,
         {"pagesize": str(page), "size": str(size), "nr_inodes": "2", "mode": "0700"},
@@ -145,15 +148,20 @@ def _build(hold: str, size: int, page: int, directory: str, source: str, node: i
     if node >= 0:
         _prefer(node)
     address = _swap(hold, file, size)
-    _populate(address, size, page, source)
+    _populate(address, size, page, source, is_spare=is_spare)
     mounts.attach(mount, directory)
 
 
-def _populate(address: int, size: int, page: int, source: str) -> None:
+def _populate(address: int, size: int, page: int, source: str, *, is_spare: bool) -> None:
     """Have the kernel zero all of it, by a thread per core: one alone does not use the memory's
     bandwidth. They yield to whoever else wants the cores.
+
+    Of a spare, by one that rests as long as it works. The idle class would not do: the kernel
+    clears a page under a lock that others may wait for (hugetlb_fault_mutex_table), and outside
+    som's cgroup nobody heeds a priority within it.
     """
-    threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)), size // page)
+    cores = 1 if is_spare else len(os.sched_getaffinity(0))
+    threads = min(_MOST_THREADS, cores, size // page)
     chunk = max(page, min(_CHUNK_BYTES, size // threads // page * page))
     offsets = iter(range(0, size, chunk))
     ready: list[int] = []
@@ -163,15 +171,18 @@ def _populate(address: int, size: int, page: int, source: str) -> None:
         try:
             for offset in offsets:
                 length = min(chunk, size - offset)
+                begun = time.monotonic()
                 if _libc.madvise(address + offset, length, _MADV_POPULATE_WRITE):
                     raise mounts.failure(f"populating {length} bytes at {offset} of {source}")
                 ready.append(length)
                 # Fails when the agent is gone: then nothing may be attached.
                 os.write(1, b"ready %d\n" % sum(ready))
+                if is_spare:
+                    time.sleep(time.monotonic() - begun)
         except OSError as error:
             failures.append(error)
 
-    os.nice(_NICE)
+    os.nice(_SPARE_NICE if is_spare else _NICE)
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
         worker.start()

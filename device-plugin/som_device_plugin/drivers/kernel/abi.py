@@ -30,6 +30,7 @@ SOURCE_HUGETLB: Final = 2
 SOURCE_CARVED: Final = 3
 SOURCE_DEVDAX: Final = 4
 MAPPING_BARE: Final = 1
+MAPPING_PINNABLE: Final = 2
 LEASE_STATE_REVOKED: Final = 1
 SPAN_STATE_LEAVING: Final = 1
 
@@ -39,7 +40,8 @@ _IOC: Final = 0xDA
 _REASONS: Final = {
     errno.ETIME: "not done in time, so it was stopped",
     KERNEL_TOO_OLD: "refused, because on this kernel any user could crash the node with memory "
-    "of this source; the kernel's log names the first good versions, and HugeTLB works on all",
+    "of this source and class Bare; the kernel's log names the first good versions, and class "
+    "Pinnable and HugeTLB work on all",
 }
 
 
@@ -98,6 +100,7 @@ class Query(Argument):
         ("pools", _U32),
         ("leases", _U32),
         ("reserved", _U32),
+        ("pinnable_sources", _U32),
     ]
 
 
@@ -153,6 +156,8 @@ class PoolInfo(Argument):
         ("zeroed_bytes", _U64),
         ("dirty_bytes", _U64),
         ("name", _NAME),
+        ("bad_bytes", _U64),
+        ("quarantined_bytes", _U64),
     ]
 
 
@@ -169,7 +174,7 @@ class LeaseCreate(Argument):
         ("lease", _U32),
         ("major", _U32),
         ("minor", _U32),
-        ("reserved", _U32),
+        ("options", _U32),
     ]
 
 
@@ -208,6 +213,8 @@ class LeaseInfo(Argument):
         ("faults_1g", _U64),
         ("zeroed_late_bytes", _U64),
         ("name", _NAME),
+        ("quarantined_bytes", _U64),
+        ("pinned_bytes", _U64),
     ]
 
 

@@ -34,6 +34,7 @@ class Kernel:
 
     name = "Kernel"
     keeps_content = False
+    zeroes_at_build = False
 
     def __init__(self, *, state_dir: pathlib.Path, module: abi.Module | None = None) -> None:
         self._state_dir = state_dir
@@ -69,7 +70,7 @@ class Kernel:
         return min(set(range(len(named) + 1)) - named)
 
     async def build(
-        self, start: seams.Start, *, on_progress: Callable[[int], None]
+        self, start: seams.Start, *, on_progress: Callable[[int], None], is_spare: bool = False
     ) -> Mapping[int, int]:
         """See `seams.Driver`. On which NUMA nodes its memory is, the first touch decides.
 

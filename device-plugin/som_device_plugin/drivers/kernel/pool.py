@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from som_api import v1alpha1
@@ -12,6 +12,10 @@ from som_device_plugin.drivers.kernel import abi
 
 _LONGEST: Final = abi.NAME_BYTES - 1
 _CARVE_LIMIT_S: Final = 30.0
+_MAPPINGS: Final[Mapping[v1alpha1.Mapping, int]] = {
+    "Bare": abi.MAPPING_BARE,
+    "Pinnable": abi.MAPPING_PINNABLE,
+}
 _CURES: Final = {
     errno.EBUSY: "it, or a part of it, is in use",
     errno.ENXIO: "there is no memory behind it",
@@ -85,13 +89,19 @@ class Pool:
         if (info := self.info()) is None:
             return seams.Holding(free_bytes=0, held_bytes=0)
         # Where memory has failed, more may be promised than there is.
-        free_bytes = max(info.bytes - info.reserved_bytes, 0)
-        return seams.Holding(free_bytes=free_bytes, held_bytes=info.reserved_bytes)
+        free_bytes = max(info.bytes - info.reserved_bytes - info.quarantined_bytes, 0)
+        whole_bytes = min(info.free_extents * v1alpha1.UNIT_BYTES["1Gi"], free_bytes)
+        return seams.Holding(
+            free_bytes=free_bytes,
+            held_bytes=info.reserved_bytes,
+            bad_bytes=info.bad_bytes,
+            whole_free_bytes=whole_bytes if info.mapping == abi.MAPPING_BARE else None,
+        )
 
-    def add(self, start: int, size_bytes: int) -> None:
+    def add(self, start: int, size_bytes: int, *, mapping: v1alpha1.Mapping = "Bare") -> None:
         """See `seams.RangeHold`."""
         doing = f"adding {_range(start, size_bytes)} to pool {self._pool}"
-        number = self.make()
+        number = self.make(mapping)
         try:
             wanted = abi.PoolAdd(pool=number, start=start, bytes=size_bytes)
             if self._source == abi.SOURCE_CARVED:
@@ -102,15 +112,21 @@ class Pool:
         except abi.KernelError as error:
             raise _refused(doing, error) from error
 
-    def make(self) -> int:
+    def make(self, mapping: v1alpha1.Mapping = "Bare") -> int:
         """The number of the pool, which is made if there is none.
 
         Raises:
-            RangeRefused: this kernel or module has no such pools.
+            RangeRefused: this kernel or module has no such pools; EINVAL: it is mapped otherwise.
         """
         if info := self.info():
+            if info.mapping != _MAPPINGS[mapping]:
+                raise seams.RangeRefused(
+                    f"pool {self._pool} in som.ko is not mapped as {mapping}: delete the pool, and "
+                    "make it again when its memory is back",
+                    errno.EINVAL,
+                )
             return int(info.pool)
-        wanted = abi.PoolCreate(source=self._source, mapping=abi.MAPPING_BARE, name=self._name)
+        wanted = abi.PoolCreate(source=self._source, mapping=_MAPPINGS[mapping], name=self._name)
         try:
             return int(self._module.call(wanted).pool)
         except abi.KernelError as error:

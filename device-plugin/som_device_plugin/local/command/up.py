@@ -66,7 +66,7 @@ def up(pool: v1alpha1.SomPool, state_dir: layout.StateDir, out: output.Output) -
         if not (running and running.pid):
             # What an agent that is gone said is no answer to this order.
             state_dir.status.unlink(missing_ok=True)
-        ordered = orders.of(pool)
+        ordered = v1alpha1.NodePool.of(pool)
         status = _have(ordered, state_dir, hierarchy, out, what=f"reserving {ordered.name}")
         if status.capacity:
             undo.pop_all()

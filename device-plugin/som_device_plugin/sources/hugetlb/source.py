@@ -149,6 +149,7 @@ class HugeTLBSource:
             node_bytes={node: count * page_bytes for node, count in pages.items()},
             shortfall=shortfall,
             page_bytes=page_bytes,
+            whole_free_bytes=has.whole_free_bytes,
         )
 
     def _begin(self, order: _Order) -> None:

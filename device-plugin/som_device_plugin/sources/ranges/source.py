@@ -127,7 +127,7 @@ class RangeSource:
                 capacity_bytes=capacity_bytes,
                 target_bytes=order.pool.capacity,
                 pages_bytes=plan.total_bytes(spans),
-                reason=plan.why_short(order.offer, order.refused) if order.offer else "",
+                reason=_why_short(order, has),
             )
         return seams.PoolReserved(
             pool=pool,
@@ -139,6 +139,7 @@ class RangeSource:
             },
             shortfall=shortfall,
             page_bytes=v1alpha1.CHUNK_BYTES if spans else 0,
+            whole_free_bytes=has.whole_free_bytes,
         )
 
     def _begin(self, order: _Order) -> None:
@@ -181,14 +182,14 @@ class RangeSource:
             order.refused[piece.start] = why
             return True
         try:
-            hold.add(piece.start, piece.size_bytes)
+            hold.add(piece.start, piece.size_bytes, mapping=pool.mapping)
         except seams.RangeRefused as refused:
             if refused.errno == errno.ENOPKG:
                 self._supply.settle(pool.name, spans)
                 raise turn.SourceError(
                     f"pool {pool.name}: on this kernel any user could crash the node with memory "
-                    f"of this source; the first good versions are {FIRST_GOOD_KERNELS}, and "
-                    "source hugeTLB works on all",
+                    f"of this source and mapping Bare; the first good versions are "
+                    f"{FIRST_GOOD_KERNELS}; mapping Pinnable and source hugeTLB work on all",
                     reason="KernelUnsafe",
                 ) from refused
             order.refused[piece.start] = plan.why_refused(piece, order.offer, refused)
@@ -248,3 +249,9 @@ def _lost(pool: str, lost_bytes: int) -> seams.Event:
         "program has removed them, or loaded the module again. The agent adds them again",
         warning=True,
     )
+
+
+def _why_short(order: _Order, has: seams.Holding) -> str:
+    if has.bad_bytes:
+        return f"{pages.human_bytes(has.bad_bytes)} have failed; the kernel's log says where"
+    return plan.why_short(order.offer, order.refused) if order.offer else ""

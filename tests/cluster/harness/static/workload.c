@@ -10,6 +10,7 @@
  *   mounted         how /dev/som is mounted, by /proc/self/mountinfo
  *   overgrow        map all of it plus 2 MiB: the error's name
  *   native BYTES    map anonymous huge pages instead of /dev/som, and touch them
+ *   reach MAJ:MIN   make a node of that character device here, and open it: the error's name
  *   clock           seconds since 1970
  *   id              uid, gid and effective capabilities
  *   hold            wait for SIGTERM
@@ -27,6 +28,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -116,6 +119,16 @@ static void native(size_t size)
 	printf("native: %zu\n", size);
 }
 
+static void reach(const char *number)
+{
+	unsigned int major = 0, minor = 0;
+
+	if (sscanf(number, "%u:%u", &major, &minor) != 2 ||
+	    mknod(number, S_IFCHR | 0666, makedev(major, minor)))
+		fail("reach");
+	printf("reach: %s\n", open(number, O_RDWR) < 0 ? strerrorname_np(errno) : "opened");
+}
+
 static void print_id(void)
 {
 	char line[256];
@@ -163,9 +176,11 @@ int main(int count, char **steps)
 				words[j] = 1;
 			printf("touch: %zu\n", bytes);
 		} else if (!strcmp(step, "fill")) {
+			uint64_t word = strtoull(argument, NULL, 0);
+
 			map_device(step);
 			for (size_t j = 0; j < bytes / 8; j++)
-				words[j] = strtoull(argument, NULL, 0);
+				words[j] = word;
 			printf("fill: %s\n", argument);
 			i++;
 		} else if (!strcmp(step, "check")) {
@@ -181,6 +196,9 @@ int main(int count, char **steps)
 			overgrow();
 		} else if (!strcmp(step, "native")) {
 			native(strtoull(argument, NULL, 0));
+			i++;
+		} else if (!strcmp(step, "reach")) {
+			reach(argument);
 			i++;
 		} else if (!strcmp(step, "clock")) {
 			struct timespec now;

@@ -43,6 +43,7 @@ static const struct {
 	{ "kmem_cache_alloc_noprof", return_null },
 	{ "__kvmalloc_node_noprof", return_null },
 	{ "memremap", return_null },
+	{ "memremap_pages", return_enomem },
 	{ "alloc_anon_inode", return_enomem },
 	{ "device_create_with_groups", return_enomem },
 	{ "__xa_insert", return_enomem },

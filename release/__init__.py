@@ -1,0 +1,1 @@
+"""What `make release` makes, from one commit, the same bytes each time."""
