@@ -199,7 +199,8 @@ struct som_pool_add {
  * @pool: which pool
  * @reserved: 0
  *
- * EBUSY: the pool has leases, or chunks in quarantine. If the kernel does not take carved memory back,
+ * EBUSY: the pool has leases, or chunks in quarantine, or another request uses it just now, or
+ * a report of memory that has failed. If the kernel does not take carved memory back,
  * its error is returned and the pool remains, without the part that was given
  * back and closed to new leases; repeat the call. Likewise EINTR, after a fatal
  * signal: the memory of an EXTERNAL or DEVDAX pool is zeroed first. The blocks of

@@ -264,6 +264,14 @@ static bool has_left(void *argument)
 	return pool_info(*(uint32_t *)argument).bad_bytes == CHUNK;
 }
 
+/* Not while the module, which has told already, still uses the pool: EBUSY */
+static bool is_destroyed(void *argument)
+{
+	struct som_pool_destroy destroy = { .size = sizeof(destroy), .pool = *(uint32_t *)argument };
+
+	return !ioctl(ctl(), SOM_CTL_POOL_DESTROY, &destroy);
+}
+
 /* As hardware reports it: an uncorrected error of memory, with its address, of an AMD northbridge. */
 TEST(a_machine_check_tells_what_has_failed)
 {
@@ -283,7 +291,7 @@ TEST(a_machine_check_tells_what_has_failed)
 	write_file(INJECT "bank", "4");
 	wait_until(has_left, &pool, 10, "nobody told the module");
 	CHECK(pool_info(pool).bytes == 7 * CHUNK && pool_info(pool).free_bytes == 7 * CHUNK);
-	pool_destroy(pool);
+	wait_until(is_destroyed, &pool, 10, "the module still uses the pool");
 }
 
 /* The kernel's mark of it would be gone with the struct pages. */
