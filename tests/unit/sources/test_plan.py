@@ -22,6 +22,13 @@ def test_a_pool_grows_where_it_lacks_most_and_stops_at_nodes_that_gave_out() -> 
     assert plan.next_growth(target=64, ours={0: 32, 1: 5}, exhausted={1}, most=512) is None
 
 
+def test_what_does_not_divide_evenly_comes_from_any_node_that_has_it() -> None:
+    ours = {0: 0, 1: 0}
+    assert plan.next_growth(target=1, ours=ours, exhausted=(), most=1) == plan.Step(0, 1)
+    assert plan.next_growth(target=1, ours=ours, exhausted={0}, most=1) == plan.Step(1, 1)
+    assert plan.next_growth(target=3, ours={0: 0, 1: 2}, exhausted={0}, most=1) is None
+
+
 @hypothesis.given(target=PAGES, ours=NODES, most=st.integers(min_value=1, max_value=512))
 def test_growing_reaches_exactly_the_target(target: int, ours: dict[int, int], most: int) -> None:
     ours, before = dict(ours), dict(ours)

@@ -40,10 +40,13 @@ class Step:
     pages: int
 
 
-def even_shares(pages: int, nodes: Collection[int]) -> dict[int, int]:
-    """`pages` split evenly over `nodes`, the rest to the lowest."""
+def even_shares(
+    pages: int, nodes: Collection[int], *, last: Collection[int] = ()
+) -> dict[int, int]:
+    """`pages` split evenly over `nodes`, the rest to the lowest, and to those in `last` at last."""
     each, rest = divmod(pages, len(nodes))
-    return {node: each + (index < rest) for index, node in enumerate(sorted(nodes))}
+    order = sorted(nodes, key=lambda node: (node in last, node))
+    return {node: each + (index < rest) for index, node in enumerate(order)}
 
 
 def next_growth(
@@ -51,7 +54,8 @@ def next_growth(
 ) -> Step | None:
     """The next pages to add, or None: reached, or only exhausted nodes lack pages.
 
-    A node that falls short is not made up for by others: the split is part of the order.
+    A node that falls short is not made up for by others: the split is part of the order. Only what
+    does not divide evenly may come from any.
 
     Args:
         target: pages of the pool on all nodes.
@@ -59,7 +63,7 @@ def next_growth(
         exhausted: nodes that have no more to give.
         most: pages of one step.
     """
-    shares = even_shares(target, ours.keys())
+    shares = even_shares(target, ours.keys(), last=exhausted)
     missing = {node: shares[node] - ours[node] for node in ours if node not in exhausted}
     room = target - sum(ours.values())
     if room <= 0 or not missing:

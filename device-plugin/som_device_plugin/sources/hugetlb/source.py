@@ -236,7 +236,7 @@ class HugeTLBSource:
         if order.page_bytes >= plan.GIB and time.monotonic() > order.deadline_s:
             order.short[step.node] = (
                 f"no more was found in {_GIGANTIC_LIMIT_S:.0f} s on NUMA node {step.node}; "
-                "reserve 1Gi pages on the kernel's command line (hugepagesz=1G hugepages=N)"
+                "order 1Gi pages soon after boot, or use pageSize 2Mi"
             )
             return True
         asked = min(step.pages, self._counters.room_pages(order.page_bytes))
