@@ -115,7 +115,7 @@ class Agent:
         return RUNNER.run(self.source.check())
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def runner() -> Iterator[None]:
     with RUNNER:
         yield
