@@ -49,11 +49,12 @@ test-full: export KERNEL = all
 test-full: test test-suites ## the same without cuts: many examples, long churn, all kernels; hours
 
 # pytest compiles its tests once, also where the environment says not to keep what is compiled.
-# Durable writes of a store under test need no disk.
+# Durable writes of a store under test need no disk. Tests wait for a third of their time, so that
+# four processes have work for two cores.
 test-unit: export PYTHONDONTWRITEBYTECODE =
 test-unit: export TMPDIR = $(wildcard /dev/shm)
 test-unit: setup ## types and decisions; needs nothing
-	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -o tmp_path_retention_policy=failed tests/unit
+	$(BIN)/pytest --processes=4 -o tmp_path_retention_policy=failed tests/unit
 
 test-node: setup ## real huge pages on this machine, and local mode; needs root
 	@command -v strace >/dev/null || tests/install-packages strace
