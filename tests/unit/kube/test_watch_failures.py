@@ -16,6 +16,8 @@ from waiting import until
 MOST_REQUESTS = 10
 WINDOW_S = 30.0
 RECOVERY_S = 60.0
+SILENT = {"half-open TCP", "half-open TCP before headers", "no list"}
+"""Who waits for one of them must not wait long; a busy machine may take long for the others."""
 
 
 def most_in_window(times_s: list[float]) -> int:
@@ -33,9 +35,10 @@ async def test_requests_are_bounded_and_the_server_is_found_again(
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kube_client, "ANSWER_TIMEOUT_S", QUICK_IDLE_TIMEOUT_S)
+    patience_s = QUICK_IDLE_TIMEOUT_S if name in SILENT else 5.0
+    monkeypatch.setattr(kube_client, "ANSWER_TIMEOUT_S", patience_s)
     server.put("v1", "nodes", node("a"))
-    watching = Watching(client, clock, idle_timeout_s=QUICK_IDLE_TIMEOUT_S, seed=seed)
+    watching = Watching(client, clock, idle_timeout_s=patience_s, seed=seed)
     async with watching.running():
         await watching.reflector.wait_synced()
         server.failure = failures.ALL[name]
