@@ -50,7 +50,8 @@ class Collected(registry.Collector):
             allocated = status.allocated_bytes(pool.name, leases)
             pool_bytes.add_metric([pool.name, "free"], status.free_bytes(pool, leases))
             pool_bytes.add_metric([pool.name, "allocated"], allocated)
-            spare_bytes.add_metric([pool.name], spares.total_bytes(leases, pool.name))
+            zeroed = (s for s in spares.of_pool(leases, pool.name) if not s.is_kept)
+            spare_bytes.add_metric([pool.name], sum(spare.size_bytes for spare in zeroed))
             shortfall.add_metric([pool.name], max(0, pool.order.capacity - pool.capacity_bytes))
         yield pool_bytes
         yield spare_bytes
@@ -59,7 +60,7 @@ class Collected(registry.Collector):
             "som_agent_lease_starts", "Starts of leases by state", labels=["state"]
         )
         states = collections.Counter(
-            record.state for lease in leases if not lease.is_spare for record in lease.starts
+            record.state for lease in leases if lease.owner for record in lease.starts
         )
         for each in state.State:
             starts.add_metric([each.value], states[each])
@@ -72,7 +73,7 @@ class Collected(registry.Collector):
         # A pod that was recreated has the labels of the one before it.
         by_owner: collections.Counter[tuple[str, ...]] = collections.Counter()
         for lease in leases:
-            if lease.owner is not None and (record := lease.live) is not None:
+            if lease.owner and not lease.is_spare and (record := lease.live) is not None:
                 by_owner[*lease.owner.names, record.start.pool] += record.start.size_bytes
         for labels, size_bytes in by_owner.items():
             lease_bytes.add_metric(labels, size_bytes)
@@ -97,7 +98,7 @@ class Collected(registry.Collector):
         self, leases: Iterable[state.Lease]
     ) -> Iterator[tuple[tuple[str, ...], seams.Statistics]]:
         for lease in leases:
-            if lease.owner is None or (record := lease.live) is None:
+            if lease.owner is None or lease.is_spare or (record := lease.live) is None:
                 continue
             try:
                 found = self._statistics(record.start)

@@ -88,6 +88,11 @@ CREATE TABLE asked (
     PRIMARY KEY (pool, number)
 ) STRICT;
 """
+_SUCCESSORS: Final = """
+ALTER TABLE leases ADD COLUMN keep_s REAL NOT NULL DEFAULT 0;
+ALTER TABLE leases ADD COLUMN lineage TEXT NOT NULL DEFAULT '';
+ALTER TABLE leases ADD COLUMN kept_until_s REAL;
+"""
 _STEPS: Final = (
     _SCHEMA,
     "ALTER TABLE starts ADD COLUMN told_at_s REAL;",
@@ -100,6 +105,7 @@ _STEPS: Final = (
     UPDATE starts SET used = 1 WHERE state = 'delivered';
     """,
     _SPARES,
+    _SUCCESSORS,
 )
 """What makes each version of the schema of the one before."""
 

@@ -33,7 +33,7 @@ BUILD_SECONDS: Final = prometheus_client.Histogram(
 SERVED_BYTES: Final = prometheus_client.Counter(
     "som_agent_served_bytes",
     "Memory that containers were started with from pools that zero it before, by whether it was "
-    "zeroed ahead of them (warm) or while they waited",
+    "zeroed ahead of them or left to them (warm), or zeroed while they waited",
     ["warm"],
 )
 REFUSALS: Final = prometheus_client.Counter(

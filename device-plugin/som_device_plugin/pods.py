@@ -1,6 +1,7 @@
 """Pods as the agent reads them, from the manifests of an API server or of local mode."""
 
 import datetime
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -10,7 +11,11 @@ from som_device_plugin import annotations as of_pods
 from som_device_plugin import libsom, seams
 
 KEEP_ON_RESTART: Final = "keep-on-restart"
-"""Annotation: "true" gives restarted containers their memory back with its content."""
+"""Annotation: "true" gives restarted containers their memory back with its content.
+
+A time, as "10m", does that, and gives it to the pod's successor within that time.
+"""
+_TIME: Final = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,4})s)?")
 
 _TERMINAL: Final = frozenset({"Succeeded", "Failed"})
 
@@ -24,17 +29,21 @@ def decode_pod(manifest: Mapping[str, Any]) -> seams.Pod:
     metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
     annotations = metadata.get("annotations") or {}
+    lineage = _lineage(manifest)
     return seams.Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=seams.PodUid(metadata["uid"]),
         terminal=has_ended(manifest),
         containers=tuple(
-            request for each in containers for request in _requests(each, annotations)
+            request for each in containers for request in _requests(each, annotations, lineage)
         ),
-        keep_on_restart=frozenset(
-            each["name"] for each in containers if _keeps(each["name"], annotations)
-        ),
+        keep_on_restart={
+            each["name"]: kept_s
+            for each in containers
+            if (kept_s := _kept_s(_asked_to_keep(each["name"], annotations)[1])) is not None
+        },
+        lineage=lineage,
         running=dict(_times(status, "state", "running", "startedAt")),
         restarts=dict(_times(status, "lastState", "terminated", "finishedAt")),
     )
@@ -58,15 +67,33 @@ def promised_bytes(source: seams.PodSource, unit: v1alpha1.Unit) -> int:
     )
 
 
-def _keeps(container: str, annotations: Mapping[str, str]) -> bool:
-    return _asked_to_keep(container, annotations)[1] == "true"
+def _lineage(manifest: Mapping[str, Any]) -> str:
+    """The UID of what controls the pod, with the account that the pod acts as."""
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    account = manifest["spec"].get("serviceAccountName") or ""
+    return next((f"{each['uid']}/{account}" for each in owners if each.get("controller")), "")
 
 
-def _fault_of_keeping(container: str, annotations: Mapping[str, str]) -> str:
+def _kept_s(value: str) -> float | None:
+    """How long content outlives the pod: 0 for "true". None for "false", and what means nothing."""
+    if value == "true":
+        return 0.0
+    parts = _TIME.fullmatch(value)
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    return float(3600 * hours + 60 * minutes + seconds) or None
+
+
+def _fault_of_keeping(container: str, annotations: Mapping[str, str], lineage: str) -> str:
     name, value = _asked_to_keep(container, annotations)
-    if value in ("true", "false"):
-        return ""
-    return f'annotation {name} is {value[:64]!r}: write "true" or "false"'
+    kept_s = _kept_s(value)
+    if kept_s is None and value != "false":
+        return f'annotation {name} is {value[:64]!r}: write "true", "false" or a time as "10m"'
+    if kept_s and not lineage:
+        return (
+            f"annotation {name} is {value!r}, and this pod has no controller, such as a "
+            'StatefulSet, that makes its successor: write "true"'
+        )
+    return ""
 
 
 def _asked_to_keep(container: str, annotations: Mapping[str, str]) -> tuple[str, str]:
@@ -86,7 +113,7 @@ def _times(
 
 
 def _requests(
-    container: Mapping[str, Any], annotations: Mapping[str, str]
+    container: Mapping[str, Any], annotations: Mapping[str, str], lineage: str
 ) -> Iterator[seams.ContainerRequest]:
     """Of an extended resource limits and requests are equal, and limits are always there.
 
@@ -98,7 +125,7 @@ def _requests(
         wanted = v1alpha1.read_bytes(limits.get(v1alpha1.resource_name(unit), 0))
         count = min(wanted, v1alpha1.MOST_BYTES // v1alpha1.UNIT_BYTES[unit])
         if count:
-            preload, fault = "", _fault_of_keeping(container["name"], annotations)
+            preload, fault = "", _fault_of_keeping(container["name"], annotations, lineage)
             try:
                 preload = libsom.preload(container, annotations)
             except libsom.CannotPreload as error:

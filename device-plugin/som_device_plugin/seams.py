@@ -65,9 +65,10 @@ class ContainerRequest:
 class Pod:
     """What the agent knows of a pod: identity, whether it has ended, its som containers.
 
-    `keep_on_restart`: the containers that find their content again after a restart. `running`:
-    container that runs -> UNIX time when it started, and `restarts`: when the one before it ended;
-    both in whole seconds.
+    `keep_on_restart`: the containers that find their content again after a restart -> for how many
+    seconds after the pod's end a container of its successor does. `lineage`: what makes the pod,
+    and its successors; "": nothing. `running`: container that runs -> UNIX time when it started,
+    and `restarts`: when the one before it ended; both in whole seconds.
     """
 
     namespace: str
@@ -75,7 +76,8 @@ class Pod:
     uid: PodUid
     terminal: bool
     containers: tuple[ContainerRequest, ...]
-    keep_on_restart: frozenset[str] = frozenset()
+    keep_on_restart: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    lineage: str = ""
     running: Mapping[str, float] = dataclasses.field(default_factory=dict)
     restarts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 

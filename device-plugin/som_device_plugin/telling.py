@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 def report(of: Sequence[state.Lease]) -> leases.Report:
     """The leases that have an owner: one row per start, or one that waits for its first.
 
+    What is kept for a successor is told once it has ended, and is not free.
+
     Where there are too many, the newest are told.
     """
     rows = [row for lease in of for row in _rows(lease)]
@@ -49,7 +51,7 @@ def report(of: Sequence[state.Lease]) -> leases.Report:
 
 def _rows(lease: state.Lease) -> Iterator[leases.Lease]:
     owner, request = lease.owner, lease.request
-    if owner is None or request is None:
+    if owner is None or request is None or (lease.is_kept and not lease.ended):
         return
 
     def row(record: state.StartRecord | None) -> leases.Lease:

@@ -96,6 +96,9 @@ class FakeDriver:
         return seams.ContainerEdits((seams.Mount(path_of(start), seams.DEVICE_PATH, ("bind",)),))
 
     def remove_path(self, lease_id: seams.LeaseId) -> None:
+        for block in self.kernel.superblocks:
+            if block.mounted and block.start.built[0] == lease_id:
+                raise seams.DriverError(f"{block.start.name} is still mounted there")
         self.kernel.paths.discard(lease_id)
 
     def free_slot(self, *, pool: str, named: frozenset[int]) -> int:

@@ -131,6 +131,53 @@ async def test_an_agent_killed_at_any_call_of_a_warm_restart_loses_no_byte(
     pytest.fail("the agent was killed each time")
 
 
+async def test_a_pods_successor_finds_its_bytes_until_somebody_needs_the_pages(
+    world: RealWorld, node: nodes.Node
+) -> None:
+    pod = await world.admit("cache-0", 4, keep_s=60)
+    first, _ = await world.started(pod)
+    node.fill(first, b"x")
+    world.cluster.running.remove(pod)
+    other = await world.admit("cache-1", 4, keep_s=60)
+    theirs, content = await world.started(other)
+    assert (node.read(theirs), content) == (b"\0", "SOM_CONTENT=fresh")
+
+    heir = await world.admit("cache-0", 4, keep_s=60)
+    second, content = await world.started(heir)
+    assert (second.mount_source, content) == (first.mount_source, "SOM_CONTENT=kept")
+    assert node.read(second) == b"x"
+
+    node.fill(second, b"y")
+    world.cluster.running.remove(heir)
+    await world.crash()
+    assert node.driver.usage(second) == seams.Usage(4 * PAGE, 4 * PAGE)
+    large, content = await world.started(await world.admit("large", 60))
+    assert (node.read(large), content) == (b"\0", "SOM_CONTENT=fresh")
+    assert second.built not in node.driver.attached()
+
+
+async def test_an_agent_killed_as_content_changes_hands_loses_no_byte(
+    world: RealWorld, node: nodes.Node
+) -> None:
+    pod = await world.admit("cache-0", 4, keep_s=60)
+    first, _ = await world.started(pod)
+    node.fill(first, b"x")
+    for calls in range(0, 200, 5):
+        world.cluster.running.remove(pod)
+        pod = await world.admit("cache-0", 4, keep_s=60)
+        world.calls_left = calls
+        with contextlib.suppress(Killed):
+            await world.started(pod)
+        was_killed = world.killed
+        await world.crash()
+        start, content = await world.started(pod)
+        assert (start.mount_source, content) == (first.mount_source, "SOM_CONTENT=kept")
+        assert node.read(start) == b"x"
+        if not was_killed:
+            return
+    pytest.fail("the agent was killed each time")
+
+
 @contextlib.asynccontextmanager
 async def memcached(
     folder: pathlib.Path, start: seams.Start, node: nodes.Node

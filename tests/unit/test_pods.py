@@ -83,7 +83,7 @@ def test_null_and_zero_are_no_request(resources: dict[str, Any] | None) -> None:
     spec = {"initContainers": None, "containers": containers}
     metadata = {"namespace": "shop", "name": "db", "uid": "u1", "annotations": None}
     pod = pods.decode_pod(manifest(spec=spec, status=None, metadata=metadata))
-    assert (pod.containers, pod.terminal, pod.keep_on_restart) == ((), False, frozenset())
+    assert (pod.containers, pod.terminal, pod.keep_on_restart) == ((), False, {})
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_keeping_content_must_be_asked_for_by_the_pod_or_one_container(
 ) -> None:
     metadata = {"namespace": "shop", "name": "db", "uid": "u1", "annotations": annotations}
     found = pods.decode_pod(manifest(metadata=metadata)).keep_on_restart
-    assert found & {"log", "db"} == kept & {"log", "db"}
-    assert found <= {"log", "db", "web", "bare"}
+    assert found.keys() & {"log", "db"} == kept & {"log", "db"}
+    assert set(found.values()) <= {0.0}
 
 
 def test_a_pod_that_asks_for_what_nobody_has_is_read_with_its_fault() -> None:
@@ -121,8 +121,44 @@ def test_another_answer_than_yes_or_no_is_a_fault_of_the_container(name: str) ->
         if each.name == "db"
     ]
     assert db.fault.startswith(f"annotation {name} is 'yyy")
-    assert db.fault.endswith('write "true" or "false"')
+    assert db.fault.endswith('write "true", "false" or a time as "10m"')
     assert len(db.fault) < 200
+
+
+def controlled(annotation: str, *, controller: bool = True) -> dict[str, Any]:
+    """A pod of a StatefulSet, and of another owner that does not control it."""
+    return manifest(
+        metadata={
+            **manifest()["metadata"],
+            "annotations": {"som.io/keep-on-restart": annotation},
+            "ownerReferences": [{"uid": "u3"}, {"uid": "u2", "controller": controller}],
+        },
+        spec={**manifest()["spec"], "serviceAccountName": "shop"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("90s", 90), ("10m", 600), ("1h30m", 5400), ("true", 0), ("9999h", 35996400)],
+)
+def test_a_time_is_how_long_content_outlives_the_pod(value: str, seconds: int) -> None:
+    pod = pods.decode_pod(controlled(value))
+    assert pod.keep_on_restart["db"] == seconds
+    assert pod.lineage == "u2/shop"
+    assert not any(each.fault for each in pod.containers)
+
+
+@pytest.mark.parametrize("value", ["", "0s", "10", "m", "10 m", "1m1h", "-1s", "1.5h", "99999s"])
+def test_what_is_no_time_is_a_fault(value: str) -> None:
+    pod = pods.decode_pod(controlled(value))
+    assert all("write" in each.fault for each in pod.containers)
+    assert pod.keep_on_restart == {}
+
+
+def test_a_pod_that_nothing_controls_has_no_successor() -> None:
+    pod = pods.decode_pod(controlled("10m", controller=False))
+    assert pod.lineage == ""
+    assert all("no controller" in each.fault for each in pod.containers)
 
 
 def test_before_the_pods_are_known_everything_is_promised() -> None:

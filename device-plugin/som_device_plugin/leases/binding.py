@@ -73,6 +73,8 @@ def bind(
                 owner=owner,
                 request=request,
                 keep_on_restart=holder.container in pod.keep_on_restart,
+                keep_s=pod.keep_on_restart.get(holder.container, 0.0),
+                lineage=pod.lineage,
             )
     raise seams.StartRefused(
         f"som: container {holder.container} holds a som.io/ticket but requests neither som.io/2Mi "

@@ -23,6 +23,7 @@ class Outcome(enum.Enum):
 
     UNBOUND = "named and not started yet: holds nothing"
     SPARE = "built ahead, and nobody's yet"
+    KEPT = "its pod is gone: kept for the successor"
     IN_USE = "its owner lives"
     CONTAINER_RUNS = "the pod is gone, kubelet still lists its container: kept"
     UNPROVEN = "no information about its owner: kept"
@@ -79,7 +80,9 @@ def about_owner(
 ) -> Outcome | state.Event:
     """Whether the lease's owner lives, is proven gone (an Event to its starts), or neither."""
     if lease.is_spare:
-        return state.Event.OWNER_GONE if lease.ended else Outcome.SPARE
+        if lease.ended:
+            return state.Event.OWNER_GONE
+        return Outcome.KEPT if lease.is_kept else Outcome.SPARE
     if lease.owner is None:
         return Outcome.UNBOUND
     if lease.ended:
@@ -118,14 +121,14 @@ def about_start(
             # A spare that was adopted and not cut yet is longer.
             is_built = attached == record.start.size_bytes
             return state.Event.BUILT if is_built else state.Event.BUILDER_LOST
-        case state.State.READY | state.State.DELIVERED:
+        case state.State.READY | state.State.DELIVERED | state.State.KEPT:
             if attached is None:
                 is_lost = kernel.usage[key].free
                 return state.Event.LOST if is_lost else state.Event.MOUNT_LOST
             if kernel.usage[key].current_bytes < record.start.size_bytes:
-                # No container has had it yet, and none gets it.
-                is_ready = record.state is state.State.READY
-                return state.Event.LOST if is_ready else Outcome.DAMAGED
+                # No container has it, and none gets it.
+                is_nobodys = record.state is not state.State.DELIVERED
+                return state.Event.LOST if is_nobodys else Outcome.DAMAGED
         case state.State.RELEASING if key not in kernel.building:
             if attached is not None:
                 return state.Event.STILL_MOUNTED
@@ -133,6 +136,55 @@ def about_start(
                 return state.Event.FREED
             return state.Event.RESISTS if key in kernel.resisting else Outcome.HELD
     return None
+
+
+def is_left(lease: state.Lease, leases: Sequence[state.Lease], kernel: KernelView) -> bool:
+    """Whether the lease, whose owner is proven gone, leaves its memory to a successor."""
+    record = lease.live
+    return (
+        lease.keep_s > 0
+        and not lease.ended
+        and len(lease.starts) == 1
+        and record is not None
+        and record.state is state.State.DELIVERED
+        and about_start(lease, record, kernel, is_owner_gone=False) is None
+        and not is_succeeded(lease, leases)
+    )
+
+
+def is_succeeded(lease: state.Lease, leases: Sequence[state.Lease]) -> bool:
+    """Whether a newer container of the owner's names has had memory."""
+    return any(
+        other.owner is not None
+        and lease.owner is not None
+        and other.owner.names == lease.owner.names
+        and other.named_order > lease.named_order
+        and other.last_number > 0
+        for other in leases
+    )
+
+
+def is_successor(lease: state.Lease, kept: state.Lease) -> bool:
+    """Whether the bound `lease`, at its first start, may have what `kept` was left with.
+
+    The lineage is what its pod says, so it keeps out others by mistake only. The namespace keeps
+    out others for sure, and the pod that left it has asked for that.
+    """
+    record = kept.live
+    return (
+        kept.is_kept
+        and not kept.ended
+        and record is not None
+        and record.state is state.State.KEPT
+        and lease.last_number == 0
+        and lease.keep_s > 0
+        and lease.owner is not None
+        and kept.owner is not None
+        and lease.owner.names == kept.owner.names
+        and lease.lineage == kept.lineage != ""
+        and lease.request is not None
+        and lease.request.size_bytes == record.start.size_bytes
+    )
 
 
 def about_content(
@@ -166,7 +218,8 @@ def strays(leases: Sequence[state.Lease], kernel: KernelView) -> list[Finding]:
 
 def pod_is_gone(lease: state.Lease, live: Collection[seams.PodUid]) -> bool:
     """The first proof, where the lease stands: kubelet's word matters from now on."""
-    return lease.owner is not None and not lease.ended and lease.owner.uid not in live
+    stands = not lease.ended and not lease.is_spare
+    return lease.owner is not None and stands and lease.owner.uid not in live
 
 
 def live_uids(source: seams.PodSource) -> frozenset[seams.PodUid]:

@@ -1,5 +1,7 @@
 """Keeps spares in the pools that gain by them, and gives them to starts (see `spares`).
 
+What pods left for their successors is given and ended here as well.
+
 One is built at a time, when nothing has changed for a moment and no container waits: the worker
 takes half of one core at most.
 """
@@ -62,15 +64,9 @@ class Keeper:
     async def adopt(
         self, lease: state.Lease, pool: pools.ActivePool, *, node: int
     ) -> state.StartRecord | None:
-        """The bound `lease`'s next start, if there is a spare for it."""
-        assert lease.request is not None
-        size_bytes = lease.request.size_bytes
+        """The bound `lease`'s next start: what was left for it, or else a spare; None: neither."""
         while True:
-            ready = spares.of_pool(self._store.leases(), pool.name, state.State.READY)
-            chosen = spares.choose(
-                ready, size_bytes=size_bytes, node=node, free_bytes=pool.free_bytes
-            )
-            spare = self._store.lease(chosen.lease_id) if chosen else None
+            spare = self._left_for(lease, pool) or self._zeroed_for(lease, pool, node)
             if spare is None or spare.live is None:
                 return None
             is_intact = await self._starts.intact(spare.live)
@@ -80,9 +76,24 @@ class Keeper:
             if self._store.lease(spare.lease_id) != spare:
                 continue
             if is_intact:
-                log.info("spare adopted", extra={"lease": lease.lease_id, "spare": spare.lease_id})
+                said = "kept content adopted" if spare.is_kept else "spare adopted"
+                log.info(said, extra={"lease": lease.lease_id, "spare": spare.lease_id})
                 return self._starts.adopt(spare.lease_id, lease)
             await self._starts.end_spare(spare.lease_id)
+
+    def _left_for(self, lease: state.Lease, pool: pools.ActivePool) -> state.Lease | None:
+        now_s = self._time.now().timestamp()
+        left = spares.left_for(lease, self._store.leases(), now_s=now_s)
+        return left if left and left.live and left.live.start.pool == pool.name else None
+
+    def _zeroed_for(
+        self, lease: state.Lease, pool: pools.ActivePool, node: int
+    ) -> state.Lease | None:
+        assert lease.request is not None
+        ready = spares.of_pool(self._store.leases(), pool.name, state.State.READY)
+        size_bytes = lease.request.size_bytes
+        chosen = spares.choose(ready, size_bytes=size_bytes, node=node, free_bytes=pool.free_bytes)
+        return self._store.lease(chosen.lease_id) if chosen else None
 
     async def make_room(self, pool: pools.ActivePool, size_bytes: int) -> None:
         """End the spares without which `pool` has `size_bytes` free, if that is enough."""
@@ -98,8 +109,14 @@ class Keeper:
         await loops.repeat("spares", self._look, time=self._time)
 
     async def _look(self) -> None:
-        pause_s = self._build_at_s - self._time.monotonic()
-        await loops.wait(self._changed, at_most_s=pause_s if pause_s > 0 else None, time=self._time)
+        now_s = self._time.now().timestamp()
+        pauses_s = [self._build_at_s - self._time.monotonic()] + [
+            lease.kept_until_s - now_s
+            for lease in self._store.leases()
+            if lease.kept_until_s is not None
+        ]
+        pause_s = min((each for each in pauses_s if each > 0), default=None)
+        await loops.wait(self._changed, at_most_s=pause_s, time=self._time)
         now_s = self._time.monotonic()
         if self._changed.is_set() and now_s >= self._build_at_s:
             self._build_at_s = now_s + QUIET_S
@@ -113,6 +130,9 @@ class Keeper:
     async def keep(self) -> None:
         """End what is not wanted, and begin the next build if it is time."""
         self._finish_build()
+        now_s = self._time.now().timestamp()
+        for lease_id in spares.in_vain(self._store.leases(), now_s=now_s):
+            await self._starts.end_spare(lease_id)
         for pool in list(self._pools.pools().values()):
             if not self._starts.zeroes_at_build(pool.driver):
                 continue
@@ -153,8 +173,8 @@ class Keeper:
         here = spares.of_pool(self._store.leases(), pool.name)
         if pool.is_leaving or pool.capacity_bytes > pool.order.capacity:
             # Its free pages go back to the node.
-            wishes = []
-        elif pool.order.warm is None:
+            return spares.Plan(end=tuple(spare.lease_id for spare in here))
+        if pool.order.warm is None:
             wishes = spares.expected(self._store.asked(pool.name))
         else:
             nodes = sorted(node for node, size in pool.reserved.node_bytes.items() if size)

@@ -148,6 +148,10 @@ class Reconciler:
         about_owner = decide.about_owner(lease, leases, pods)
         is_owner_gone = about_owner is state.Event.OWNER_GONE
         findings = [decide.Finding(about_owner, lease.lease_id)]
+        is_kept = is_owner_gone and decide.is_left(lease, self._store.leases(), kernel)
+        if is_kept and self._starts.keep(lease):
+            log.info("content kept", extra={"lease": lease.lease_id, "owner": str(lease.owner)})
+            return [decide.Finding(decide.Outcome.KEPT, lease.lease_id)]
         if is_owner_gone and not lease.ended:
             log.info("lease ended", extra={"lease": lease.lease_id, "owner": str(lease.owner)})
             self._store.end(lease.lease_id)

@@ -163,6 +163,9 @@ class TicketService:
         assert lease.request is not None
         unit, size_bytes = lease.request.unit, lease.request.size_bytes
         node = _numa_node(lease.ticket)
+        if lease.keep_s and not lease.last_number:
+            # Only what is known to have lost its owner can be this one's.
+            await self._reconciler.reconcile()
         pool = self._pools.for_unit(unit)
         if pool and (record := await self._keeper.adopt(lease, pool, node=node)):
             return record

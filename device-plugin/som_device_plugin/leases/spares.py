@@ -9,6 +9,9 @@ waits.
 A spare is ended when its size is not wanted any more, when a pod needs its pages for a start of
 another size, or when the pool has to shrink; never for the sake of another spare, so that two
 that do not fit beside each other are not built in turn for ever.
+
+What a pod left for its successor is a spare, too: no start but the successor's gets it, it is never
+built, and of all spares it is ended last.
 """
 
 import collections
@@ -18,7 +21,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.leases import state
+from som_device_plugin.leases import decide, state
 
 MOST_REMEMBERED: Final = 8
 """Sizes of a pool's last starts, which are kept warm if the SomPool does not say what."""
@@ -44,6 +47,7 @@ class Spare:
     lease_id: seams.LeaseId
     size_bytes: int
     node: int | None
+    is_kept: bool = False
 
     @property
     def wish(self) -> Wish:
@@ -85,12 +89,14 @@ def of_pool(leases: Iterable[state.Lease], pool: str, *states: state.State) -> l
             continue
         if not states or record.state in states:
             start = record.start
-            found.append(Spare(lease.lease_id, start.size_bytes, start.preferred_node))
+            found.append(
+                Spare(lease.lease_id, start.size_bytes, start.preferred_node, lease.is_kept)
+            )
     return found
 
 
 def total_bytes(leases: Iterable[state.Lease], pool: str) -> int:
-    """What is built ahead in `pool`, or being built."""
+    """What is built ahead in `pool`, or being built, or kept."""
     return sum(spare.size_bytes for spare in of_pool(leases, pool))
 
 
@@ -116,6 +122,8 @@ def plan(
     open_wishes = collections.Counter(wishes)
     end = []
     for spare in spares:
+        if spare.is_kept:
+            continue
         if open_wishes[spare.wish]:
             open_wishes[spare.wish] -= 1
         else:
@@ -142,10 +150,18 @@ def choose(
 def make_room(spares: Sequence[Spare], missing_bytes: int) -> tuple[Spare, ...]:
     """Those to end so that `missing_bytes` become free, none of them in vain; () if all are less.
 
-    The smallest that is enough alone, else the largest ones.
+    What is kept only as far as all others are not enough.
     """
     if sum(spare.size_bytes for spare in spares) < missing_bytes:
         return ()
+    others = [spare for spare in spares if not spare.is_kept]
+    others_bytes = sum(spare.size_bytes for spare in others)
+    kept = _enough((s for s in spares if s.is_kept), missing_bytes - others_bytes)
+    return (*_enough(others, missing_bytes - sum(s.size_bytes for s in kept)), *kept)
+
+
+def _enough(spares: Iterable[Spare], missing_bytes: int) -> list[Spare]:
+    """Of `spares`, which are enough: the smallest that is alone, else the largest ones."""
     ascending = sorted(spares, key=lambda s: (s.size_bytes, s.lease_id))
     chosen: list[Spare] = []
     while missing_bytes > 0:
@@ -154,4 +170,26 @@ def make_room(spares: Sequence[Spare], missing_bytes: int) -> tuple[Spare, ...]:
         ascending.remove(spare)
         chosen.append(spare)
         missing_bytes -= spare.size_bytes
-    return tuple(chosen)
+    return chosen
+
+
+def left_for(
+    lease: state.Lease, leases: Iterable[state.Lease], *, now_s: float
+) -> state.Lease | None:
+    """What the container before left for the bound `lease`, at its first start."""
+    left = (each for each in leases if decide.is_successor(lease, each))
+    return next((each for each in left if not _is_over(each, now_s)), None)
+
+
+def in_vain(leases: Sequence[state.Lease], *, now_s: float) -> list[seams.LeaseId]:
+    """What is kept for nobody: its time is over, or the successor has other memory."""
+    return [
+        lease.lease_id
+        for lease in leases
+        if lease.is_kept and not lease.ended
+        if _is_over(lease, now_s) or decide.is_succeeded(lease, leases)
+    ]
+
+
+def _is_over(lease: state.Lease, now_s: float) -> bool:
+    return lease.kept_until_s is not None and lease.kept_until_s <= now_s

@@ -78,6 +78,23 @@ class Starts:
         self.leases.add_spare(start, boot_id=self._boot_id)
         return self._build_soon(start)
 
+    def keep(self, lease: state.Lease) -> bool:
+        """Keep what the lease's owner, which is proven gone, left; no container begins with it.
+
+        False: the lease is not as it was, or its driver keeps no content.
+        """
+        record = lease.live
+        if record is None or self.leases.lease(lease.lease_id) != lease:
+            return False
+        if not self.keeps_content(record.start):
+            return False
+        step = state.step(record.state, state.Event.LEFT)
+        left = dataclasses.replace(record, state=step.state, used=step.used)
+        until_s = self._time.now().timestamp() + lease.keep_s
+        self.leases.keep(lease.lease_id, left, until_s=until_s)
+        self._specs.remove(lease.lease_id)
+        return True
+
     def adopt(self, spare_id: seams.LeaseId, lease: state.Lease) -> state.StartRecord:
         """Record that the bound `lease` has the spare's start, and cut that in the background."""
         assert lease.request is not None
@@ -276,7 +293,8 @@ class Starts:
     def _startable(self, lease: state.Lease | None) -> state.StartRecord | None:
         """The start that a container may begin with: delivered it has its spec, ready perhaps."""
         live = lease.live if lease else None
-        if live is None or live.state is state.State.BUILDING or live.boot_id != self._boot_id:
+        startable = (state.State.READY, state.State.DELIVERED)
+        if live is None or live.state not in startable or live.boot_id != self._boot_id:
             return None
         return live
 

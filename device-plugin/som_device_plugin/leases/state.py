@@ -7,6 +7,7 @@ memory of its own, in a cgroup slot of its own. A start is
     BUILDING    reserved and zeroed by a worker, or about to be
     READY       attached at the lease's path; its container was not told yet
     DELIVERED   its container was told to start; from here on it may be mapped by anybody
+    KEPT        left by a pod that has gone, for the one that is made in its place
     RELEASING   taken away; waits until the kernel shows that nobody holds its pages
 
 and then forgotten. A lease has at most one start that is not RELEASING. What each event does in
@@ -27,6 +28,7 @@ class State(enum.Enum):
     BUILDING = "building"
     READY = "ready"
     DELIVERED = "delivered"
+    KEPT = "kept"
     RELEASING = "releasing"
 
 
@@ -39,6 +41,7 @@ class Event(enum.Enum):
     RESTARTED = "PreStartContainer came again after OK: a new container"
     USED = "its container runs, or is told to start with it once more: its content may be kept"
     OWNER_GONE = "both proofs: released"
+    LEFT = "both proofs: kept for its owner's successor"
     BUILDER_LOST = "its builder is gone: built again at the next start"
     MOUNT_LOST = "its mount is gone"
     LOST = "its memory is gone, as after a boot: somebody destroyed it, or loaded som.ko again"
@@ -82,10 +85,15 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], Step]] = {
     (State.DELIVERED, Event.RESTARTED): _TAKE_AWAY,
     (State.DELIVERED, Event.USED): Step(State.DELIVERED, used=True),
     (State.DELIVERED, Event.OWNER_GONE): _TAKE_AWAY,
+    (State.DELIVERED, Event.LEFT): Step(State.KEPT, used=True),
     # Its container keeps the superblock by its own mount, and with it the memory.
     (State.DELIVERED, Event.MOUNT_LOST): Step(State.DELIVERED),
     (State.DELIVERED, Event.LOST): _TAKE_AWAY,
     (State.DELIVERED, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
+    (State.KEPT, Event.OWNER_GONE): _TAKE_AWAY,
+    (State.KEPT, Event.MOUNT_LOST): _TAKE_AWAY,
+    (State.KEPT, Event.LOST): _TAKE_AWAY,
+    (State.KEPT, Event.OTHER_BOOT): Step(State.RELEASING, (Action.FORGET,)),
     # The worker ended after all: what it attached meanwhile goes the same way.
     (State.RELEASING, Event.BUILT): _TAKE_AWAY,
     (State.RELEASING, Event.BUILD_FAILED): Step(State.RELEASING),
@@ -119,11 +127,14 @@ class StartRecord:
 class Lease:
     """A lease as the store keeps it. `owner` is None until PreStartContainer has bound it.
 
-    One without a ticket is no container's: it has a spare (see `spares`) until that is adopted.
+    One without a ticket is no container's: it has a spare (see `spares`) until that is adopted. If
+    it has an owner, that is gone, and its memory is kept until `kept_until_s` (UNIX time) for a
+    successor: a container of the same names, `lineage` and size.
 
     `named_order` grows with every Allocate: of two leases of a ticket, the newer is the larger.
     `ended`: both proofs were seen; it is forgotten with its last start.
-    `keep_on_restart`: a restarted container finds its content again (warm restart).
+    `keep_on_restart`: a restarted container finds its content again (warm restart), and for
+    `keep_s` after its pod's end the successor's.
     `last_number` is that of its newest start, forgotten ones included: no two have the same.
     """
 
@@ -136,11 +147,19 @@ class Lease:
     keep_on_restart: bool = False
     last_number: int = 0
     starts: tuple[StartRecord, ...] = ()
+    keep_s: float = 0.0
+    lineage: str = ""
+    kept_until_s: float | None = None
 
     @property
     def is_spare(self) -> bool:
-        """Whether it has memory ahead of any container."""
+        """Whether no container has its memory, which so counts as free."""
         return not self.ticket
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is a spare with what a container left for its successor."""
+        return self.kept_until_s is not None
 
     @property
     def live(self) -> StartRecord | None:

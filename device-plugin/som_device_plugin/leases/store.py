@@ -15,7 +15,8 @@ from som_device_plugin.leases import spares, state
 
 _LOAD_LEASES: Final = """
 SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
-       ended, keep_on_restart, preload, last_number FROM leases ORDER BY named_order
+       ended, keep_on_restart, preload, last_number, keep_s, lineage, kept_until_s
+FROM leases ORDER BY named_order
 """
 _LOAD_STARTS: Final = """
 SELECT lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_node,
@@ -24,8 +25,8 @@ SELECT lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_n
 _WRITE_LEASE: Final = """
 INSERT OR REPLACE INTO leases
       (lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
-       ended, keep_on_restart, preload, last_number)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       ended, keep_on_restart, preload, last_number, keep_s, lineage, kept_until_s)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _WRITE_START: Final = """
 INSERT INTO starts
@@ -93,6 +94,8 @@ class LeaseStore:
                     owner=bound.owner,
                     request=bound.request,
                     keep_on_restart=bound.keep_on_restart,
+                    keep_s=bound.keep_s,
+                    lineage=bound.lineage,
                 )
             )
 
@@ -113,8 +116,8 @@ class LeaseStore:
         self, spare_id: seams.LeaseId, lease_id: seams.LeaseId, *, size_bytes: int
     ) -> state.StartRecord:
         """Record that the spare's start is the lease's next one, to be cut to `size_bytes`."""
-        lease = self._leases[lease_id]
-        (spare,) = self._leases[spare_id].starts
+        lease, giver = self._leases[lease_id], self._leases[spare_id]
+        (spare,) = giver.starts
         start = dataclasses.replace(
             spare.start,
             lease_id=lease_id,
@@ -122,9 +125,26 @@ class LeaseStore:
             size_bytes=size_bytes,
             built_as=spare.start.name,
         )
-        record = state.StartRecord(start, state.State.BUILDING, spare.boot_id)
-        self._write(_with(lease, record), history=self._with_asked(start), gone=spare_id)
+        record = state.StartRecord(start, state.State.BUILDING, spare.boot_id, used=spare.used)
+        written, gone = [_with(lease, record)], None
+        if start.built[0] == spare_id:
+            # Its path is the start's from now on.
+            gone = spare_id
+        else:
+            written.append(dataclasses.replace(giver, ended=True, starts=()))
+        self._write(*written, history=self._with_asked(start), gone=gone)
         return record
+
+    def keep(self, lease_id: seams.LeaseId, record: state.StartRecord, *, until_s: float) -> None:
+        """Record that the lease's owner is gone, and left `record` for its successor."""
+        self._write(
+            dataclasses.replace(
+                self._leases[lease_id],
+                ticket=seams.Ticket(""),
+                starts=(record,),
+                kept_until_s=until_s,
+            )
+        )
 
     def set_state(self, start: seams.Start, new: state.State, *, now_s: float) -> None:
         """Record where `start` is, from `now_s` (UNIX time) on."""
@@ -238,7 +258,7 @@ def _row(lease: state.Lease) -> tuple[object, ...]:
         *((*owner.names, owner.uid) if owner else (None,) * 4),
         *((request.unit, request.size_bytes) if request else (None,) * 2),
         *(lease.ended, lease.keep_on_restart, request.preload if request else ""),
-        lease.last_number,
+        *(lease.last_number, lease.keep_s, lease.lineage, lease.kept_until_s),
     )
 
 
@@ -249,12 +269,13 @@ def _start_row(record: state.StartRecord) -> tuple[object, ...]:
 
 def _lease(row: tuple[Any, ...], starts: tuple[state.StartRecord, ...]) -> state.Lease:
     lease_id, ticket, order, namespace, pod, container, uid, *rest = row
-    unit, size_bytes, ended, keep, preload, last_number = rest
+    unit, size_bytes, ended, keep, preload, last_number, *successor = rest
     owner = request = None
     if uid is not None:
         owner = seams.Owner(namespace, pod, container, uid)
         count = size_bytes // v1alpha1.UNIT_BYTES[unit]
         request = seams.ContainerRequest(container, unit, count, preload)
     return state.Lease(
-        *(lease_id, ticket, order, owner, request, bool(ended), bool(keep), last_number, starts)
+        *(lease_id, ticket, order, owner, request, bool(ended), bool(keep), last_number, starts),
+        *successor,
     )

@@ -36,6 +36,9 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
         "keeps", pods.container(*looks, units=8), pods.container(*looks, units=8, name="zeroed")
     )
     keeps["metadata"]["annotations"] = {"keep-on-restart.som.io/main": "true"}
+    cache = pods.stateful_set("cache", pods.container(*looks, units=8))
+    keeping = {"som.io/keep-on-restart": "10m"}
+    cache["spec"]["template"]["metadata"]["annotations"] = keeping
     sidecar = pods.container("size", "hold", units=2, name="sidecar", restartPolicy="Always")
     clean.apply(
         restricted,
@@ -44,6 +47,7 @@ def scene(clean: Cluster) -> Iterator[Cluster]:
         pods.pod("two", pods.container("fill", TWOS, "hold", units=32)),
         pods.pod("restarts", pods.container("check", ZEROED, "fill", ONES, "hold", units=8)),
         keeps,
+        cache,
         pods.pod(
             "several",
             pods.container("size", "hold", units=4, name="app"),
@@ -122,6 +126,14 @@ def test_restarted_container_finds_its_content_where_it_is_to_be_kept(scene: Clu
     assert kept == ["env: kept", "check: same", f"fill: {ONES}", "hold"]
     assert zeroed[0] == "env: fresh"
     assert "check: same" not in zeroed
+
+
+def test_next_pod_of_a_stateful_set_finds_what_its_pod_left_to_it(scene: Cluster) -> None:
+    assert "env: fresh" in pods.wait_output(scene, "cache-0", "hold")
+    pods.delete(scene, "cache-0")
+    lines = pods.wait_output(scene, "cache-0", "hold")
+    assert lines == ["env: kept", "check: same", f"fill: {ONES}", "hold"]
+    scene.kubectl("delete", "statefulset", "cache", "--timeout=90s")
 
 
 def test_pod_that_asks_for_too_much_says_so(scene: Cluster) -> None:

@@ -43,8 +43,10 @@ STEPS = [
     "spare",
     "spare while starting",
     "ticket given twice",
+    "kept ones end",
     "reconcile",
 ]
+KEEPING = [(False, 0.0), (True, 0.0), (True, 60.0)]
 
 
 async def one_step(world: World, step: str, choose: random.Random) -> None:
@@ -52,8 +54,10 @@ async def one_step(world: World, step: str, choose: random.Random) -> None:
     pod = choose.choice(pods) if pods else None
     match step:
         case "admit" if len(pods) < len(TICKETS) and world.chosen():
-            keep = choose.random() < 0.5
-            await world.admit(choose.choice(world.unused_names()), choose.randint(1, 16), keep=keep)
+            name, keep, keep_s = choose.choice(world.unused_names()), *choose.choice(KEEPING)
+            count = choose.choice([4, choose.randint(1, 16)])
+            lineage = choose.choice(["set", "set", "other"])
+            await world.admit(name, count, keep=keep, keep_s=keep_s, lineage=lineage)
         case "start" if pod and pod.known_to_api and not pod.container_runs:
             await world.start_container(pod)
         case "start cancelled" if pod and pod.known_to_api and not pod.container_runs:
@@ -106,7 +110,12 @@ async def one_step(world: World, step: str, choose: random.Random) -> None:
         case "recreate" if pod and pod.container_runs:
             pods.remove(pod)
             if world.chosen():
-                await world.admit(pod.pod.name, choose.randint(1, 16))
+                count = choose.choice([pod.pod.containers[0].count, choose.randint(1, 16)])
+                keep_s = choose.choice([0.0, 60.0, 60.0])
+                await world.admit(pod.pod.name, count, keep_s=keep_s, lineage=pod.pod.lineage)
+        case "kept ones end":
+            await world.clock.advance(choose.choice([1.0, 60.0]))
+            await world.keeper.keep()
         case "spare":
             await world.keep_spares()
         case "spare while starting" if pod and pod.known_to_api and not pod.container_runs:
@@ -136,8 +145,8 @@ async def live(world: World, chosen: list[str], choose: random.Random) -> None:
     for block in world.kernel.superblocks:
         block.pinned_bytes = 0
     world.pools.shrinking = True
-    await world.keeper.keep()
     for _ in range(3):
+        await world.keeper.keep()
         await world.reconciler.reconcile()
     assert world.kernel.used_bytes() == 0, "a page leaked"
     left = [lease for lease in world.store.leases() if lease.owner or lease.starts or lease.ended]

@@ -1,6 +1,7 @@
 """Which memory is built ahead, and which start gets it."""
 
 import collections
+import dataclasses
 
 import hypothesis
 from hypothesis import strategies
@@ -19,6 +20,15 @@ PLENTY: dict[int | None, int] = {0: 10**6, 1: 10**6}
 def some_spares(draw: strategies.DrawFn) -> list[spares.Spare]:
     wishes = draw(WISHES)
     return [spare(str(at), wish.size_bytes, wish.node) for at, wish in enumerate(wishes)]
+
+
+@strategies.composite
+def some_kept(draw: strategies.DrawFn) -> list[spares.Spare]:
+    """Spares, some of which are kept for a successor."""
+    return [
+        dataclasses.replace(each, is_kept=draw(strategies.booleans()))
+        for each in draw(some_spares())
+    ]
 
 
 def spare(name: str, size_bytes: int, node: int | None = 0) -> spares.Spare:
@@ -93,7 +103,23 @@ def test_a_far_too_large_spare_is_cut_only_when_nothing_else_is_free() -> None:
     assert spares.choose(there, size_bytes=3, node=0, free_bytes=2) == there[0]
 
 
-@hypothesis.given(some_spares(), strategies.integers(1, 100))
+def test_what_is_kept_is_no_wish_come_true_and_ended_for_none() -> None:
+    kept = dataclasses.replace(spare("kept", 4), is_kept=True)
+    plan = spares.plan([spares.Wish(4, 0)], [kept], free_bytes=4, node_bytes=PLENTY)
+    assert plan == spares.Plan(build=spares.Wish(4, 0))
+    assert spares.plan([], [kept], free_bytes=4, node_bytes=PLENTY) == spares.Plan()
+
+
+@hypothesis.given(some_kept(), strategies.integers(1, 100))
+def test_what_is_kept_is_ended_only_where_all_other_spares_are_not_enough(
+    there: list[spares.Spare], missing_bytes: int
+) -> None:
+    others_bytes = sum(s.size_bytes for s in there if not s.is_kept)
+    chosen = [s.size_bytes for s in spares.make_room(there, missing_bytes) if s.is_kept]
+    assert all(sum(chosen) - each + others_bytes < missing_bytes for each in chosen)
+
+
+@hypothesis.given(some_kept(), strategies.integers(1, 100))
 def test_room_is_made_by_spares_none_of_which_is_ended_in_vain(
     there: list[spares.Spare], missing_bytes: int
 ) -> None:

@@ -20,6 +20,7 @@ WRITES = [
     "add_start",
     *["set_state"] * 2,
     "set_used",
+    "keep",
     "end",
     "forget_start",
     "forget",
@@ -67,7 +68,14 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
             request = seams.ContainerRequest("main", unit, 1 + number, preload)
             keep = number > 5
             leases.bind(
-                dataclasses.replace(lease, owner=owner, request=request, keep_on_restart=keep)
+                dataclasses.replace(
+                    lease,
+                    owner=owner,
+                    request=request,
+                    keep_on_restart=keep,
+                    keep_s=60.0 * number,
+                    lineage="set" if keep else "",
+                )
             )
         case "add_start":
             start = seams.Start(
@@ -80,6 +88,8 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
             leases.set_state(start, list(state.State)[number % len(state.State)], now_s=number)
         case "set_used" if records:
             leases.set_used(records[number % len(records)].start)
+        case "keep" if lease.live:
+            leases.keep(lease.lease_id, lease.live, until_s=number)
         case "end":
             leases.end(lease.lease_id)
         case "forget_start" if records:

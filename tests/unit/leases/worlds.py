@@ -80,6 +80,7 @@ class World:
         self.path = path
         self.cdi_dir = path.parent / "cdi"
         self.uid = 0
+        self.admitted: dict[str, seams.Pod] = {}
         self.clock = FakeClock()
         self.boot_id = "boot-1"
         self.start_agent()
@@ -175,6 +176,8 @@ class World:
         *,
         unit: v1alpha1.Unit = "2Mi",
         keep: bool = False,
+        keep_s: float = 0.0,
+        lineage: str = "set/default",
         ticket: seams.Ticket | None = None,
     ) -> node.FakePod:
         """What kubelet does for a pod: choose a ticket, Allocate. Its fault: one that is taken."""
@@ -186,8 +189,10 @@ class World:
             uid=seams.PodUid(f"uid-{self.uid}"),
             terminal=False,
             containers=(seams.ContainerRequest(name="main", unit=unit, count=count),),
-            keep_on_restart=frozenset({"main"} if keep else ()),
+            keep_on_restart={"main": keep_s} if keep or keep_s else {},
+            lineage=lineage,
         )
+        self.admitted[pod.uid] = pod
         await self.service.allocate([ticket])
         self.cluster.running.append(node.FakePod(pod, ticket))
         return self.cluster.running[-1]
@@ -202,7 +207,7 @@ class World:
         (block,) = [b for b in usable if self.owner_of(b) == pod.pod.uid]
         self.check_spec(block, pod.pod)
         is_kept = block is pod.delivered and bool(pod.pod.keep_on_restart)
-        if not is_kept:
+        if not is_kept and not self.is_left_for(pod, block):
             assert block.writer is None, "memory of an earlier owner or start was handed out"
         assert not block.lost_bytes, "memory with holes was handed out"
         if self.content_of(block) == "fresh":
@@ -213,6 +218,20 @@ class World:
         assert block.start.size_bytes == pod.pod.containers[0].size_bytes
         pod.delivered, pod.container_runs = block, True
         return True
+
+    def is_left_for(self, pod: node.FakePod, block: node.Superblock) -> bool:
+        """Whether who wrote to this memory has gone, and left it to such a pod as this."""
+        if block.writer is None or pod.delivered is not None:
+            return False
+        writer, heir = self.admitted[block.writer], pod.pod
+        assert all(other.pod is not writer for other in self.cluster.running)
+        return (
+            (writer.namespace, writer.name, writer.lineage)
+            == (heir.namespace, heir.name, heir.lineage)
+            and [each.size_bytes for each in writer.containers]
+            == [each.size_bytes for each in heir.containers]
+            and all(each.keep_on_restart.get("main") for each in (writer, heir))
+        )
 
     def content_of(self, block: node.Superblock) -> str:
         """What the spec says that a container finds in its memory."""
