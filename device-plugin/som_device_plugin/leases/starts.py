@@ -136,6 +136,15 @@ class Starts:
     def _build_soon(self, start: seams.Start) -> Build:
         build = Build(asyncio.create_task(self._build(start)))
         self._builds[key_of(start)] = build
+
+        def is_over(_: asyncio.Task[None]) -> None:
+            # Only now: reconciliation takes a start that nobody builds for one of a lost agent,
+            # and so finishes one whose outcome could not be stored.
+            del self._builds[key_of(start)]
+            self.wake.set()
+
+        # Of a task that was cancelled before it began, nothing else runs.
+        build.task.add_done_callback(is_over)
         return build
 
     async def _build(self, start: seams.Start) -> None:
@@ -171,11 +180,6 @@ class Starts:
         except Exception as error:
             build.error = f"{error}; retrying"
             loops.failed("start", error, lease=start.lease_id)
-        finally:
-            # Only now: reconciliation takes a start that nobody builds for one of a lost agent,
-            # and so finishes one whose outcome could not be stored.
-            del self._builds[key_of(start)]
-            self.wake.set()
 
     async def _report_placement(self, start: seams.Start, placed: Mapping[int, int]) -> None:
         elsewhere = {node: size for node, size in placed.items() if node != start.preferred_node}

@@ -137,6 +137,16 @@ async def test_a_sompool_that_names_what_to_keep_warm_is_obeyed(world: World) ->
     assert world.kernel.used_bytes() == 0
 
 
+async def test_a_build_that_is_ended_before_it_began_leaves_nothing(world: World) -> None:
+    world.pools.warm = [v1alpha1.Warm(size=node.PAGE, count=1)]
+    await world.keeper.keep()
+    assert len(world.records.leases()) == 1
+    world.pools.warm = []
+    await world.keeper.keep()
+    await world.reconciler.reconcile()
+    assert world.records.leases() == []
+
+
 async def test_a_build_that_fails_is_tried_again_later(world: World) -> None:
     await world.start_container(await world.admit("first", 4))
     tries = 0

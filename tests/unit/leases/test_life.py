@@ -46,7 +46,12 @@ STEPS = [
     "kept ones end",
     "reconcile",
 ]
-KEEPING = [(False, 0.0), (True, 0.0), (True, 60.0)]
+SUCCESSIONS = [
+    *["admit", "start", "recreate"] * 3,
+    *["killed soon", "crash", "reconcile", "cut off", "pin", "kept ones end", "spare"],
+]
+KEEP_S = 3600.0
+KEEPING = [(False, 0.0), (True, 0.0), *[(True, KEEP_S)] * 2]
 
 
 async def one_step(world: World, step: str, choose: random.Random) -> None:
@@ -110,11 +115,14 @@ async def one_step(world: World, step: str, choose: random.Random) -> None:
         case "recreate" if pod and pod.container_runs:
             pods.remove(pod)
             if world.chosen():
-                count = choose.choice([pod.pod.containers[0].count, choose.randint(1, 16)])
-                keep_s = choose.choice([0.0, 60.0, 60.0])
-                await world.admit(pod.pod.name, count, keep_s=keep_s, lineage=pod.pod.lineage)
+                count = choose.choice([*[pod.pod.containers[0].count] * 4, choose.randint(1, 16)])
+                keep_s = choose.choice([pod.pod.keep_on_restart.get("main", 0.0), 0.0, KEEP_S])
+                lineage = pod.pod.lineage
+                heir = await world.admit(pod.pod.name, count, keep_s=keep_s, lineage=lineage)
+                if choose.random() < 0.5:
+                    await world.start_container(heir)
         case "kept ones end":
-            await world.clock.advance(choose.choice([1.0, 60.0]))
+            await world.clock.advance(choose.choice([1.0, KEEP_S]))
             await world.keeper.keep()
         case "spare":
             await world.keep_spares()
@@ -155,13 +163,15 @@ async def live(world: World, chosen: list[str], choose: random.Random) -> None:
     assert not list(world.cdi_dir.iterdir()), "a spec was left behind"
 
 
-@hypothesis.given(
-    steps=strategies.lists(strategies.sampled_from(STEPS), min_size=5, max_size=60),
-    seed=strategies.integers(0, 2**32),
-)
+@pytest.mark.parametrize("steps_of", [STEPS, SUCCESSIONS], ids=["everything", "successions"])
+@hypothesis.given(data=strategies.data(), seed=strategies.integers(0, 2**32))
 def test_no_life_leaks_a_page_or_hands_out_memory_twice(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[str], seed: int
+    tmp_path_factory: pytest.TempPathFactory,
+    steps_of: list[str],
+    data: strategies.DataObject,
+    seed: int,
 ) -> None:
+    steps = data.draw(strategies.lists(strategies.sampled_from(steps_of), min_size=5, max_size=60))
     path = tmp_path_factory.mktemp("life") / "som.db"
     asyncio.run(live(World(path), steps, random.Random(seed)))
 
