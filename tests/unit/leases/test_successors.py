@@ -250,7 +250,7 @@ async def test_a_quiet_node_asks_kubelet_nothing_about_what_is_kept(world: World
     assert not world.reconciler._in_doubt()
 
 
-@pytest.mark.parametrize("calls", range(0, 70, 2))
+@pytest.mark.parametrize("calls", range(0, 72, 2))
 async def test_an_agent_killed_while_content_changes_hands_gives_it_to_the_successor_or_nobody(
     world: World, calls: int
 ) -> None:
@@ -271,7 +271,7 @@ async def test_an_agent_killed_while_content_changes_hands_gives_it_to_the_succe
     await time_passes(world)
 
 
-@pytest.mark.parametrize("calls", range(0, 30, 2))
+@pytest.mark.parametrize("calls", range(0, 32, 2))
 async def test_an_agent_killed_while_kept_memory_ends_takes_all_of_it_when_it_is_back(
     world: World, calls: int
 ) -> None:

@@ -235,9 +235,19 @@ class World:
 
     def content_of(self, block: node.Superblock) -> str:
         """What the spec says that a container finds in its memory."""
-        spec = json.loads((self.cdi_dir / f"som.io-lease-{block.start.lease_id}.json").read_text())
-        env = dict(each.split("=") for each in spec["devices"][0]["containerEdits"]["env"])
+        env = dict(each.split("=") for each in self.edits_of(block)["env"])
         return str(env["SOM_CONTENT"])
+
+    def edits_of(self, block: node.Superblock) -> Any:
+        """What the spec of whoever has this memory says."""
+        (lease_id,) = [
+            lease.lease_id
+            for lease in self.records.leases()
+            for record in lease.starts
+            if record.start.name == block.start.name
+        ]
+        spec = json.loads((self.cdi_dir / f"som.io-lease-{lease_id}.json").read_text())
+        return spec["devices"][0]["containerEdits"]
 
     def unused_names(self) -> list[str]:
         """The API server knows each name once."""
@@ -274,8 +284,7 @@ class World:
 
     def check_spec(self, block: node.Superblock, pod: seams.Pod) -> None:
         """What the runtime finds when it makes the container."""
-        spec = json.loads((self.cdi_dir / f"som.io-lease-{block.start.lease_id}.json").read_text())
-        edits = spec["devices"][0]["containerEdits"]
+        edits = self.edits_of(block)
         assert [mount["hostPath"] for mount in edits["mounts"]] == [node.path_of(block.start)]
         assert f"SOM_BYTES={pod.containers[0].size_bytes}" in edits["env"]
         assert f"SOM_DRIVER={block.start.driver}" in edits["env"]
