@@ -46,7 +46,7 @@ test-full: export PYTEST_ADDOPTS = --hypothesis-profile=many
 test-full: export SOM_POISON_SECONDS = 600
 test-full: export SOM_CHURN_SECONDS = 600
 test-full: export KERNEL = all
-test-full: test test-suites ## the same without cuts: many examples, long churn, all kernels; hours
+test-full: test test-driver-debug test-suites ## the same without cuts: many examples, long churn, all kernels; hours
 
 # pytest compiles its tests once, also where the environment says not to keep what is compiled.
 # Durable writes of a store under test need no disk. Tests wait for a third of their time, so that

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from driver import build, plans
-from guests import debian, guest
+from guests import debian, debug_kernel, guest
 from release import parts, tree
 from som_api import VERSION
 
@@ -52,13 +52,14 @@ class Bench:
         return guest.run(kernel, boot.machine, files, tests, self.work / name / boot.name)
 
     def _build(self, name: str) -> tuple[debian.Kernel, dict[str, Path]]:
-        kernel = debian.kernel(name)
+        kernel = debug_kernel.kernel() if name == debug_kernel.NAME else debian.kernel(name)
         made = self.work / name
         shim = build.program(
             made / "shim.so", build.GUEST / "programs/shim.c", flags=("-shared", "-fPIC")
         )
         mimalloc = debian.library("libmimalloc2.0", "usr/lib/*/libmimalloc.so.2.0")
         sort = Path("/usr/bin/sort")
+        helpers = ("failalloc", "faulty") if name == debug_kernel.NAME else ("failalloc",)
         subprocess.run(["make", "-s", "libsom"], cwd=build.TREE, check=True)
         libsom = build.TREE / "build/libsom/libsom.so"
         heap = build.program(
@@ -67,7 +68,10 @@ class Bench:
         return kernel, {
             "somtest": build.program(made / "somtest", *sorted(build.GUEST.glob("*.c"))),
             "som.ko": build.module(kernel, self._released(), made / "som.ko"),
-            "failalloc.ko": build.module(kernel, build.GUEST / "failalloc", made / "failalloc.ko"),
+            **{
+                f"{helper}.ko": build.module(kernel, build.GUEST / helper, made / f"{helper}.ko")
+                for helper in helpers
+            },
             "programs/shim.so": shim,
             "programs/libmimalloc.so": mimalloc,
             "programs/sort": sort,

@@ -11,7 +11,7 @@ import pytest
 
 from driver import bench as benches
 from driver import plans
-from guests import debian, guest, tried
+from guests import debian, debug_kernel, guest, tried
 
 HERE = Path(__file__).parent
 
@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     boots = [(kernel, boot) for kernel in debian.SERIES for boot in plans.BOOTS]
+    boots += [(debug_kernel.NAME, boot) for boot in plans.DEBUG_BOOTS]
     if "test" in metafunc.fixturenames:
         metafunc.parametrize(
             ("kernel", "boot", "test"),
@@ -33,7 +34,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def parameters(kernel: str, boot: plans.Boot, *test: guest.Test) -> Any:
     name = f"{kernel}/{boot.name}/" + "".join(each.name for each in test)
-    marks = [] if boot.on_every_kernel or kernel == plans.KERNEL else [pytest.mark.full]
+    if kernel == debug_kernel.NAME:
+        marks = [pytest.mark.full, pytest.mark.debug]
+    else:
+        marks = [] if boot.on_every_kernel or kernel == plans.KERNEL else [pytest.mark.full]
     return pytest.param(kernel, boot, *test, id=name, marks=marks)
 
 

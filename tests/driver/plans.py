@@ -211,6 +211,24 @@ FAILURES = """
     every_allocation_fails_once_and_nothing_is_lost
     a_chunk_behind_many_addresses_is_free_when_the_last_is_gone
 """
+FAILNTH = """
+    any_allocation_of_a_request_may_fail
+"""
+# The order of locks first: with the first report that memory is corrupt, lockdep ends.
+FAULTS = tuple(
+    Test(
+        name=f"the_kernel_reports_{fault}",
+        command=f"insmod /faulty.ko fault={fault}; rmmod faulty",
+        complains=True,
+    )
+    for fault in (
+        "lock_order",
+        "sleep_with_a_spinlock",
+        "delete_twice",
+        "use_after_free",
+        "write_beyond",
+    )
+)
 PROGRAMS = """
     an_unmodified_program_runs_on_an_unmodified_allocator
     a_random_heap_of_libsom_keeps_what_is_written_and_so_do_its_children
@@ -252,7 +270,7 @@ PINNABLE_SOURCE = """
 """
 MAKE_DISK = Test(
     name="a_file_system_is_made",
-    command="mkdir -p /mnt && mke2fs -q /dev/ram0 && mount -t ext4 /dev/ram0 /mnt",
+    command="mkdir -p /mnt && mke2fs -q /dev/ram0 && mount -t ext2 /dev/ram0 /mnt",
     always=True,
 )
 
@@ -372,4 +390,18 @@ BOOTS = (
             *UNLOAD,
         ),
     ),
+)
+
+# On the kernel with its own checks: all but what counts that kernel's memory, and what needs them.
+DEBUG_BOOTS = (
+    Boot(name="faults", machine=MACHINE, tests=FAULTS),
+    Boot(
+        name="failnth",
+        machine=MACHINE,
+        tests=LOAD_ANYWAY
+        + c_tests("external", FAILNTH, limit_s=600)
+        + pinnable_tests("external", FAILNTH)
+        + UNLOAD,
+    ),
+    *(boot for boot in BOOTS if boot.name != "overhead"),
 )

@@ -43,11 +43,17 @@ class Series:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One unpacked kernel: `release` is what `uname -r` says in the guest."""
+    """One unpacked kernel: `release` is what `uname -r` says in the guest.
+
+    `append`: what its guests have on their command line besides. `slowness`: how many times longer
+    its guests may take.
+    """
 
     name: str
     release: str
     root: Path
+    append: str = ""
+    slowness: int = 1
 
     @property
     def image(self) -> Path:
@@ -122,10 +128,10 @@ def library(package: str, pattern: str) -> Path:
 
 
 @contextlib.contextmanager
-def cache_locked() -> Iterator[None]:
+def cache_locked(name: str = "lock") -> Iterator[None]:
     """One test run at a time fetches and unpacks; another one then finds what it has left."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

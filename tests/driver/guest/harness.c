@@ -221,9 +221,16 @@ double now_s(void)
 	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
+double slowness(void)
+{
+	const char *text = getenv("SOM_SLOWNESS");
+
+	return text ? atof(text) : 1;
+}
+
 void wait_until(bool (*condition)(void *), void *argument, double limit_s, const char *what)
 {
-	double end = now_s() + limit_s;
+	double end = now_s() + limit_s * slowness();
 
 	while (!condition(argument)) {
 		CHECK(now_s() < end, "waited %.0f s: %s", limit_s, what);

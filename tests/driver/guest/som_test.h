@@ -164,6 +164,8 @@ void read_file(const char *path, char *text, size_t size);
 /* Runs `body` in a child; its exit status, or 1000 + the signal that killed it. */
 int in_child(void (*body)(void *), void *argument);
 double now_s(void);
+/* By how much this kernel may be slower than Debian's: the kernel's command line tells. */
+double slowness(void);
 void wait_until(bool (*condition)(void *), void *argument, double limit_s, const char *what);
 
 #endif

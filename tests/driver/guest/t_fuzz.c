@@ -132,7 +132,8 @@ static void one_call(struct worker *w)
 static void *work(void *argument)
 {
 	struct worker *w = argument;
-	unsigned long limit = atol(getenv("SOM_CALLS") ? getenv("SOM_CALLS") : "110000") / WORKERS;
+	unsigned long limit = atol(getenv("SOM_CALLS") ? getenv("SOM_CALLS") : "110000") / WORKERS /
+			      slowness();
 
 	while (w->calls < limit)
 		one_call(w);

@@ -314,7 +314,7 @@ static void *play(void *argument)
 		do_map, do_map, do_unmap, do_move, do_protect, do_discard, do_prefault,
 	};
 	struct player *p = argument;
-	unsigned long limit = atoi(getenv("SOM_STEPS") ? getenv("SOM_STEPS") : "1000");
+	unsigned long limit = atoi(getenv("SOM_STEPS") ? getenv("SOM_STEPS") : "1000") / slowness();
 
 	for (int from = 0; from + EXTENT_SLOTS <= slots_each; from += EXTENT_SLOTS)
 		map_run(p, from, EXTENT_SLOTS);
