@@ -92,11 +92,13 @@ async def test_a_bad_certificate_leaves_the_last_one() -> None:
 
 
 @contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(
+    *, nodes: int = 3
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     pems = minted().operator
     rotating = tls.Rotating(asks_clients=False)
     rotating.use(identity(pems))
-    async with served(app.create(FakeFleet(400), FakeReviewer()), rotating) as port:
+    async with served(app.create(FakeFleet(nodes), FakeReviewer()), rotating) as port:
         reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting(pems))
         yield reader, writer
         writer.close()
@@ -116,7 +118,7 @@ async def test_who_does_not_finish_a_request_is_cut_off(
 ) -> None:
     monkeypatch.setattr(serving, "REQUEST_S", 0.05)
     # What was answered before its end was read is waited for as a further request.
-    monkeypatch.setattr(serving, "IDLE_S", 1)
+    monkeypatch.setattr(serving, "IDLE_S", 0.1)
     async with connected() as (reader, writer), asyncio.timeout(30):
         writer.write(begun)
         with contextlib.suppress(ConnectionError):
@@ -133,7 +135,7 @@ async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
         transport_abort(protocol)
 
     monkeypatch.setattr(serving._Protocol, "_cut_off", note)
-    async with connected() as (_, writer), asyncio.timeout(60):
+    async with connected(nodes=400) as (_, writer), asyncio.timeout(60):
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(f"GET /api/v1/nodes HTTP/1.1\r\nHost: x\r\n{AS_ADMIN}\r\n".encode() * 60)
         await cut_off.wait()

@@ -13,8 +13,8 @@ _ENDED: Final = "Your session has ended: the token has expired, or was taken bac
 class Door:
     """The requests of login and logout."""
 
-    def __init__(self, rights: access.Access, renderer: rendering.Renderer) -> None:
-        self._rights, self._render = rights, renderer.answer
+    def __init__(self, rights: access.Access) -> None:
+        self._rights = rights
 
     async def login(self, request: requests.Request) -> responses.Response:
         """The form, or what it sent."""
@@ -22,7 +22,7 @@ class Door:
             asked = request.query_params
             back = session.local(asked.get("back", "/"))
             said = _ENDED if asked.get("why") == "ended" else ""
-            return self._render(request, "login.html", said=said, wrong=False, back=back)
+            return rendering.answer(request, "login.html", said=said, wrong=False, back=back)
         session.demand_same_origin(request)
         sent = await session.form(request)
         token, back = "".join(sent.get("token", "").split()), session.local(sent.get("back", "/"))
@@ -36,7 +36,7 @@ class Door:
             await self._rights.caller(token)
         except refusals.Refusal as refusal:
             said = _why_not(token, refusal)
-            return self._render(
+            return rendering.answer(
                 request, "login.html", said=said, wrong=True, back=back, status=refusal.code
             )
         response = responses.RedirectResponse(back, 303)

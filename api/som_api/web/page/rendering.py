@@ -39,57 +39,53 @@ HEADERS: Final = {
 }
 
 
-class Renderer:
-    """Makes answers of templates; what they show is escaped."""
+def answer(
+    request: requests.Request,
+    template: str,
+    *,
+    who: session.Viewer | None = None,
+    status: int = 200,
+    **values: Any,
+) -> responses.Response:
+    """The template with `values`, which are escaped, in the page's frame."""
+    text = _TEMPLATES.get_template(template).render(
+        who=who, path=request.url.path, now=f"{now():%H:%M:%S} UTC", **values
+    )
+    return responses.HTMLResponse(text, status, headers=HEADERS)
 
-    def __init__(self) -> None:
-        self._files = {name: (_HERE / "static" / name).read_bytes() for name in _STATIC}
-        self._templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_HERE / "templates"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(
-            amount=texts.amount,
-            count=texts.count,
-            state=texts.state,
-            lease_state=texts.lease_state,
-            age=lambda since: texts.age(since, now()),
-            share=lambda row: shares.share(
-                row.capacity_bytes, row.allocated_bytes, row.ordered_bytes
-            ),
-        )
-        self._templates.globals.update(static=self._path, version=VERSION)
 
-    def answer(
-        self,
-        request: requests.Request,
-        template: str,
-        *,
-        who: session.Viewer | None = None,
-        status: int = 200,
-        **values: Any,
-    ) -> responses.Response:
-        """The template with `values`, in the page's frame."""
-        text = self._templates.get_template(template).render(
-            who=who, path=request.url.path, now=f"{now():%H:%M:%S} UTC", **values
-        )
-        return responses.HTMLResponse(text, status, headers=HEADERS)
-
-    async def static(self, request: requests.Request) -> responses.Response:
-        """A file of the package. The digest in its path changes with it, so it can be kept."""
-        name = request.path_params["name"]
-        if name not in _STATIC:
-            raise refusals.Refusal(404, "there is no such file")
-        headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
-        return responses.Response(self._files[name], headers=headers, media_type=_STATIC[name])
-
-    def _path(self, name: str) -> str:
-        return f"/static/{name}?{hashlib.sha256(self._files[name]).hexdigest()[:12]}"
+async def static(request: requests.Request) -> responses.Response:
+    """A file of the package. The digest in its path changes with it, so it can be kept."""
+    name = request.path_params["name"]
+    if name not in _STATIC:
+        raise refusals.Refusal(404, "there is no such file")
+    headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+    return responses.Response(_FILES[name], headers=headers, media_type=_STATIC[name])
 
 
 def now() -> datetime.datetime:
     """The time in UTC, for ages."""
     return datetime.datetime.now(datetime.UTC)
+
+
+def _path(name: str) -> str:
+    return f"/static/{name}?{hashlib.sha256(_FILES[name]).hexdigest()[:12]}"
+
+
+_FILES: Final = {name: (_HERE / "static" / name).read_bytes() for name in _STATIC}
+_TEMPLATES: Final = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters.update(
+    amount=texts.amount,
+    count=texts.count,
+    state=texts.state,
+    lease_state=texts.lease_state,
+    age=lambda since: texts.age(since, now()),
+    share=lambda row: shares.share(row.capacity_bytes, row.allocated_bytes, row.ordered_bytes),
+)
+_TEMPLATES.globals.update(static=_path, version=VERSION)

@@ -39,9 +39,7 @@ class Site:
         self._at_hand = at_hand
         self._fleet, self._access = at_hand.fleet, at_hand.access
         self._summaries = summary.Summaries(at_hand.fleet)
-        self._renderer = rendering.Renderer()
-        self._render = self._renderer.answer
-        self._door = door.Door(at_hand.access, self._renderer)
+        self._door = door.Door(at_hand.access)
 
     def application(self) -> applications.Starlette:
         """The page as an ASGI application of its own, whose refusals are pages as well."""
@@ -57,7 +55,7 @@ class Site:
                 routing.Route("/live", self._live),
                 routing.Route("/login", self._door.login, methods=["GET", "POST"]),
                 routing.Route("/logout", self._door.logout, methods=["POST"]),
-                routing.Route("/static/{name}", self._renderer.static),
+                routing.Route("/static/{name}", rendering.static),
             ],
             exception_handlers={
                 refusals.Refusal: self._refused,
@@ -108,7 +106,7 @@ class Site:
         if await self._may(who, context.NODES, notes):
             rows = await self._summaries.rows()
         sums = screens.sums_of_pools(pools or ()) if rows is None else screens.sums_of_nodes(rows)
-        return self._render(
+        return rendering.answer(
             request,
             "overview.html",
             who=who,
@@ -132,7 +130,7 @@ class Site:
         if await self._may(who, context.NODES, notes):
             rows = screens.select(await self._summaries.rows(), **query.given)
             page = query.page(rows, "nodes")
-        return self._render(
+        return rendering.answer(
             request,
             "nodes.html",
             who=who,
@@ -164,7 +162,7 @@ class Site:
         if "som-refresh" not in request.headers:
             told = await holdings.of_node(self._at_hand, who.caller, name)
         query = lists.query(f"/nodes/{name}", request.query_params)
-        return self._render(
+        return rendering.answer(
             request,
             "node.html",
             who=who,
@@ -192,7 +190,7 @@ class Site:
         if await self._may(who, context.NODES, notes):
             rows = screens.select(await self._summaries.rows(), pool=name)
             page = query.page(rows, "nodes")
-        return self._render(
+        return rendering.answer(
             request,
             "pool.html",
             who=who,
@@ -214,7 +212,7 @@ class Site:
             choices={"order": holdings.ORDERS},
         )
         told = await holdings.of_fleet(self._at_hand, who.caller, query.given)
-        return self._render(
+        return rendering.answer(
             request,
             "leases.html",
             who=who,
@@ -256,7 +254,9 @@ class Site:
         self, request: requests.Request, code: int, message: str, headers: Mapping[str, str]
     ) -> responses.Response:
         title = _TITLES.get(code, "This did not work")
-        answer = self._render(request, "refused.html", title=title, message=message, status=code)
+        answer = rendering.answer(
+            request, "refused.html", title=title, message=message, status=code
+        )
         answer.headers.update(headers)
         return answer
 
