@@ -25,11 +25,9 @@ def most_in_window(times_s: list[float]) -> int:
     return max(sum(start <= t < start + WINDOW_S for t in times_s) for start in times_s)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", failures.ALL)
 async def test_requests_are_bounded_and_the_server_is_found_again(
     name: str,
-    seed: int,
     server: FakeApiServer,
     client: kube.Client,
     clock: FakeClock,
@@ -38,7 +36,7 @@ async def test_requests_are_bounded_and_the_server_is_found_again(
     patience_s = QUICK_IDLE_TIMEOUT_S if name in SILENT else 5.0
     monkeypatch.setattr(kube_client, "ANSWER_TIMEOUT_S", patience_s)
     server.put("v1", "nodes", node("a"))
-    watching = Watching(client, clock, idle_timeout_s=patience_s, seed=seed)
+    watching = Watching(client, clock, idle_timeout_s=patience_s)
     async with watching.running():
         await watching.reflector.wait_synced()
         server.failure = failures.ALL[name]
