@@ -185,6 +185,19 @@ class Usage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Seen:
+    """What one look at the kernel shows of a driver's starts, by (lease, number) as built.
+
+    `attached`: those that can be opened now -> their bytes. `resisting`: those that `revoke` has
+    detached and not taken, to be revoked again. `usage`: what those that were asked for still hold.
+    """
+
+    attached: Mapping[tuple[LeaseId, int], int]
+    resisting: frozenset[tuple[LeaseId, int]]
+    usage: Mapping[tuple[LeaseId, int], Usage]
+
+
+@dataclasses.dataclass(frozen=True)
 class Mount:
     """One mount of a container; `options` in the words of mount(8)."""
 
@@ -390,20 +403,17 @@ class Driver(Protocol):
     def revoke(self, start: Start) -> None:
         """Take the memory away from whoever holds it. Idempotent.
 
-        Waits for nobody: what a holder keeps from being taken is detached and `resisting`.
+        Waits for nobody: what a holder keeps from being taken is detached, and `Seen.resisting`.
 
         Raises:
             DriverError: the kernel refused; try again.
         """
 
-    def resisting(self) -> frozenset[tuple[LeaseId, int]]:
-        """The starts that `revoke` has detached and not taken: to be revoked again."""
-
     def usage(self, start: Start) -> Usage:
         """What the start still holds, from the kernel."""
 
-    def attached(self) -> Mapping[tuple[LeaseId, int], int]:
-        """(lease, start number) of every start that can be opened now -> its bytes."""
+    def look(self, starts: Sequence[Start]) -> Seen:
+        """All starts that are there, named in `starts` or not, and what those hold."""
 
     def statistics(self, start: Start) -> Statistics | None:
         """What is done with the start; None: it is not there, or nobody counts."""

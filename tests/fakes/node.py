@@ -136,15 +136,18 @@ class FakeDriver:
         for block in self.kernel.of(start):
             block.mounted, block.truncated = False, True
 
-    def resisting(self) -> frozenset[tuple[seams.LeaseId, int]]:
-        return frozenset()
-
     def usage(self, start: seams.Start) -> seams.Usage:
         held = sum(map(self.kernel.held_bytes, self.kernel.in_slot(start.pool, start.slot)))
         return seams.Usage(current_bytes=held, reserved_bytes=held)
 
-    def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
-        return {b.start.built: b.start.size_bytes for b in self.kernel.superblocks if b.mounted}
+    def look(self, starts: Sequence[seams.Start]) -> seams.Seen:
+        return seams.Seen(
+            attached={
+                b.start.built: b.start.size_bytes for b in self.kernel.superblocks if b.mounted
+            },
+            resisting=frozenset(),
+            usage={start.built: self.usage(start) for start in starts},
+        )
 
     def statistics(self, start: seams.Start) -> seams.Statistics | None:
         return None

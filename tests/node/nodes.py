@@ -106,7 +106,7 @@ class Node:
             await driver.close()
         self.restart()
         self.driver.end_builders()
-        for (lease_id, number), size_bytes in self.driver.attached().items():
+        for (lease_id, number), size_bytes in self.driver.look([]).attached.items():
             self.driver.revoke(seams.Start(lease_id, number, "", 0, size_bytes, PAGE, "HugeTLBFS"))
         for pool in (await self.source.check())[1]:
             await self.source.release(pool.pool)

@@ -34,7 +34,7 @@ async def test_a_start_has_its_bytes_zeroed_and_gives_them_back(
     start = await node.built(16 * PAGE)
 
     assert node.driver.usage(start) == seams.Usage(16 * PAGE, 16 * PAGE)
-    assert node.driver.attached() == {(start.lease_id, 1): 16 * PAGE}
+    assert node.driver.look([]).attached == {(start.lease_id, 1): 16 * PAGE}
     assert node.read(start) == b"\0"
     assert (await node.source.reserved("databases")).free_bytes == 48 * PAGE
     node.fill(start, b"x")
@@ -91,7 +91,7 @@ async def test_revoking_and_building_again_changes_nothing(node: nodes.Node) -> 
     node.driver.revoke(start)
     node.driver.revoke(start)
     assert node.driver.usage(start).free
-    assert node.driver.attached() == {}
+    assert node.driver.look([]).attached == {}
 
 
 async def test_a_restarted_container_gets_zeroes_at_the_same_path(node: nodes.Node) -> None:
@@ -131,7 +131,7 @@ async def test_nothing_is_built_in_a_slot_whose_pages_somebody_holds(node: nodes
     with pytest.raises(seams.DriverError, match="8388608 bytes are still held in its slot"):
         await node.driver.build(second, on_progress=lambda _bytes: None)
     assert (await node.source.reserved("databases")).free_bytes == 4 * PAGE
-    assert node.driver.attached() == {(first.lease_id, 1): 4 * PAGE}
+    assert node.driver.look([]).attached == {(first.lease_id, 1): 4 * PAGE}
 
 
 async def test_a_start_larger_than_the_hold_takes_nothing(node: nodes.Node) -> None:
@@ -142,7 +142,7 @@ async def test_a_start_larger_than_the_hold_takes_nothing(node: nodes.Node) -> N
         await node.driver.build(start, on_progress=lambda _bytes: None)
 
     assert node.driver.usage(start).free
-    assert node.driver.attached() == {}
+    assert node.driver.look([]).attached == {}
     assert (await node.source.reserved("databases")).free_bytes == 8 * PAGE
 
 
@@ -181,7 +181,7 @@ async def test_progress_is_told_and_cancelling_frees_everything(node: nodes.Node
 
     assert ready[0] == 128 * MIB
     machine.wait_until(lambda: node.driver.usage(start).free, what="the start is free")
-    assert node.driver.attached() == {}
+    assert node.driver.look([]).attached == {}
 
 
 async def test_a_start_appears_where_the_directory_is_shared(node: nodes.Node) -> None:
@@ -221,7 +221,7 @@ async def test_a_lease_truncated_by_its_container_shows_it(node: nodes.Node) -> 
     os.truncate(node.file(start), PAGE)
 
     assert node.driver.usage(start).held_bytes == PAGE
-    assert node.driver.attached() == {(start.lease_id, 1): PAGE}
+    assert node.driver.look([]).attached == {(start.lease_id, 1): PAGE}
     assert (await node.source.refill("databases")).free_bytes == 7 * PAGE
 
 

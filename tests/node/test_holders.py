@@ -151,14 +151,14 @@ async def its_successor_is_built_and_it_is_freed_when_its_holder_ends(
     node: nodes.Node, start: seams.Start, holder: asyncio.subprocess.Process
 ) -> None:
     await revoke(node, start)
-    assert node.driver.resisting() == {(start.lease_id, 1)}
+    assert node.driver.look([]).resisting == {(start.lease_id, 1)}
     assert node.driver.usage(start).held_bytes == start.size_bytes
-    assert node.driver.attached() == {}
+    assert node.driver.look([]).attached == {}
     successor = await node.built(
         4 * PAGE, lease_id=start.lease_id, number=2, others=frozenset({start.slot})
     )
     await revoke(node, start)
-    assert node.driver.attached() == {(successor.lease_id, 2): 4 * PAGE}
+    assert node.driver.look([]).attached == {(successor.lease_id, 2): 4 * PAGE}
 
     assert holder.stdin
     holder.stdin.close()
@@ -171,7 +171,7 @@ async def its_successor_is_built_and_it_is_freed_when_its_holder_ends(
     async with asyncio.timeout(20):
         while not await freed():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert node.driver.resisting() == frozenset()
+    assert node.driver.look([]).resisting == frozenset()
     assert node.read(successor) == b"\0"
 
 
@@ -193,7 +193,7 @@ async def test_nothing_is_kept_of_a_start_that_its_container_emptied_and_still_r
     async with holding("lease", node=node, start=start, program=program, user=0):
         await revoke(node, start)
         assert node.driver.usage(start).free
-        assert node.driver.resisting() == frozenset()
+        assert node.driver.look([]).resisting == frozenset()
 
 
 INTERPRETER = ("interp", "-nostdlib", "-static")

@@ -59,7 +59,7 @@ async def test_a_worker_killed_anywhere_leaves_nothing(
     node.restart()
     node.driver.end_builders()
     machine.wait_until(lambda: node.driver.usage(start).free, what="the start is free")
-    assert node.driver.attached() == {}
+    assert node.driver.look([]).attached == {}
     assert (await node.source.refill("databases")).free_bytes == 160 * PAGE
     await node.driver.build(start, on_progress=lambda _bytes: None)
     assert node.read(start) == b"\0"
@@ -73,7 +73,7 @@ async def test_a_worker_started_ahead_takes_nothing_once_its_agent_is_gone(
     orphan = await asyncio.create_subprocess_exec(*worker.command("build"), stdin=subprocess.PIPE)
     await orphan.communicate(json.dumps(orders(node, start)).encode() + b"\n")
     assert orphan.returncode == 0
-    assert node.driver.attached() == {}
+    assert node.driver.look([]).attached == {}
     assert (await node.source.reserved("databases")).free_bytes == 8 * PAGE
 
 
@@ -89,7 +89,7 @@ async def test_a_worker_whose_agent_is_killed_midway_attaches_nothing(node: node
     assert orphan.stdin
     orphan.stdin.write(json.dumps(orders(node, start)).encode() + b"\n")
     assert await orphan.wait() == 1
-    assert node.driver.attached() == {}, "a part of it would look like all of it"
+    assert node.driver.look([]).attached == {}, "a part of it would look like all of it"
     machine.wait_until(lambda: node.driver.usage(start).free, what="the start is free")
 
 
@@ -105,7 +105,7 @@ async def test_a_worker_that_the_system_kills_takes_its_child_along(node: nodes.
     with pytest.raises(seams.DriverError, match="ended with status -9"):
         await node.driver.build(start, on_progress=kill_workers)
     machine.wait_until(lambda: node.driver.usage(start).free, what="the start is free")
-    assert node.driver.attached() == {}
+    assert node.driver.look([]).attached == {}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

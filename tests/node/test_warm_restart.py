@@ -153,7 +153,7 @@ async def test_a_pods_successor_finds_its_bytes_until_somebody_needs_the_pages(
     assert node.driver.usage(second) == seams.Usage(4 * PAGE, 4 * PAGE)
     large, content = await world.started(await world.admit("large", 60))
     assert (node.read(large), content) == (b"\0", "SOM_CONTENT=fresh")
-    assert second.built not in node.driver.attached()
+    assert second.built not in node.driver.look([]).attached
 
 
 async def test_an_agent_killed_as_content_changes_hands_loses_no_byte(

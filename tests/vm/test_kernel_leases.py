@@ -60,9 +60,9 @@ def other_agent(som_ko: None) -> Iterator[driver.Kernel]:
     hold = other.ranges("databases", "External")
     hold.add(OTHERS.start, OTHERS.bytes)
     other._create(OTHERS_LEASE)
-    before = hold.spans(), hold.holding(), other.attached()
+    before = hold.spans(), hold.holding(), other.look([])
     yield other
-    assert (hold.spans(), hold.holding(), other.attached()) == before
+    assert (hold.spans(), hold.holding(), other.look([])) == before
     other.revoke(OTHERS_LEASE)
     hold.destroy()
 

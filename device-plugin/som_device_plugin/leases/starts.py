@@ -216,26 +216,27 @@ class Starts:
 
     async def kernel_view(self, leases: Sequence[state.Lease]) -> decide.KernelView:
         """What the kernel shows of the starts of `leases`, and mounts of som that are nobody's."""
-        building, drivers = frozenset(self._builds), self._drivers.values()
+        building = frozenset(self._builds)
         records = [record for lease in leases for record in lease.starts]
         keys = {record.start.built: key_of(record.start) for record in records}
+        here = [record.start for record in records if record.boot_id == self._boot_id]
 
         def look() -> decide.KernelView:
+            seen = [
+                driver.look([start for start in here if start.driver == name])
+                for name, driver in self._drivers.items()
+            ]
             return decide.KernelView(
                 boot_id=self._boot_id,
                 attached={
                     keys.get(built, built): size_bytes
-                    for each in drivers
-                    for built, size_bytes in each.attached().items()
+                    for each in seen
+                    for built, size_bytes in each.attached.items()
                 },
-                usage={
-                    key_of(record.start): self._usage(record.start)
-                    for record in records
-                    if record.boot_id == self._boot_id
-                },
+                usage={keys[built]: usage for each in seen for built, usage in each.usage.items()},
                 building=building,
                 resisting=frozenset(
-                    keys.get(built, built) for each in drivers for built in each.resisting()
+                    keys.get(built, built) for each in seen for built in each.resisting
                 ),
             )
 
@@ -268,10 +269,9 @@ class Starts:
         start = record.start
         if record.boot_id != self._boot_id:
             return False
-        if start.built not in await asyncio.to_thread(self._drivers[start.driver].attached):
-            return False
-        usage = await asyncio.to_thread(self._usage, start)
-        return usage.current_bytes >= start.size_bytes
+        seen = await asyncio.to_thread(self._drivers[start.driver].look, [start])
+        has_bytes = seen.usage[start.built].current_bytes
+        return start.built in seen.attached and has_bytes >= start.size_bytes
 
     async def deliver(self, start: seams.Start) -> bool:
         """Have `start` found by the runtime, and record that its container is told to start.

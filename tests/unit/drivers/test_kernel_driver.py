@@ -1,5 +1,6 @@
 """Pools and leases of som.ko, on a fake of it; the real one is met in tests/vm."""
 
+import collections
 import errno
 import pathlib
 
@@ -134,9 +135,8 @@ def test_without_the_module_a_pool_says_so_and_the_rest_is_nothing(
     for ask in (hold.spans, hold.holding, hold.destroy):
         with pytest.raises(seams.DriverNotLoaded):
             ask()
-    assert kernel.usage(start()).free
-    assert kernel.attached() == {}
-    assert kernel.resisting() == frozenset()
+    nothing = {start().built: seams.Usage(0, 0)}
+    assert kernel.look([start()]) == seams.Seen({}, frozenset(), nothing)
     kernel.self_check()
     kernel.revoke(start())
 
@@ -152,8 +152,22 @@ async def test_a_start_is_a_lease_of_its_size_and_node(
     assert (lease.name, lease.quota_bytes, lease.numa_node) == (
         *(b"som:0123456789abcdef.1", 64 * MIB, 1),
     )
-    assert kernel.attached() == {(LEASE, 1): 64 * MIB}
-    assert kernel.usage(start()).current_bytes == 64 * MIB
+    has = seams.Usage(64 * MIB, 64 * MIB)
+    assert kernel.usage(start()) == has
+    there = {(LEASE, 1): 64 * MIB}
+    assert kernel.look([start()]) == seams.Seen(there, frozenset(), {(LEASE, 1): has})
+
+
+async def test_a_look_at_all_starts_asks_once_for_each_lease(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    starts = [start(number, size_bytes=2 * MIB) for number in range(1, 9)]
+    for each in starts:
+        await build(kernel, each)
+    asked: list[str] = []
+    module.set(refuse=lambda argument: asked.append(type(argument).__name__))
+    kernel.look(starts)
+    assert collections.Counter(asked) == {"LeaseInfo": 8, "PoolInfo": 1}
 
 
 async def test_a_start_that_is_there_is_the_answer(
@@ -190,12 +204,12 @@ async def test_a_holder_keeps_the_memory_until_he_lets_go(
     lease_of(module).holders = 1
     kernel.revoke(start())
     for each in (kernel, driver.Kernel(state_dir=OURS, module=module)):
-        assert each.attached() == {}
-        assert each.resisting() == {(LEASE, 1)}
-        assert each.usage(start()).held_bytes == 64 * MIB
+        held = seams.Usage(64 * MIB, 64 * MIB)
+        resisting = frozenset({(LEASE, 1)})
+        assert each.look([start()]) == seams.Seen({}, resisting, {(LEASE, 1): held})
     lease_of(module).holders = 0
     kernel.revoke(start())
-    assert kernel.resisting() == frozenset()
+    assert kernel.look([start()]).resisting == frozenset()
     assert kernel.usage(start()).free
     kernel.revoke(start())
 
@@ -207,8 +221,8 @@ async def test_leases_of_others_are_not_seen_and_not_touched(
     other.ranges("a", "External").add(6 * GIB, 128 * MIB)
     await build(other, start())
     kernel.revoke(start())
-    assert kernel.attached() == {}
-    assert kernel.usage(start()).free
+    nothing = {start().built: seams.Usage(0, 0)}
+    assert kernel.look([start()]) == seams.Seen({}, frozenset(), nothing)
     await build(kernel, start())
     assert len(module.leases_by_number) == 2
 

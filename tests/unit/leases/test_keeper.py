@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
@@ -81,14 +83,13 @@ def spare_start(world: World) -> seams.Start:
 
 async def test_a_damaged_spare_is_given_to_nobody(world: World) -> None:
     spare = await with_spare(world, 4)
-    usage = world.driver.usage
+    look, damage = world.driver.look, {spare.start.built: seams.Usage(node.PAGE, node.PAGE)}
 
-    def damaged(start: seams.Start) -> seams.Usage:
-        real: seams.Usage = usage(start)
-        is_it = start.name == spare.start.name and real.current_bytes
-        return seams.Usage(node.PAGE, node.PAGE) if is_it else real
+    def damaged(starts: Sequence[seams.Start]) -> object:
+        world.driver.look = look
+        return dataclasses.replace(look(starts), usage=damage)
 
-    world.driver.usage = damaged
+    world.driver.look = damaged
     pod = await world.admit("next", 4)
     assert await world.start_container(pod)
     assert pod.memory is not spare

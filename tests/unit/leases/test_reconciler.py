@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -39,15 +39,15 @@ async def test_a_lease_that_cannot_be_taken_away_keeps_no_other_from_it(world: W
 async def test_a_pass_that_fails_is_tried_again(world: World) -> None:
     await world.start_container(await world.admit("db", 4))
     world.cluster.running.clear()
-    attached = world.driver.attached
+    look = world.driver.look
     refusals = iter([seams.DriverError("the cgroup hierarchy is gone")] * 3)
 
-    def refused() -> object:
+    def refused(starts: Sequence[seams.Start]) -> object:
         for refusal in refusals:
             raise refusal
-        return attached()
+        return look(starts)
 
-    world.driver.attached = refused
+    world.driver.look = refused
     running = asyncio.create_task(world.reconciler.run())
     await world.clock.until(lambda: not world.store.leases(), step_s=1)
     running.cancel()
@@ -66,28 +66,29 @@ async def test_passes_end_when_told_although_something_was_freed_in_that_moment(
 
 async def test_those_who_wait_for_a_reconciliation_share_one(world: World) -> None:
     passes = 0
-    attached = world.driver.attached
+    look = world.driver.look
 
-    def counted() -> object:
+    def counted(starts: Sequence[seams.Start]) -> object:
         nonlocal passes
         passes += 1
-        return attached()
+        return look(starts)
 
-    world.driver.attached = counted
+    world.driver.look = counted
     await asyncio.gather(*(world.reconciler.reconcile() for _ in range(20)))
     assert passes == 2
 
 
 async def test_a_start_that_is_built_during_a_pass_is_no_stray(world: World) -> None:
     pod = await world.admit("db", 4)
-    attached = world.driver.attached
+    look = world.driver.look
     loop = asyncio.get_running_loop()
 
-    def late() -> object:
+    def late(starts: Sequence[seams.Start]) -> object:
+        world.driver.look = look
         asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
-        return attached()
+        return look(starts)
 
-    world.driver.attached = late
+    world.driver.look = late
     await world.reconciler.reconcile()
     outcomes = {finding.outcome for finding in world.reconciler.findings}
     assert decide.Outcome.STRAY not in outcomes
@@ -96,16 +97,15 @@ async def test_a_start_that_is_built_during_a_pass_is_no_stray(world: World) -> 
 async def test_a_restart_during_a_pass_is_no_lost_mount(world: World) -> None:
     pod = await world.admit("db", 4)
     await world.start_container(pod)
-    usage = world.driver.usage
+    look = world.driver.look
     loop = asyncio.get_running_loop()
-    world.driver.attached = lambda: {}
 
-    def late(start: seams.Start) -> object:
-        world.driver.usage = usage
+    def late(starts: Sequence[seams.Start]) -> object:
+        world.driver.look = look
         asyncio.run_coroutine_threadsafe(world.start_container(pod), loop).result(10)
-        return usage(start)
+        return dataclasses.replace(look(starts), attached={})
 
-    world.driver.usage = late
+    world.driver.look = late
     await world.reconciler.reconcile()
     outcomes = {finding.outcome for finding in world.reconciler.findings}
     assert outcomes == {decide.Outcome.IN_USE}
@@ -256,7 +256,10 @@ async def test_memory_whose_holder_keeps_it_from_being_truncated_is_tried_again(
         revoke(start)
 
     held.driver.revoke = resisted
-    held.driver.resisting = lambda: frozenset({(block.start.lease_id, block.start.number)})
+    look = held.driver.look
+    held.driver.look = lambda starts: dataclasses.replace(
+        look(starts), resisting=frozenset({block.start.built})
+    )
     await held.clock.until(lambda: tries > 2, step_s=1)
     outcomes = {found.outcome for found in held.reconciler.findings}
     assert state.Event.RESISTS in outcomes

@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -36,7 +36,10 @@ async def test_memory_of_an_earlier_start_that_resists_costs_its_successor_no_sp
     first = pod.memory
     first.pinned_bytes = node.PAGE
     await world.start_container(pod)
-    world.driver.resisting = lambda: frozenset({(first.start.lease_id, first.start.number)})
+    look = world.driver.look
+    world.driver.look = lambda starts: dataclasses.replace(
+        look(starts), resisting=frozenset({first.start.built})
+    )
     # It would write the spec again.
     monkeypatch.setattr(world.starts, "tidy_specs", lambda: None)
     await world.reconciler.reconcile()
@@ -170,13 +173,13 @@ async def test_short_memory_says_what_is_free_and_who_holds_the_rest(world: Worl
 
 async def test_a_pod_that_goes_while_it_waits_for_memory_gets_no_start(world: World) -> None:
     pod = await world.admit("db", 40)
-    attached = world.driver.attached
+    look = world.driver.look
 
-    def pod_goes() -> object:
+    def pod_goes(starts: Sequence[seams.Start]) -> object:
         world.cluster.running.clear()
-        return attached()
+        return look(starts)
 
-    world.driver.attached = pod_goes
+    world.driver.look = pod_goes
     with pytest.raises(seams.StartRefused, match="has ended or was replaced meanwhile"):
         await world.service.pre_start([pod.ticket])
     assert world.store.leases() == []
@@ -341,13 +344,10 @@ async def test_a_warm_restart_gives_back_what_still_has_all_its_pages(
     pod = await world.admit("db", 4, keep=True)
     await world.start_container(pod)
     first = pod.memory
-    usage = world.driver.usage
-    key = (first.start.lease_id, first.start.number)
-    world.driver.attached = lambda: {key: file_pages * node.PAGE}
-    world.driver.usage = lambda start: (
-        seams.Usage(pages * node.PAGE, pages * node.PAGE)
-        if start == first.start and not first.truncated
-        else usage(start)
+    world.driver.look = lambda starts: seams.Seen(
+        attached={first.start.built: file_pages * node.PAGE},
+        resisting=frozenset(),
+        usage={start.built: seams.Usage(pages * node.PAGE, pages * node.PAGE) for start in starts},
     )
     await world.service.pre_start([pod.ticket])
     assert first.truncated is not is_kept

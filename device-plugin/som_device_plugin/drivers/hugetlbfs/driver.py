@@ -235,10 +235,6 @@ class HugeTLBFS:
         else:
             os.close(place)
 
-    def resisting(self) -> frozenset[tuple[seams.LeaseId, int]]:
-        """See `seams.Driver`."""
-        return frozenset(self._resisting)
-
     def usage(self, start: seams.Start) -> seams.Usage:
         """See `seams.Driver`."""
         usage = self._hierarchy.charge(self._group(start), start.page_bytes)
@@ -247,8 +243,15 @@ class HugeTLBFS:
             self._forget(*start.built)
         return usage
 
-    def attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
+    def look(self, starts: Sequence[seams.Start]) -> seams.Seen:
         """See `seams.Driver`."""
+        return seams.Seen(
+            attached=self._attached(),
+            usage={start.built: self.usage(start) for start in starts},
+            resisting=frozenset(self._resisting),
+        )
+
+    def _attached(self) -> Mapping[tuple[seams.LeaseId, int], int]:
         found: dict[tuple[seams.LeaseId, int], int] = {}
         for mount in mountinfo.read(fstype="hugetlbfs"):
             if mount.mountpoint.parent != self._leases or not mount.source.startswith("som:"):
@@ -279,7 +282,7 @@ class HugeTLBFS:
     async def close(self) -> None:
         """See `seams.Driver`."""
         await self._workers.close()
-        for key in self.resisting():
+        for key in list(self._resisting):
             self._forget(*key)
 
     def _forget(self, lease_id: seams.LeaseId, number: int) -> None:

@@ -115,19 +115,20 @@ class Kernel:
                 if error.errno != errno.EBUSY:
                     raise
 
-    def resisting(self) -> frozenset[_Key]:
-        """See `seams.Driver`: those that somebody had open or mapped at the last try."""
-        return frozenset(key for key, lease in self._leases() if _is_revoked(lease))
-
     def usage(self, start: seams.Start) -> seams.Usage:
         """See `seams.Driver`: a lease has all of its quota, touched or not, until it is gone."""
-        lease = self._find(start)
-        quota_bytes = lease.quota_bytes if lease else 0
-        return seams.Usage(current_bytes=quota_bytes, reserved_bytes=quota_bytes)
+        return _usage(self._find(start))
 
-    def attached(self) -> Mapping[_Key, int]:
-        """See `seams.Driver`: the leases that can be opened."""
-        return {key: lease.quota_bytes for key, lease in self._leases() if not _is_revoked(lease)}
+    def look(self, starts: Sequence[seams.Start]) -> seams.Seen:
+        """See `seams.Driver`. What resists somebody had open or mapped at the last try."""
+        leases = dict(self._leases())
+        return seams.Seen(
+            attached={
+                key: lease.quota_bytes for key, lease in leases.items() if not _is_revoked(lease)
+            },
+            resisting=frozenset(key for key, lease in leases.items() if _is_revoked(lease)),
+            usage={start.built: _usage(leases.get(start.built)) for start in starts},
+        )
 
     def statistics(self, start: seams.Start) -> seams.Statistics | None:
         """See `seams.Driver`."""
@@ -179,6 +180,11 @@ class Kernel:
             named = _LEASE.fullmatch(lease.name.decode())
             if named and lease.pool in ours:
                 yield (seams.LeaseId(named[1]), int(named[2])), lease
+
+
+def _usage(lease: abi.LeaseInfo | None) -> seams.Usage:
+    quota_bytes = lease.quota_bytes if lease else 0
+    return seams.Usage(current_bytes=quota_bytes, reserved_bytes=quota_bytes)
 
 
 def _is_revoked(lease: abi.LeaseInfo) -> bool:
