@@ -106,6 +106,7 @@ _STEPS: Final = (
     """,
     _SPARES,
     _SUCCESSORS,
+    "ALTER TABLE leases ADD COLUMN movable INTEGER NOT NULL DEFAULT 0;",
 )
 """What makes each version of the schema of the one before."""
 

@@ -1,5 +1,6 @@
 """Pods as the agent reads them, from the manifests of an API server or of local mode."""
 
+import dataclasses
 import datetime
 import re
 import sys
@@ -8,7 +9,7 @@ from typing import Any, Final
 
 from som_api import v1alpha1
 from som_device_plugin import annotations as of_pods
-from som_device_plugin import libsom, seams
+from som_device_plugin import libsom, movable, seams
 
 KEEP_ON_RESTART: Final = "keep-on-restart"
 """Annotation: "true" gives restarted containers their memory back with its content.
@@ -30,13 +31,16 @@ def decode_pod(manifest: Mapping[str, Any]) -> seams.Pod:
     containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
     annotations = metadata.get("annotations") or {}
     lineage = _lineage(manifest)
+    is_movable = movable.by_spec(manifest)
     return seams.Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=seams.PodUid(metadata["uid"]),
         terminal=has_ended(manifest),
         containers=tuple(
-            request for each in containers for request in _requests(each, annotations, lineage)
+            dataclasses.replace(request, is_movable=is_movable)
+            for each in containers
+            for request in _requests(each, annotations, lineage)
         ),
         keep_on_restart={
             each["name"]: kept_s

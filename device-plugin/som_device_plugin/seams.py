@@ -47,7 +47,7 @@ class ContainerRequest:
     """One container of a pod that requests som memory: how many of which unit.
 
     `preload`: what it is to have in LD_PRELOAD, libsom included; "": som leaves that alone.
-    `fault`: why it cannot start as it is written, or "".
+    `fault`: why it cannot start as it is written, or "". `is_movable`: see `movable.by_spec`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class ContainerRequest:
     count: int
     preload: str = ""
     fault: str = ""
+    is_movable: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -385,7 +386,12 @@ class Driver(Protocol):
         """A slot of the pool that no record names and in which the kernel shows nothing held."""
 
     async def build(
-        self, start: Start, *, on_progress: Callable[[int], None], is_spare: bool = False
+        self,
+        start: Start,
+        *,
+        on_progress: Callable[[int], None],
+        is_spare: bool = False,
+        is_movable: bool = False,
     ) -> Mapping[int, int]:
         """Take the memory from the pool's hold, zero it and attach it at the lease's path.
 
@@ -393,6 +399,7 @@ class Driver(Protocol):
         `on_progress(bytes ready)` meanwhile. Cancelling ends the build and frees its memory.
         A start that is attached already is done, and cut to its size where it is longer.
         `is_spare`: nobody waits for it, so it takes half of one core at most, and that last.
+        `is_movable`: whoever gets it can give it to no device.
         The answer: NUMA node -> bytes there.
 
         Raises:

@@ -110,7 +110,12 @@ class FakeDriver:
         )
 
     async def build(
-        self, start: seams.Start, *, on_progress: Callable[[int], None], is_spare: bool = False
+        self,
+        start: seams.Start,
+        *,
+        on_progress: Callable[[int], None],
+        is_spare: bool = False,
+        is_movable: bool = False,
     ) -> Mapping[int, int]:
         for block in self.kernel.of(start):
             # An adopted spare: what is beyond its size goes back.

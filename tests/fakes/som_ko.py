@@ -46,6 +46,7 @@ class Lease:
     name: bytes
     quota_bytes: int
     numa_node: int
+    is_movable: bool = False
     holders: int = 0
     is_revoked: bool = False
     used_bytes: int = 0
@@ -195,7 +196,10 @@ class SomKo(abi.Module):
         if self._promised(argument.pool) + quota_bytes > pool.size_bytes:
             raise _error(errno.ENOSPC)
         number = next(self.numbers)
-        lease = Lease(argument.pool, argument.name, quota_bytes, argument.numa_node)
+        lease = Lease(
+            *(argument.pool, argument.name, quota_bytes, argument.numa_node),
+            is_movable=bool(argument.options & abi.LEASE_MOVABLE),
+        )
         self.leases_by_number[number] = lease
         argument.lease = argument.minor = number
         argument.major = self.MAJOR
@@ -212,6 +216,7 @@ class SomKo(abi.Module):
         lease = self._lease(argument.lease)
         argument.pool, argument.name = lease.pool, lease.name
         argument.state = abi.LEASE_STATE_REVOKED if lease.is_revoked else 0
+        argument.state |= abi.LEASE_STATE_MOVABLE if lease.is_movable else 0
         argument.numa_node, argument.holders = lease.numa_node, lease.holders
         argument.quota_bytes, argument.used_bytes = lease.quota_bytes, lease.used_bytes
 

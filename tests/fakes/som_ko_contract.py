@@ -20,6 +20,7 @@ def check(module: abi.Module, start: int) -> None:
     _spans_come_and_go(module, number, start)
     _quotas_are_promises(module, number)
     _leases_end(module, number)
+    _a_lease_moves_if_its_maker_says_so(module, number)
     module.call(abi.PoolDestroy(pool=number))
     assert module.pool(number) is None
     _refuses(errno.ENOENT, lambda: module.call(abi.PoolDestroy(pool=number)))
@@ -83,6 +84,16 @@ def _leases_end(module: abi.Module, number: int) -> None:
     assert module.lease(lease) is None
     _refuses(errno.ENOENT, lambda: module.call(abi.LeaseRevoke(lease=lease)))
     _refuses(errno.ENOENT, lambda: module.call(abi.LeaseDestroy(lease=lease)))
+
+
+def _a_lease_moves_if_its_maker_says_so(module: abi.Module, number: int) -> None:
+    wanted = abi.LeaseCreate(
+        pool=number, quota_bytes=CHUNK, name=b"som:b.1", options=abi.LEASE_MOVABLE
+    )
+    lease = module.call(wanted).lease
+    found = module.lease(lease)
+    assert found and found.state == abi.LEASE_STATE_MOVABLE
+    module.call(abi.LeaseDestroy(lease=lease))
 
 
 def _refuses(code: int, call: Callable[[], object]) -> None:

@@ -162,7 +162,10 @@ class Starts:
                 # Nobody waits for a spare, and who gets it will be told where it is.
                 with contextlib.nullcontext() if is_spare else metrics.BUILD_SECONDS.time():
                     placed = await self._drivers[start.driver].build(
-                        start, on_progress=progress, is_spare=is_spare
+                        start,
+                        on_progress=progress,
+                        is_spare=is_spare,
+                        is_movable=bool(lease and lease.request and lease.request.is_movable),
                     )
                 if not is_spare:
                     await self._report_placement(start, placed)

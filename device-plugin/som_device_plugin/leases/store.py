@@ -15,7 +15,7 @@ from som_device_plugin.leases import spares, state
 
 _LOAD_LEASES: Final = """
 SELECT lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
-       ended, keep_on_restart, preload, last_number, keep_s, lineage, kept_until_s
+       ended, keep_on_restart, preload, last_number, movable, keep_s, lineage, kept_until_s
 FROM leases ORDER BY named_order
 """
 _LOAD_STARTS: Final = """
@@ -25,8 +25,8 @@ SELECT lease_id, number, pool, slot, size_bytes, page_bytes, driver, preferred_n
 _WRITE_LEASE: Final = """
 INSERT OR REPLACE INTO leases
       (lease_id, ticket, named_order, namespace, pod, container, uid, unit, size_bytes,
-       ended, keep_on_restart, preload, last_number, keep_s, lineage, kept_until_s)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+       ended, keep_on_restart, preload, last_number, movable, keep_s, lineage, kept_until_s)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _WRITE_START: Final = """
 INSERT INTO starts
@@ -258,7 +258,8 @@ def _row(lease: state.Lease) -> tuple[object, ...]:
         *((*owner.names, owner.uid) if owner else (None,) * 4),
         *((request.unit, request.size_bytes) if request else (None,) * 2),
         *(lease.ended, lease.keep_on_restart, request.preload if request else ""),
-        *(lease.last_number, lease.keep_s, lease.lineage, lease.kept_until_s),
+        *(lease.last_number, bool(request and request.is_movable)),
+        *(lease.keep_s, lease.lineage, lease.kept_until_s),
     )
 
 
@@ -269,12 +270,14 @@ def _start_row(record: state.StartRecord) -> tuple[object, ...]:
 
 def _lease(row: tuple[Any, ...], starts: tuple[state.StartRecord, ...]) -> state.Lease:
     lease_id, ticket, order, namespace, pod, container, uid, *rest = row
-    unit, size_bytes, ended, keep, preload, last_number, *successor = rest
+    unit, size_bytes, ended, keep, preload, last_number, is_movable, *successor = rest
     owner = request = None
     if uid is not None:
         owner = seams.Owner(namespace, pod, container, uid)
         count = size_bytes // v1alpha1.UNIT_BYTES[unit]
-        request = seams.ContainerRequest(container, unit, count, preload)
+        request = seams.ContainerRequest(
+            container, unit, count, preload, is_movable=bool(is_movable)
+        )
     return state.Lease(
         *(lease_id, ticket, order, owner, request, bool(ended), bool(keep), last_number, starts),
         *successor,

@@ -50,7 +50,7 @@ async def test_pods_of_this_node_are_known_with_their_requests(
             name="db",
             uid=seams.PodUid(stored["metadata"]["uid"]),
             terminal=False,
-            containers=(seams.ContainerRequest(name="app", unit="2Mi", count=64),),
+            containers=(seams.ContainerRequest("app", "2Mi", 64, is_movable=True),),
         )
         assert [known.name for known in source.pods()] == ["db"]
 
@@ -62,7 +62,7 @@ async def test_a_limit_of_zero_is_no_request(
     async with followed(client, clock) as source:
         known = source.get(namespace="shop", name="db")
         assert known is not None
-        assert known.containers == (seams.ContainerRequest(name="app", unit="1Gi", count=2),)
+        assert known.containers == (seams.ContainerRequest("app", "1Gi", 2, is_movable=True),)
 
 
 async def test_a_pod_made_anew_under_its_name_has_its_own_uid(

@@ -7,8 +7,10 @@ import pathlib
 import pytest
 
 from fakes import som_ko
+from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.drivers.kernel import abi, driver, pool
+from som_device_plugin.linux import modules
 
 MIB = 2**20
 GIB = 2**30
@@ -168,6 +170,35 @@ async def test_a_look_at_all_starts_asks_once_for_each_lease(
     module.set(refuse=lambda argument: asked.append(type(argument).__name__))
     kernel.look(starts)
     assert collections.Counter(asked) == {"LeaseInfo": 8, "PoolInfo": 1}
+
+
+@pytest.mark.parametrize(
+    ("is_asked", "loaded", "mapping", "expected"),
+    [
+        (True, "amdgpu", "Bare", True),
+        (False, "amdgpu", "Bare", False),
+        (True, "nvidia", "Bare", False),
+        (True, "amdgpu", "Pinnable", False),
+    ],
+)
+async def test_a_lease_moves_if_its_pod_and_its_node_show_that_no_device_can_have_it(
+    module: som_ko.SomKo,
+    kernel: driver.Kernel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    *,
+    is_asked: bool,
+    loaded: str,
+    mapping: v1alpha1.Mapping,
+    expected: bool,
+) -> None:
+    (tmp_path / loaded).mkdir()
+    for name, text in (("initstate", "live"), ("version", "580.95"), ("srcversion", "A")):
+        (tmp_path / loaded / name).write_text(f"{text}\n")
+    monkeypatch.setattr(modules, "_MODULES", tmp_path)
+    kernel.ranges("b", "External").add(5 * GIB, 64 * MIB, mapping=mapping)
+    await kernel.build(start(pool="b"), on_progress=lambda _: None, is_movable=is_asked)
+    assert lease_of(module).is_movable is expected
 
 
 async def test_a_start_that_is_there_is_the_answer(

@@ -103,6 +103,19 @@ async def test_a_pods_lease_in_som_ko_lives_as_long_as_the_pod(world: KernelWorl
     assert world.store.leases() == []
 
 
+async def test_memory_may_move_if_its_pod_can_give_it_to_no_device_also_after_the_agents_restart(
+    world: KernelWorld,
+) -> None:
+    plain, with_device = await world.admit("a", 1), await world.admit("b", 1)
+    (request,) = plain.pod.containers
+    movable = dataclasses.replace(request, is_movable=True)
+    plain.pod = dataclasses.replace(plain.pod, containers=(movable,))
+    for _ in range(2):
+        assert (await world.start(plain)).is_movable
+        assert not (await world.start(with_device)).is_movable
+        await world.crash()
+
+
 async def test_what_somebody_has_open_is_reported_and_goes_when_he_lets_go(
     world: KernelWorld,
 ) -> None:

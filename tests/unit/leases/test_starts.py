@@ -126,7 +126,7 @@ async def test_a_repeated_pre_start_while_warming_continues_the_same_start(world
     gate, building = asyncio.Event(), asyncio.Event()
     build = world.driver.build
 
-    async def slow(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> object:
+    async def slow(start: seams.Start, *, on_progress: Progress, **_: bool) -> object:
         building.set()
         await gate.wait()
         return await build(start, on_progress=on_progress)
@@ -146,7 +146,7 @@ async def test_a_pod_deleted_while_it_warms_frees_its_memory(world: World) -> No
     pod = await world.admit("db", 4)
     building = asyncio.Event()
 
-    async def stuck(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> None:
+    async def stuck(start: seams.Start, *, on_progress: Progress, **_: bool) -> None:
         building.set()
         await asyncio.Event().wait()
 
@@ -268,7 +268,7 @@ async def test_a_start_whose_outcome_could_not_be_stored_is_finished_when_the_di
     build = world.driver.build
 
     async def built_as_the_disk_fills_up(
-        start: seams.Start, *, on_progress: Progress, is_spare: bool = False
+        start: seams.Start, *, on_progress: Progress, **_: bool
     ) -> object:
         world.disk(full=True)
         return await build(start, on_progress=on_progress)
@@ -289,7 +289,7 @@ async def test_a_start_that_fails_in_an_unknown_way_is_tried_again(world: World)
     pod = await world.admit("db", 4)
     build = world.driver.build
 
-    async def refused(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> None:
+    async def refused(start: seams.Start, *, on_progress: Progress, **_: bool) -> None:
         raise OSError(errno.EAGAIN, "fork: no more processes")
 
     world.driver.build = refused
@@ -318,7 +318,7 @@ async def test_a_start_that_takes_long_says_how_far_it_is_within_kubelets_patien
     gate = asyncio.Event()
     build = world.driver.build
 
-    async def slow(start: seams.Start, *, on_progress: Progress, is_spare: bool = False) -> object:
+    async def slow(start: seams.Start, *, on_progress: Progress, **_: bool) -> object:
         on_progress(3 * node.PAGE)
         await gate.wait()
         return await build(start, on_progress=on_progress)
@@ -363,9 +363,7 @@ async def test_what_is_done_to_a_start_is_recorded_before_it_is_done(world: Worl
 
     build, revoke = world.driver.build, world.driver.revoke
 
-    async def seen_building(
-        start: seams.Start, *, on_progress: Progress, is_spare: bool = False
-    ) -> object:
+    async def seen_building(start: seams.Start, *, on_progress: Progress, **_: bool) -> object:
         seen.append(("build", state_of(start)))
         return await build(start, on_progress=on_progress)
 

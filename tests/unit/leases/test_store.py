@@ -65,7 +65,9 @@ def write(leases: store.LeaseStore, what: str, number: int) -> None:
             owner = seams.Owner("shop", f"db-{number}", "main", seams.PodUid(f"uid-{number}"))
             unit: v1alpha1.Unit = "1Gi" if number % 2 else "2Mi"
             preload = "/usr/lib/som/libsom.so" if number % 3 else ""
-            request = seams.ContainerRequest("main", unit, 1 + number, preload)
+            request = seams.ContainerRequest(
+                *("main", unit, 1 + number, preload), is_movable=number % 5 > 2
+            )
             keep = number > 5
             leases.bind(
                 dataclasses.replace(

@@ -90,7 +90,12 @@ class HugeTLBFS:
         return min(set(range(len(taken) + 1)) - taken)
 
     async def build(
-        self, start: seams.Start, *, on_progress: Callable[[int], None], is_spare: bool = False
+        self,
+        start: seams.Start,
+        *,
+        on_progress: Callable[[int], None],
+        is_spare: bool = False,
+        is_movable: bool = False,
     ) -> Mapping[int, int]:
         """See `seams.Driver`."""
         group, directory = self._group(start), self._place(start)

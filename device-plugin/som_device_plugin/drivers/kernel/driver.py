@@ -17,7 +17,7 @@ from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.drivers.kernel import abi
 from som_device_plugin.drivers.kernel import pool as pools
-from som_device_plugin.linux import processes
+from som_device_plugin.linux import modules, processes
 
 _LEASE: Final = re.compile(r"som:([0-9a-f]{16})\.([0-9]+)")
 _SOURCES: Final = {
@@ -70,27 +70,35 @@ class Kernel:
         return min(set(range(len(named) + 1)) - named)
 
     async def build(
-        self, start: seams.Start, *, on_progress: Callable[[int], None], is_spare: bool = False
+        self,
+        start: seams.Start,
+        *,
+        on_progress: Callable[[int], None],
+        is_spare: bool = False,
+        is_movable: bool = False,
     ) -> Mapping[int, int]:
         """See `seams.Driver`. On which NUMA nodes its memory is, the first touch decides.
 
         In the caller's thread: cancelled in another one, it would make the lease afterwards.
         """
         if self._find(start) is None:
-            self._create(start)
+            self._create(start, is_movable=is_movable)
         on_progress(start.size_bytes)
         return {}
 
-    def _create(self, start: seams.Start) -> None:
+    def _create(self, start: seams.Start, *, is_movable: bool = False) -> None:
         doing = f"making lease {start.mount_source} in pool {start.pool}"
         if (found := self._pool(start.pool).info()) is None:
             raise seams.DriverError(f"{doing}: som.ko has no such pool; it is made again soon")
         node = abi.NUMA_ANY if start.preferred_node is None else start.preferred_node
+        # What pins memory of class Pinnable may come at any time: nothing of it moves.
+        may_move = is_movable and found.mapping == abi.MAPPING_BARE and not _adds_devices()
         wanted = abi.LeaseCreate(
             pool=found.pool,
             numa_node=node,
             quota_bytes=start.size_bytes,
             name=start.mount_source.encode(),
+            options=abi.LEASE_MOVABLE if may_move else 0,
         )
         try:
             self._numbers[start.mount_source] = self._module.call(wanted).lease
@@ -180,6 +188,15 @@ class Kernel:
             named = _LEASE.fullmatch(lease.name.decode())
             if named and lease.pool in ours:
                 yield (seams.LeaseId(named[1]), int(named[2])), lease
+
+
+def _adds_devices() -> bool:
+    """Whether containers of this node may have devices that their pods do not ask for.
+
+    NVIDIA's runtime adds them by the environment that an image has, and its driver maps memory
+    without struct pages, as VFIO does (nvidia.ko: os_lookup_user_io_memory).
+    """
+    return modules.loaded("nvidia") is not None
 
 
 def _usage(lease: abi.LeaseInfo | None) -> seams.Usage:
