@@ -345,6 +345,16 @@ class RangeHold(Protocol):
             RangeRefused: EBUSY while a lease holds a part of it, or quotas need it.
         """
 
+    def empty(self, span: Span, *, most_bytes: int) -> None:
+        """Move so much of what leases hold of `span` to elsewhere in the pool, if it may move.
+
+        Their users find the content unchanged. What others take there meanwhile stays.
+
+        Raises:
+            RangeRefused: nothing has moved. ENOSPC: there is no room on the span's NUMA node;
+                EOPNOTSUPP: nothing of this pool moves.
+        """
+
     def destroy(self) -> None:
         """Give everything back, and remove the pool. Idempotent.
 

@@ -27,8 +27,9 @@ class Killed(BaseException):
 class Machine:
     """`absent`: ranges with nothing behind them. `unmovable`: starts of GiB that cannot be carved.
 
-    `pools`: pool -> its spans in som.ko. `comes_back`: the zone into which the kernel puts blocks
-    by itself. `die_at`: how many acts this process has left, None: no end.
+    `pools`: pool -> its spans in som.ko; `stuck_bytes`: start of a span -> what of it cannot move.
+    `comes_back`: the zone into which the kernel puts blocks by itself. `die_at`: how many
+    acts this process has left, None: no end.
     """
 
     resources: list[iomem.Resource] = dataclasses.field(default_factory=list)
@@ -45,6 +46,7 @@ class Machine:
     kernel_is_safe: bool = True
     pools: dict[str, list[seams.Span]] = dataclasses.field(default_factory=dict)
     promised_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    stuck_bytes: dict[int, int] = dataclasses.field(default_factory=dict)
     bad_bytes: int = 0
     die_at: int | None = None
 
@@ -205,6 +207,21 @@ class Hold:
                 raise seams.RangeRefused("leases", errno.EBUSY)
             machine.pools[self._pool].remove(span)
             self._give_back(span)
+
+    def empty(self, span: seams.Span, *, most_bytes: int) -> None:
+        with self._machine.act():
+            spans = self._machine.pools[self._pool]
+            movable = span.held_bytes - self._machine.stuck_bytes.get(span.start, 0)
+            for at, other in enumerate(spans):
+                room_bytes = other.size_bytes - other.held_bytes
+                moved = min(room_bytes, most_bytes, movable)
+                if moved and other.start != span.start and other.node == span.node:
+                    spans[at] = dataclasses.replace(other, held_bytes=other.held_bytes + moved)
+                    left_bytes = span.held_bytes - moved
+                    spans[spans.index(span)] = dataclasses.replace(span, held_bytes=left_bytes)
+                    return
+            if movable:
+                raise seams.RangeRefused("no room", errno.ENOSPC)
 
     def destroy(self) -> None:
         with self._machine.act():

@@ -9,7 +9,7 @@ import dataclasses
 import errno
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from som_device_plugin import seams
@@ -20,11 +20,18 @@ _Any = TypeVar("_Any", bound=abi.Argument)
 
 @dataclasses.dataclass
 class Span:
+    """`stuck_bytes` of `held_bytes` are of leases that are not movable."""
+
     start: int
     size_bytes: int
     node: int
     held_bytes: int = 0
+    stuck_bytes: int = 0
     is_leaving: bool = False
+
+    @property
+    def free_bytes(self) -> int:
+        return self.size_bytes - self.held_bytes
 
 
 @dataclasses.dataclass
@@ -189,6 +196,30 @@ class SomKo(abi.Module):
             span.size_bytes // 2**30 for span in spans if not span.held_bytes
         )
 
+    def _PoolCompact(self, argument: abi.PoolCompact) -> None:
+        """Unlike there, an extent is a span of 1 GiB, and a range is one span or has none."""
+        sizes = argument.start | argument.bytes | argument.most_bytes
+        is_half = argument.start and not argument.bytes
+        if not argument.most_bytes or sizes % abi.CHUNK_BYTES or is_half:
+            raise _error(errno.EINVAL)
+        pool = self._pool(argument.pool)
+        if pool.mapping != abi.MAPPING_BARE:
+            raise _error(errno.EOPNOTSUPP)
+        argument.moved_bytes = 0
+        by_cost = sorted(pool.spans, key=lambda span: span.held_bytes)
+        for span in by_cost:
+            if argument.bytes:
+                is_meant = span.start == argument.start and span.held_bytes > span.stuck_bytes
+                others = [each for each in by_cost[::-1] if each is not span]
+            else:
+                is_meant = span.size_bytes == abi.EXTENT_BYTES and not span.stuck_bytes
+                others = [each for each in by_cost[::-1] if each is not span and each.held_bytes]
+            room_bytes = sum(each.free_bytes for each in others if each.node == span.node)
+            if is_meant and (argument.bytes or 0 < span.held_bytes <= room_bytes):
+                if not room_bytes:
+                    raise _error(errno.ENOSPC)
+                _move(span, others, argument)
+
     def _LeaseCreate(self, argument: abi.LeaseCreate) -> None:
         pool, quota_bytes = self._pool(argument.pool), argument.quota_bytes
         if not quota_bytes or quota_bytes % abi.CHUNK_BYTES:
@@ -219,6 +250,18 @@ class SomKo(abi.Module):
         argument.state |= abi.LEASE_STATE_MOVABLE if lease.is_movable else 0
         argument.numa_node, argument.holders = lease.numa_node, lease.holders
         argument.quota_bytes, argument.used_bytes = lease.quota_bytes, lease.used_bytes
+
+
+def _move(span: Span, others: Iterable[Span], argument: abi.PoolCompact) -> None:
+    for other in others:
+        moved = min(
+            span.held_bytes - span.stuck_bytes,
+            other.free_bytes if other.node == span.node else 0,
+            argument.most_bytes - argument.moved_bytes,
+        )
+        span.held_bytes -= moved
+        other.held_bytes += moved
+        argument.moved_bytes += moved
 
 
 def _error(code: int) -> OSError:

@@ -1,6 +1,7 @@
 """What the agent relies on in som.ko, and its fake: tests/vm runs the same on the real module."""
 
 import errno
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -21,6 +22,7 @@ def check(module: abi.Module, start: int) -> None:
     _quotas_are_promises(module, number)
     _leases_end(module, number)
     _a_lease_moves_if_its_maker_says_so(module, number)
+    _what_moves_has_a_bound(module, number, start)
     module.call(abi.PoolDestroy(pool=number))
     assert module.pool(number) is None
     _refuses(errno.ENOENT, lambda: module.call(abi.PoolDestroy(pool=number)))
@@ -94,6 +96,24 @@ def _a_lease_moves_if_its_maker_says_so(module: abi.Module, number: int) -> None
     found = module.lease(lease)
     assert found and found.state == abi.LEASE_STATE_MOVABLE
     module.call(abi.LeaseDestroy(lease=lease))
+
+
+def _what_moves_has_a_bound(module: abi.Module, number: int, start: int) -> None:
+    def moved(first: int, chunks: int, most_bytes: int, pool: int = number) -> int:
+        wanted = abi.PoolCompact(
+            pool=pool, start=first, bytes=chunks * CHUNK, most_bytes=most_bytes
+        )
+        return int(module.call(wanted).moved_bytes)
+
+    assert moved(0, 0, CHUNK) == moved(start, 8, CHUNK) == 0
+    for wrong in ((0, 0, 0), (0, 0, CHUNK + 1), (start, 0, CHUNK), (start + 1, 1, CHUNK)):
+        _refuses(errno.EINVAL, functools.partial(moved, *wrong))
+    pinnable = module.call(
+        abi.PoolCreate(source=abi.SOURCE_EXTERNAL, mapping=abi.MAPPING_PINNABLE, name=NAME)
+    ).pool
+    _refuses(errno.EOPNOTSUPP, lambda: moved(0, 0, CHUNK, pinnable))
+    module.call(abi.PoolDestroy(pool=pinnable))
+    _refuses(errno.ENOENT, lambda: moved(0, 0, CHUNK, pinnable))
 
 
 def _refuses(code: int, call: Callable[[], object]) -> None:

@@ -132,6 +132,39 @@ def test_the_next_owner_of_all_finds_zeroes(pool: local_node.LocalNode) -> None:
         wait_free(pool, UNITS)
 
 
+def order(node: local_node.LocalNode, units: int) -> None:
+    node.order(units * PAGE, source={"external": {"ranges": [OURS.written]}})
+    wait_until(
+        lambda: said(node)[0].get("capacity") == f"{2 * units}Mi",
+        what=f"the pool has {units} units",
+        left=lambda: f"{said(node)}\n{node.log_text()[-4000:]}",
+    )
+
+
+def held(node: local_node.LocalNode) -> list[int]:
+    """What leases hold of each span, in units."""
+    hold = driver.Kernel(state_dir=node.state_dir.path).ranges("databases", "External")
+    return [span.held_bytes // PAGE for span in hold.spans()]
+
+
+def test_a_pool_shrinks_under_a_lease_that_has_memory_of_all_its_spans(
+    pool: local_node.LocalNode,
+) -> None:
+    order(pool, UNITS // 2)
+    order(pool, UNITS)
+    wait_until(lambda: not sum(p.dirty_bytes for p in abi.Module().pools()), what="all is zeroed")
+    first = owner(pool, UNITS // 2 - 2)
+    claim = owner(pool, 4)
+    end(first)
+    wait_free(pool, UNITS - 4)
+    assert held(pool) == [2, 2]
+    order(pool, UNITS // 2)
+    assert held(pool) == [4]
+    end(claim)
+    order(pool, UNITS)
+    wait_free(pool, UNITS)
+
+
 def test_memory_that_a_stranger_has_mapped_is_taken_from_him_and_not_offered(
     pool: local_node.LocalNode,
 ) -> None:

@@ -27,6 +27,7 @@ STRUCTURES = {
     "som_lease_info": abi.LeaseInfo,
     "som_pool_span": abi.PoolSpan,
     "som_pool_remove": abi.PoolRemove,
+    "som_pool_compact": abi.PoolCompact,
 }
 CONSTANTS = {
     "SOM_API_VERSION": abi.API_VERSION,

@@ -71,6 +71,21 @@ def test_what_is_in_quarantine_is_not_free(module: som_ko.SomKo, kernel: driver.
     assert kernel.ranges("a", "External").holding().free_bytes == 126 * MIB
 
 
+def test_a_span_is_emptied_into_the_rest_of_its_pool(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    hold = kernel.ranges("a", "External")
+    hold.add(5 * GIB, 128 * MIB)
+    (kernels,) = module.pools_by_number.values()
+    kernels.spans[0].held_bytes = 8 * MIB
+    hold.empty(hold.spans()[0], most_bytes=6 * MIB)
+    assert [span.held_bytes for span in hold.spans()] == [2 * MIB, 6 * MIB]
+    kernels.spans[1].held_bytes = 128 * MIB
+    with pytest.raises(seams.RangeRefused, match=r"emptying 0x100000000-.*Mi.* of pool a") as no:
+        hold.empty(hold.spans()[0], most_bytes=6 * MIB)
+    assert no.value.errno == errno.ENOSPC
+
+
 def test_pools_of_other_agents_and_of_long_names_are_others(
     module: som_ko.SomKo, kernel: driver.Kernel
 ) -> None:

@@ -195,6 +195,38 @@ def test_a_pool_never_shrinks_below_what_pods_hold_or_were_promised(
     assert agent.apply(GIB // 2).capacity_bytes == GIB // 2
 
 
+def use(on: Machine, *held_bytes: int) -> None:
+    """Leases have so much of each span."""
+    on.pools["a"] = [
+        dataclasses.replace(span, held_bytes=each)
+        for span, each in zip(on.hold("a").spans(), held_bytes, strict=True)
+    ]
+    on.promised_bytes["a"] = sum(held_bytes)
+
+
+def test_a_pool_shrinks_under_leases_whose_memory_may_move(
+    on: Machine, tmp_path: pathlib.Path
+) -> None:
+    agent = Agent(on, "External", tmp_path)
+    agent.apply(9 * GIB // 4)
+    use(on, 400 * MIB, 300 * MIB, 200 * MIB)
+    assert agent.apply(GIB).capacity_bytes == GIB
+    assert [(span.size_bytes, span.held_bytes) for span in on.hold("a").spans()] == [
+        (GIB, 900 * MIB)
+    ]
+
+
+def test_what_cannot_move_keeps_its_span_and_no_other(on: Machine, tmp_path: pathlib.Path) -> None:
+    agent = Agent(on, "External", tmp_path)
+    agent.apply(2 * GIB)
+    use(on, 128 * MIB, 256 * MIB)
+    on.stuck_bytes = {span.start: 2 * MIB for span in on.hold("a").spans()}
+    assert agent.apply(GIB).capacity_bytes == 2 * GIB
+    del on.stuck_bytes[on.hold("a").spans()[1].start]
+    assert agent.apply(GIB).capacity_bytes == GIB
+    assert [span.held_bytes for span in on.hold("a").spans()] == [384 * MIB]
+
+
 @pytest.mark.parametrize(
     ("wanted", "why"),
     [

@@ -243,6 +243,21 @@ class PoolRemove(Argument):
     _fields_: ClassVar = [*_HEAD, ("pool", _U32), ("reserved", _U32), ("start", _U64)]
 
 
+class PoolCompact(Argument):
+    """Memory of movable leases moves: out of a range, or so that whole GiB become free."""
+
+    command = _number(0x0C)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("pool", _U32),
+        ("reserved", _U32),
+        ("start", _U64),
+        ("bytes", _U64),
+        ("most_bytes", _U64),
+        ("moved_bytes", _U64),
+    ]
+
+
 _Any = TypeVar("_Any", bound=Argument)
 
 

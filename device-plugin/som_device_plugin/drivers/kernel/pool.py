@@ -142,6 +142,19 @@ class Pool:
         except abi.KernelError as error:
             raise _refused(doing, error) from error
 
+    def empty(self, span: seams.Span, *, most_bytes: int) -> None:
+        """See `seams.RangeHold`."""
+        if (info := self.info()) is None:
+            return
+        wanted = abi.PoolCompact(
+            pool=info.pool, start=span.start, bytes=span.size_bytes, most_bytes=most_bytes
+        )
+        try:
+            self._module.call(wanted)
+        except abi.KernelError as error:
+            doing = f"emptying {_range(span.start, span.size_bytes)} of pool {self._pool}"
+            raise _refused(doing, error) from error
+
     def destroy(self) -> None:
         """See `seams.RangeHold`."""
         if (info := self.info()) is None:

@@ -150,6 +150,36 @@ def next_removal(
     return max(fitting, key=lambda span: (on_node[span.node], span.start))
 
 
+def next_to_empty(
+    *,
+    target_bytes: int,
+    floor_bytes: int,
+    spans: Sequence[seams.Span],
+    kept: Collection[int],
+) -> seams.Span | None:
+    """The span that could be given back if what leases hold of it moved, or None.
+
+    As `next_removal` does, one that is larger than the excess where none is smaller; of these, that
+    of which least has to move.
+    """
+    has_bytes = total_bytes(spans)
+    excess_bytes = has_bytes - target_bytes
+    left = [
+        span
+        for span in spans
+        if span.held_bytes
+        and not span.is_leaving
+        and span.start not in kept
+        and has_bytes - span.size_bytes >= floor_bytes
+    ]
+    if excess_bytes <= 0 or not left:
+        return None
+    fitting = [span for span in left if span.size_bytes <= excess_bytes]
+    smallest = min(span.size_bytes for span in left)
+    others = [span for span in left if span.size_bytes == smallest]
+    return min(fitting or others, key=lambda span: (span.held_bytes, -span.start))
+
+
 def why_short(offer: Offer, refused: Mapping[int, str]) -> str:
     """Why there is no more, in a sentence."""
     reasons = list(dict.fromkeys([*offer.lacking, *refused.values()]))

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 FIRST_GOOD_KERNELS: Final = "6.12.118, 7.3.4 and 7.4"
 """As in driver/known_good.h."""
 
+MOST_MOVED_BYTES: Final = 64 << 20
+"""In one step: a moment, after which others have their turn."""
+
 
 class Supply(Protocol):
     """What is different about one kind of source. Each call raises SomError with the cure."""
@@ -198,12 +201,12 @@ class RangeSource:
     def _shrink(self, order: _Order, hold: seams.RangeHold, spans: Sequence[seams.Span]) -> bool:
         span = plan.next_removal(
             target_bytes=order.pool.capacity,
-            floor_bytes=max(order.floor_bytes, hold.holding().held_bytes if spans else 0),
+            floor_bytes=_floor_bytes(order, hold, spans),
             spans=spans,
             kept=order.kept,
         )
         if span is None:
-            return False
+            return self._empty(order, hold, spans)
         self._supply.give()
         try:
             hold.remove(span.start)
@@ -212,6 +215,27 @@ class RangeSource:
             log.warning("span kept", extra={"pool": order.pool.name, "error": str(refused)})
             order.kept.add(span.start)
         order.offer = None
+        return True
+
+    def _empty(self, order: _Order, hold: seams.RangeHold, spans: Sequence[seams.Span]) -> bool:
+        """Move something out of a span, so that one of the next steps can give it back."""
+        span = plan.next_to_empty(
+            target_bytes=order.pool.capacity,
+            floor_bytes=_floor_bytes(order, hold, spans),
+            spans=spans,
+            kept=order.kept,
+        )
+        if span is None:
+            return False
+        try:
+            hold.empty(span, most_bytes=MOST_MOVED_BYTES)
+        except seams.RangeRefused as refused:
+            log.info("span not emptied", extra={"pool": order.pool.name, "error": str(refused)})
+        if any(
+            now.start == span.start and now.held_bytes >= span.held_bytes for now in hold.spans()
+        ):
+            # What is left stays, or others are as fast.
+            order.kept.add(span.start)
         return True
 
     def _release(self, pool: str) -> None:
@@ -240,6 +264,10 @@ class RangeSource:
                 order.offer = None
                 events.append(_lost(name, lost_bytes))
         return events, [self._reserved(name) for name in self._orders]
+
+
+def _floor_bytes(order: _Order, hold: seams.RangeHold, spans: Sequence[seams.Span]) -> int:
+    return max(order.floor_bytes, hold.holding().held_bytes if spans else 0)
 
 
 def _lost(pool: str, lost_bytes: int) -> seams.Event:
