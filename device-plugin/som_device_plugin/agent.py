@@ -32,7 +32,15 @@ from som_device_plugin import (
     telling,
 )
 from som_device_plugin.kubelet import plugin, podresources, registration, setup, turns
-from som_device_plugin.leases import keeper, reconciler, service, starts, store, witnesses
+from som_device_plugin.leases import (
+    compaction,
+    keeper,
+    reconciler,
+    service,
+    starts,
+    store,
+    witnesses,
+)
 from som_device_plugin.linux import cgroups, hugepages, modules, mountinfo
 from som_device_plugin.sources.hugetlb import plan
 
@@ -114,19 +122,21 @@ class Agent:
             # Before the pools are looked at: what the last agent left running may lock them.
             await asyncio.to_thread(driver.end_builders)
         parts = self._parts(stack, own_backends, boot_id)
-        collector = collected.Collected(
-            parts.pools, parts.leases, parts.reconciler, parts.starts.statistics
-        )
+        collector = collected.Collected(parts.pools, parts.leases, parts.reconciler, parts.starts)
         registry.REGISTRY.register(collector)
         stack.callback(registry.REGISTRY.unregister, collector)
         await loops.until_done("first look", parts.pools.look)
         await loops.until_done("first look", parts.reconciler.reconcile)
         self._why_not_ready = ""
+        own_compaction = compaction.Compaction(
+            own_starts=parts.starts, own_pools=parts.pools, time=self._time
+        )
         report = functools.partial(self._report, parts, self._changed.listen())
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.pools.run(self._outside.specs))
             group.create_task(parts.reconciler.run())
             group.create_task(parts.keeper.run())
+            group.create_task(own_compaction.run())
             group.create_task(loops.repeat("report", report))
             if tls_dir := self._settings.tls_dir:
                 teller = telling.Teller(tls_dir, parts.leases.leases, time=self._time)

@@ -2,14 +2,14 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import core, registry
 
 from som_api import SomError
 from som_device_plugin import loops, pools, seams, status
-from som_device_plugin.leases import reconciler, spares, state, store
+from som_device_plugin.leases import reconciler, spares, starts, state, store
 
 MOST_HELD_PODS: Final = 20
 
@@ -22,12 +22,12 @@ class Collected(registry.Collector):
         own_pools: pools.Pools,
         leases: store.LeaseStore,
         own_reconciler: reconciler.Reconciler,
-        statistics: Callable[[seams.Start], seams.Statistics | None],
+        own_starts: starts.Starts,
     ) -> None:
         self._pools = own_pools
         self._leases = leases
         self._reconciler = own_reconciler
-        self._statistics = statistics
+        self._starts = own_starts
 
     def describe(self) -> Iterable[core.Metric]:
         """Nothing: the registry must not scrape a state that does not exist yet."""
@@ -56,15 +56,16 @@ class Collected(registry.Collector):
         yield pool_bytes
         yield spare_bytes
         yield shortfall
-        starts = core.GaugeMetricFamily(
+        yield from by_moves(self._moves())
+        by_state = core.GaugeMetricFamily(
             "som_agent_lease_starts", "Starts of leases by state", labels=["state"]
         )
         states = collections.Counter(
             record.state for lease in leases if lease.owner for record in lease.starts
         )
         for each in state.State:
-            starts.add_metric([each.value], states[each])
-        yield starts
+            by_state.add_metric([each.value], states[each])
+        yield by_state
         lease_bytes = core.GaugeMetricFamily(
             "som_lease_bytes",
             "Memory that a container holds, which cAdvisor does not see",
@@ -94,6 +95,16 @@ class Collected(registry.Collector):
             self._reconciler.longest_held_s,
         )
 
+    def _moves(self) -> Iterator[tuple[str, seams.Moves]]:
+        for pool in self._pools.pools().values():
+            try:
+                found = self._starts.moves(pool)
+            except SomError as error:
+                loops.failed("moves", error, pool=pool.name)
+            else:
+                if found is not None:
+                    yield pool.name, found
+
     def _used_by_owner(
         self, leases: Iterable[state.Lease]
     ) -> Iterator[tuple[tuple[str, ...], seams.Statistics]]:
@@ -101,13 +112,31 @@ class Collected(registry.Collector):
             if lease.owner is None or lease.is_spare or (record := lease.live) is None:
                 continue
             try:
-                found = self._statistics(record.start)
+                found = self._starts.statistics(record.start)
             except SomError as error:
                 # What else is known is told all the same.
                 loops.failed("statistics", error, lease=lease.lease_id)
             else:
                 if found is not None:
                     yield (*lease.owner.names, record.start.pool), found
+
+
+def by_moves(moved: Iterable[tuple[str, seams.Moves]]) -> Iterator[core.Metric]:
+    """What was moved, by pool."""
+    moved_bytes = core.CounterMetricFamily(
+        "som_agent_pool_moved_bytes",
+        "Memory that som.ko moved under containers, for whole GiB or for a pool that shrinks",
+        labels=["pool"],
+    )
+    failed = core.CounterMetricFamily(
+        "som_agent_pool_failed_moves",
+        "Moves of 2 MiB that were given up, because memory failed meanwhile",
+        labels=["pool"],
+    )
+    for pool, found in moved:
+        moved_bytes.add_metric([pool], found.moved_bytes)
+        failed.add_metric([pool], found.failed)
+    yield from (moved_bytes, failed)
 
 
 def by_use(used: Iterable[tuple[tuple[str, ...], seams.Statistics]]) -> Iterator[core.Metric]:

@@ -239,6 +239,14 @@ class Statistics:
     zeroed_late_bytes: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Moves:
+    """What was moved in a pool since som.ko made it, and how often that failed."""
+
+    moved_bytes: int
+    failed: int
+
+
 class DriverError(SomError):
     """The driver could not do what it was asked for."""
 
@@ -434,6 +442,18 @@ class Driver(Protocol):
 
     def statistics(self, start: Start) -> Statistics | None:
         """What is done with the start; None: it is not there, or nobody counts."""
+
+    def compact(self, pool: str, *, most_bytes: int) -> int:
+        """Move what starts use of `pool`, so that whole GiB become free; the bytes moved.
+
+        Fewer than `most_bytes`: there was nothing more to move.
+
+        Raises:
+            DriverError: with what the kernel answered.
+        """
+
+    def moves(self, pool: str) -> Moves | None:
+        """How much that was; None: nothing of `pool` moves, or it is not there."""
 
     def culprits(self, start: Start) -> Sequence[str]:
         """Best-effort names (`pid 42 (postgres)`) of processes that hold the start's memory."""

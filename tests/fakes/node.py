@@ -157,6 +157,12 @@ class FakeDriver:
     def statistics(self, start: seams.Start) -> seams.Statistics | None:
         return None
 
+    def compact(self, pool: str, *, most_bytes: int) -> int:
+        return 0
+
+    def moves(self, pool: str) -> seams.Moves | None:
+        return None
+
     def culprits(self, start: seams.Start) -> Sequence[str]:
         return []
 

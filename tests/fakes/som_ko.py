@@ -40,6 +40,7 @@ class Pool:
     mapping: int
     name: bytes
     quarantined_bytes: int = 0
+    moved_bytes: int = 0
     spans: list[Span] = dataclasses.field(default_factory=list)
 
     @property
@@ -110,6 +111,10 @@ class SomKo(abi.Module):
         except OSError as error:
             raise abi.KernelError(f"{name}: {error.strerror}", error.errno or 0) from error
         return argument
+
+    def moves(self, pool: int) -> seams.Moves | None:
+        found = self.pools_by_number.get(pool)
+        return seams.Moves(found.moved_bytes, 0) if found else None
 
     def _numbers(self, kind: str) -> list[int]:
         if not self.is_loaded:
@@ -219,6 +224,7 @@ class SomKo(abi.Module):
                 if not room_bytes:
                     raise _error(errno.ENOSPC)
                 _move(span, others, argument)
+        pool.moved_bytes += argument.moved_bytes
 
     def _LeaseCreate(self, argument: abi.LeaseCreate) -> None:
         pool, quota_bytes = self._pool(argument.pool), argument.quota_bytes

@@ -40,3 +40,17 @@ def test_pods_of_the_same_name_are_one_series_of_what_their_memory_is_used_for()
         "som_agent_lease_faults_1g_total": 8,
         "som_agent_lease_zeroed_late_bytes_total": 10,
     }
+
+
+def test_what_was_moved_is_told_of_each_pool() -> None:
+    metrics = collected.by_moves([("a", seams.Moves(2 * PAGE, 1)), ("b", seams.Moves(0, 0))])
+    assert {
+        (sample.name, sample.labels["pool"]): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    } == {
+        ("som_agent_pool_moved_bytes_total", "a"): 2 * PAGE,
+        ("som_agent_pool_moved_bytes_total", "b"): 0,
+        ("som_agent_pool_failed_moves_total", "a"): 1,
+        ("som_agent_pool_failed_moves_total", "b"): 0,
+    }

@@ -260,6 +260,15 @@ class Starts:
         """What is done with `start`, if its driver counts."""
         return self._drivers[start.driver].statistics(start)
 
+    async def compact(self, pool: pools.ActivePool, *, most_bytes: int) -> int:
+        """Have the driver move what starts of `pool` use; the bytes moved."""
+        driver = self._drivers[pool.driver]
+        return await asyncio.to_thread(driver.compact, pool.name, most_bytes=most_bytes)
+
+    def moves(self, pool: pools.ActivePool) -> seams.Moves | None:
+        """What was moved in `pool`, if anything of it can move."""
+        return self._drivers[pool.driver].moves(pool.name)
+
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """Who holds `start`, as far as can be found out; may take long."""
         return self._drivers[start.driver].culprits(start)

@@ -145,6 +145,15 @@ def test_no_module_is_an_error_with_the_cure(tmp_path: pathlib.Path) -> None:
     assert list(abi.Module(dev=tmp_path, sysfs=tmp_path).leases()) == []
 
 
+def test_what_was_moved_is_what_sysfs_tells_of_a_pool(module: abi.Module) -> None:
+    pool = module.sysfs / "class/som/pool3"
+    pool.mkdir(parents=True)
+    for name, text in (("moved_bytes", "4194304"), ("failed_moves", "1")):
+        (pool / name).write_text(f"{text}\n")
+    assert module.moves(3) == seams.Moves(moved_bytes=4 << 20, failed=1)
+    assert module.moves(4) is None
+
+
 class Nobody(abi.Module):
     """A device that knows no command of som.ko."""
 

@@ -86,6 +86,18 @@ def test_a_span_is_emptied_into_the_rest_of_its_pool(
     assert no.value.errno == errno.ENOSPC
 
 
+def test_nothing_was_moved_of_what_cannot_move_or_is_not_there(
+    module: som_ko.SomKo, kernel: driver.Kernel
+) -> None:
+    kernel.ranges("b", "External").add(5 * GIB, 2 * MIB, mapping="Pinnable")
+    assert [kernel.moves(name) for name in "abc"] == [seams.Moves(0, 0), None, None]
+    assert kernel.compact("c", most_bytes=2 * MIB) == 0
+    kernel.ranges("a", "External").destroy()
+    kernel.ranges("b", "External").destroy()
+    module.set(is_loaded=False)
+    assert kernel.moves("a") is None
+
+
 def test_pools_of_other_agents_and_of_long_names_are_others(
     module: som_ko.SomKo, kernel: driver.Kernel
 ) -> None:

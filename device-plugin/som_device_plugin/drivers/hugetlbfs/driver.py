@@ -272,6 +272,13 @@ class HugeTLBFS:
     def statistics(self, start: seams.Start) -> None:
         """See `seams.Driver`: the kernel counts nothing by superblock."""
 
+    def compact(self, pool: str, *, most_bytes: int) -> int:
+        """See `seams.Driver`: all pages of a pool have one size, and each is whole."""
+        return 0
+
+    def moves(self, pool: str) -> None:
+        """See `seams.Driver`."""
+
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """See `seams.Driver`."""
         device = self._revoked_devices.get(start.mount_source)

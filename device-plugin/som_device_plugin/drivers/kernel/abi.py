@@ -39,6 +39,7 @@ SPAN_STATE_LEAVING: Final = 1
 KERNEL_TOO_OLD: Final = errno.ENOPKG
 
 _IOC: Final = 0xDA
+_MOVES: Final = ("moved_bytes", "failed_moves")
 _REASONS: Final = {
     errno.ETIME: "not done in time, so it was stopped",
     KERNEL_TOO_OLD: "refused, because on this kernel any user could crash the node with memory "
@@ -367,6 +368,15 @@ class Module:
         with absent():
             return self.call(PoolInfo(pool=number, numa_node=NUMA_ANY))
         return None
+
+    def moves(self, pool: int) -> seams.Moves | None:
+        """What was moved in the pool of this number; None: it has gone."""
+        directory = self.sysfs / f"class/som/pool{pool}"
+        try:
+            numbers = [int((directory / name).read_text()) for name in _MOVES]
+        except OSError:
+            return None
+        return seams.Moves(*numbers)
 
     def _numbers(self, kind: str) -> list[int]:
         """Of the devices of a kind, as sysfs shows them; none when som.ko is not loaded."""

@@ -6,6 +6,7 @@ one takes milliseconds, because som.ko zeroes in the background, or at the first
 is free when the lease is gone: som.ko destroys none that somebody has open or mapped.
 """
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -149,6 +150,16 @@ class Kernel:
             faults_1g=lease.faults_1g,
             zeroed_late_bytes=lease.zeroed_late_bytes,
         )
+
+    def compact(self, pool: str, *, most_bytes: int) -> int:
+        """See `seams.Driver`."""
+        return self._pool(pool).compact(most_bytes)
+
+    def moves(self, pool: str) -> seams.Moves | None:
+        """See `seams.Driver`."""
+        with contextlib.suppress(seams.DriverNotLoaded):
+            return self._pool(pool).moves()
+        return None
 
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """See `seams.Driver`."""

@@ -155,6 +155,20 @@ class Pool:
             doing = f"emptying {_range(span.start, span.size_bytes)} of pool {self._pool}"
             raise _refused(doing, error) from error
 
+    def compact(self, most_bytes: int) -> int:
+        """See `seams.Driver`."""
+        if (info := self.info()) is None:
+            return 0
+        wanted = abi.PoolCompact(pool=info.pool, most_bytes=most_bytes)
+        return int(self._module.call(wanted).moved_bytes)
+
+    def moves(self) -> seams.Moves | None:
+        """See `seams.Driver`."""
+        info = self.info()
+        if info is None or info.mapping != abi.MAPPING_BARE:
+            return None
+        return self._module.moves(info.pool)
+
     def destroy(self) -> None:
         """See `seams.RangeHold`."""
         if (info := self.info()) is None:

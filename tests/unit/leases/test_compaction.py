@@ -1,0 +1,180 @@
+"""Scattered memory of a pool in som.ko becomes whole GiB, slowly, and only where that is of use."""
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import os
+import pathlib
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from fakes import node, som_ko
+from fakes.clock import FakeClock
+from fakes.reporter import FakeReporter
+from som_api import v1alpha1
+from som_device_plugin import cdi, changes, database, pools, seams
+from som_device_plugin.drivers.kernel import abi, driver
+from som_device_plugin.leases import compaction, spares, starts, store
+
+GIB = 1 << 30
+MIB = 1 << 20
+STEP = compaction.MOST_BYTES
+LARGE: spares.History = ((spares.Wish(GIB, 0), 1),)
+SMALL: spares.History = ((spares.Wish(GIB - 2 * MIB, 0), 1),)
+
+
+def pool(
+    *,
+    unit: v1alpha1.Unit = "2Mi",
+    free_bytes: int = 2 * GIB,
+    whole_bytes: int | None = GIB,
+    ordered_bytes: int = 4 * GIB,
+    state: pools.State = pools.State.SETTLED,
+) -> pools.ActivePool:
+    reserved = seams.PoolReserved("a", 4 * GIB, free_bytes, whole_free_bytes=whole_bytes)
+    return pools.ActivePool(node.order(ordered_bytes, unit=unit), "Kernel", reserved, state)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "expected"),
+    [
+        (pool(), LARGE, True),
+        (pool(), (), False),
+        (pool(), SMALL, False),
+        (pool(unit="1Gi"), (), True),
+        (pool(ordered_bytes=3 * GIB), (), True),
+        (pool(free_bytes=2 * GIB - 2 * MIB), LARGE, False),
+        (pool(whole_bytes=2 * GIB), LARGE, False),
+        (pool(whole_bytes=None), LARGE, False),
+        (pool(state=pools.State.RESERVING), LARGE, False),
+        (pool(state=pools.State.RELEASING), LARGE, False),
+    ],
+    ids=[
+        *("large starts", "no starts", "small starts", "units of a GiB", "too large"),
+        *("less than a GiB", "whole", "pages of one size", "reserving", "leaving"),
+    ],
+)
+def test_a_pool_gains_if_somebody_can_use_one_more_whole_gib(
+    found: pools.ActivePool, asked: spares.History, *, expected: bool
+) -> None:
+    assert compaction.is_worth_it(found, asked) is expected
+
+
+class OnePool(pools.Pools):
+    """What the agent knows of a pool of 1 GiB units; `refresh` is its next look."""
+
+    def __init__(self, hold: seams.RangeHold) -> None:
+        self.hold = hold
+        self.refresh()
+
+    def refresh(self) -> None:
+        has = self.hold.holding()
+        reserved = seams.PoolReserved(
+            *("a", has.free_bytes + has.held_bytes, has.free_bytes),
+            whole_free_bytes=has.whole_free_bytes,
+        )
+        self.found = dataclasses.replace(
+            pool(unit="1Gi", ordered_bytes=reserved.capacity_bytes), reserved=reserved
+        )
+
+    def pools(self) -> Mapping[str, pools.ActivePool]:
+        return {"a": self.found}
+
+
+class World:
+    """Three GiB in som.ko, of which leases use 96 MiB of one and 2 MiB of another.
+
+    Of the one, 2 MiB cannot move.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.module = som_ko.SomKo()
+        self.clock = FakeClock()
+        kernel = driver.Kernel(state_dir=path, module=self.module)
+        hold = kernel.ranges("a", "External")
+        for start in (4, 5, 6):
+            hold.add(start * GIB, GIB)
+        ((number, kernels),) = self.module.pools_by_number.items()
+        self.module.call(abi.LeaseCreate(pool=number, quota_bytes=GIB // 2, name=b"a"))
+        self.spans = kernels.spans
+        self.spans[0].held_bytes, self.spans[1].held_bytes = 3 * STEP, 2 * MIB
+        self.spans[0].stuck_bytes = 2 * MIB
+        self.pools = OnePool(hold)
+        self.calls = 0
+        self.refusal: OSError | None = None
+        self.module.set(refuse=self._count)
+        self.starts = starts.Starts(
+            leases=store.LeaseStore(database.open_database(path / "som.db"), changes.Changes()),
+            drivers={"Kernel": kernel},
+            specs=cdi.Specs(path),
+            boot_id="this",
+            reporter=FakeReporter(),
+            time=self.clock,
+        )
+
+    def _count(self, argument: abi.Argument) -> None:
+        if isinstance(argument, abi.PoolCompact):
+            self.calls += 1
+            if self.refusal:
+                raise self.refusal
+
+    @property
+    def held_bytes(self) -> list[int]:
+        return [span.held_bytes for span in self.spans]
+
+
+@contextlib.asynccontextmanager
+async def compacted(path: pathlib.Path) -> AsyncIterator[World]:
+    """While it is compacted."""
+    world = World(path)
+    running = asyncio.create_task(
+        compaction.Compaction(
+            own_starts=world.starts, own_pools=world.pools, time=world.clock
+        ).run()
+    )
+    yield world
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def calls(world: World, number: int) -> None:
+    await world.clock.until(lambda: world.calls >= number, step_s=0.1)
+
+
+async def test_a_pool_is_compacted_until_nothing_moves_and_again_when_it_has_changed(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with compacted(tmp_path) as world:
+        world.spans[1].held_bytes = 5 * STEP // 2
+        begun_s = world.clock.monotonic()
+        await world.clock.until(lambda: world.held_bytes[1] == 0, step_s=0.1)
+        assert world.calls == 3
+        assert world.clock.monotonic() - begun_s >= 3 * compaction.EVERY_S
+        assert world.starts.moves(world.pools.found) == seams.Moves(5 * STEP // 2, 0)
+        await world.clock.advance(10 * compaction.EVERY_S)
+        world.pools.refresh()
+        await world.clock.advance(10 * compaction.EVERY_S)
+        assert world.calls == 3
+        world.spans[1].stuck_bytes = world.spans[1].held_bytes = 2 * MIB
+        world.pools.refresh()
+        await calls(world, 4)
+        await world.clock.advance(10 * compaction.EVERY_S)
+        assert world.calls == 4
+
+
+async def test_a_pool_that_som_ko_does_not_compact_is_left_alone_until_it_changes(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with compacted(tmp_path) as world:
+        world.refusal = OSError(errno.EINTR, os.strerror(errno.EINTR))
+        await calls(world, 1)
+        await world.clock.advance(10 * compaction.EVERY_S)
+        assert world.calls == 1
+        world.refusal = None
+        (number,) = world.module.pools_by_number
+        world.module.call(abi.LeaseCreate(pool=number, quota_bytes=2 * MIB, name=b"b"))
+        world.pools.refresh()
+        await calls(world, 2)
+        await world.clock.until(lambda: world.held_bytes[1] == 0, step_s=0.1)
