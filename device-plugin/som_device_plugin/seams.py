@@ -353,6 +353,9 @@ class RangeHold(Protocol):
             RangeRefused: EBUSY while a lease holds a part of it, or quotas need it.
         """
 
+    def failed(self, address: int) -> None:
+        """Let no pool have the 2 MiB at `address` from now on; told twice is no error."""
+
     def empty(self, span: Span, *, most_bytes: int) -> None:
         """Move so much of what leases hold of `span` to elsewhere in the pool, if it may move.
 

@@ -28,8 +28,9 @@ class Machine:
     """`absent`: ranges with nothing behind them. `unmovable`: starts of GiB that cannot be carved.
 
     `pools`: pool -> its spans in som.ko; `stuck_bytes`: start of a span -> what of it cannot move.
-    `comes_back`: the zone into which the kernel puts blocks by itself. `die_at`: how many
-    acts this process has left, None: no end.
+    `bad`: what som.ko was told of, `badblocks`: what a region's list has. `comes_back`: the zone
+    into which the kernel puts blocks by itself. `die_at`: how many acts this process has left,
+    None: no end.
     """
 
     resources: list[iomem.Resource] = dataclasses.field(default_factory=list)
@@ -48,6 +49,8 @@ class Machine:
     promised_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     stuck_bytes: dict[int, int] = dataclasses.field(default_factory=dict)
     bad_bytes: int = 0
+    bad: set[int] = dataclasses.field(default_factory=set)
+    badblocks: tuple[iomem.Range, ...] = ()
     die_at: int | None = None
 
     def state(self) -> object:
@@ -122,6 +125,7 @@ class Machine:
                 devices=lambda: tuple(self.devices),
                 is_any_open=lambda: bool(self.users),
                 users=lambda _devices: self.users,
+                failed=lambda _device: self.badblocks,
                 unbind=self._unbind,
                 bind=self._bind,
             ),
@@ -168,7 +172,12 @@ class Hold:
     def holding(self) -> seams.Holding:
         held_bytes = self._machine.promised_bytes.get(self._pool, 0)
         all_bytes = sum(span.size_bytes for span in self.spans())
-        bad_bytes = self._machine.bad_bytes
+        bad_bytes = self._machine.bad_bytes + sum(
+            2 * MIB
+            for span in self.spans()
+            for address in self._machine.bad
+            if span.start <= address < span.start + span.size_bytes
+        )
         return seams.Holding(all_bytes - held_bytes - bad_bytes, held_bytes, bad_bytes)
 
     def add(self, start: int, size_bytes: int, *, mapping: v1alpha1.Mapping = "Bare") -> None:
@@ -207,6 +216,9 @@ class Hold:
                 raise seams.RangeRefused("leases", errno.EBUSY)
             machine.pools[self._pool].remove(span)
             self._give_back(span)
+
+    def failed(self, address: int) -> None:
+        self._machine.bad.add(address)
 
     def empty(self, span: seams.Span, *, most_bytes: int) -> None:
         with self._machine.act():

@@ -41,6 +41,7 @@ class Pool:
     name: bytes
     quarantined_bytes: int = 0
     moved_bytes: int = 0
+    bad: set[int] = dataclasses.field(default_factory=set)
     spans: list[Span] = dataclasses.field(default_factory=list)
 
     @property
@@ -193,13 +194,25 @@ class SomKo(abi.Module):
             for span in pool.spans
             if not span.is_leaving and argument.numa_node in (abi.NUMA_ANY, span.node)
         ]
-        argument.bytes = sum(span.size_bytes for span in spans)
+        argument.bad_bytes = len(pool.bad) * abi.CHUNK_BYTES
+        argument.bytes = sum(span.size_bytes for span in spans) - argument.bad_bytes
         argument.reserved_bytes = self._promised(argument.pool)
         argument.quarantined_bytes = pool.quarantined_bytes
         argument.free_bytes = argument.bytes - sum(span.held_bytes for span in spans)
         argument.free_extents = sum(
             span.size_bytes // 2**30 for span in spans if not span.held_bytes
         )
+
+    def _MemoryFailed(self, argument: abi.MemoryFailed) -> None:
+        """Unlike there, what a lease has mapped is known to nobody."""
+        argument.pool = argument.state = 0
+        chunk = argument.address // abi.CHUNK_BYTES
+        if not 0 < chunk < 1 << 32:
+            raise _error(errno.EINVAL)
+        for number, pool in self.pools_by_number.items():
+            if any(s.start <= argument.address < s.start + s.size_bytes for s in pool.spans):
+                argument.pool = number
+                pool.bad.add(chunk)
 
     def _PoolCompact(self, argument: abi.PoolCompact) -> None:
         """Unlike there, an extent is a span of 1 GiB, and a range is one span or has none."""

@@ -23,6 +23,7 @@ def check(module: abi.Module, start: int) -> None:
     _leases_end(module, number)
     _a_lease_moves_if_its_maker_says_so(module, number)
     _what_moves_has_a_bound(module, number, start)
+    _memory_fails(module)
     module.call(abi.PoolDestroy(pool=number))
     assert module.pool(number) is None
     _refuses(errno.ENOENT, lambda: module.call(abi.PoolDestroy(pool=number)))
@@ -114,6 +115,14 @@ def _what_moves_has_a_bound(module: abi.Module, number: int, start: int) -> None
     _refuses(errno.EOPNOTSUPP, lambda: moved(0, 0, CHUNK, pinnable))
     module.call(abi.PoolDestroy(pool=pinnable))
     _refuses(errno.ENOENT, lambda: moved(0, 0, CHUNK, pinnable))
+
+
+def _memory_fails(module: abi.Module) -> None:
+    """Of the pool it would be for as long as the module is loaded: none has the far address."""
+    failed = module.call(abi.MemoryFailed(address=1 << 45))
+    assert (failed.pool, failed.state) == (0, 0)
+    _refuses(errno.EINVAL, lambda: module.call(abi.MemoryFailed(address=0)))
+    _refuses(errno.EINVAL, lambda: module.call(abi.MemoryFailed(address=1 << 53)))
 
 
 def _refuses(code: int, call: Callable[[], object]) -> None:

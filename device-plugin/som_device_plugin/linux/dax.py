@@ -16,6 +16,7 @@ from som_api import SomError
 from som_device_plugin.linux import iomem, processes
 
 DEVDAX: Final = "device_dax"
+_SECTOR: Final = 512
 
 _BUS: Final = pathlib.Path("/sys/bus/dax")
 _PROC: Final = pathlib.Path("/proc")
@@ -75,6 +76,29 @@ def bind(name: str, driver: str, bus: pathlib.Path = _BUS) -> None:
     """
     if _driver(bus / "devices" / name) != driver:
         _write(bus / "drivers" / driver / "bind", name)
+
+
+def failed(device: Device, bus: pathlib.Path = _BUS) -> tuple[iomem.Range, ...]:
+    """What of the device's region the kernel knows to have failed, from before this boot, too.
+
+    Persistent memory alone: firmware and machine checks tell its region (drivers/nvdimm), whose
+    list is in sectors of 512 bytes from its start.
+    """
+    for region in (bus / "devices" / device.name).resolve().parents:
+        if not (region / "badblocks").exists():
+            continue
+        start = int((region / "resource").read_text(), 0)
+        try:
+            lines = (region / "badblocks").read_text().splitlines()
+        except OSError:
+            # ENXIO: the region has no driver.
+            return ()
+        blocks = [tuple(map(int, line.split())) for line in lines]
+        return tuple(
+            iomem.Range(start + first * _SECTOR, start + (first + number) * _SECTOR)
+            for first, number in blocks
+        )
+    return ()
 
 
 def is_any_open(module: pathlib.Path = _MODULE) -> bool:

@@ -27,6 +27,7 @@ STRUCTURES = {
     "som_lease_info": abi.LeaseInfo,
     "som_pool_span": abi.PoolSpan,
     "som_pool_remove": abi.PoolRemove,
+    "som_memory_failed": abi.MemoryFailed,
     "som_pool_compact": abi.PoolCompact,
 }
 CONSTANTS = {

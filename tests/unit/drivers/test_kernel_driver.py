@@ -71,6 +71,13 @@ def test_what_is_in_quarantine_is_not_free(module: som_ko.SomKo, kernel: driver.
     assert kernel.ranges("a", "External").holding().free_bytes == 126 * MIB
 
 
+def test_memory_that_has_failed_is_no_memory(module: som_ko.SomKo, kernel: driver.Kernel) -> None:
+    hold = kernel.ranges("a", "External")
+    for _ in range(2):
+        hold.failed(4 * GIB + 3 * MIB)
+    assert hold.holding() == seams.Holding(126 * MIB, 0, 2 * MIB, whole_free_bytes=0)
+
+
 def test_a_span_is_emptied_into_the_rest_of_its_pool(
     module: som_ko.SomKo, kernel: driver.Kernel
 ) -> None:

@@ -88,3 +88,23 @@ def test_who_has_a_device_open_is_named(tmp_path: pathlib.Path) -> None:
         assert dax.users(found, proc) == {}
         (proc / str(process.pid)).symlink_to(f"/proc/{process.pid}")
         assert dax.users(found, proc)["dax0.0"].startswith(f"pid {process.pid} (python")
+
+
+def test_what_failed_of_a_device_is_in_the_list_of_its_region(tmp_path: pathlib.Path) -> None:
+    region = tmp_path / "region0"
+    add(region / "dax0.0", "dax0.0", driver="")
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices/dax0.0").symlink_to(region / "dax0.0/devices/dax0.0")
+    (device,) = dax.devices(tmp_path)
+    assert dax.failed(device, tmp_path) == (), "no persistent memory"
+    (region / "resource").write_text("0x100000000\n")
+    (region / "badblocks").write_text("")
+    assert dax.failed(device, tmp_path) == ()
+    (region / "badblocks").write_text("8 1\n20480 512\n")
+    assert dax.failed(device, tmp_path) == (
+        iomem.Range(0x100001000, 0x100001200),
+        iomem.Range(0x100A00000, 0x100A40000),
+    )
+    (region / "badblocks").unlink()
+    (region / "badblocks").mkdir()
+    assert dax.failed(device, tmp_path) == (), "an error of the kernel"

@@ -163,6 +163,22 @@ def test_memory_that_has_failed_is_no_capacity_and_is_named(
     assert agent.check() == ([], [found])
 
 
+def test_what_a_device_knows_to_have_failed_is_told_before_it_is_taken_and_when_it_fails(
+    on: Machine, tmp_path: pathlib.Path
+) -> None:
+    (device, *_) = on.devices
+    first = device.ranges[0].start - device.ranges[0].start % (2 * MIB) + 2 * MIB
+    on.badblocks = (iomem.Range(first + 512, first + 1024), iomem.Range(20 * GIB, 21 * GIB))
+    agent = Agent(on, "DevDax", tmp_path)
+    found = agent.apply(GIB)
+    assert on.bad == {first}
+    assert found.capacity_bytes == GIB - 2 * MIB
+    on.badblocks = (iomem.Range(first + 2 * MIB - 512, first + 2 * MIB + 512),)
+    _, (found,) = agent.check()
+    assert on.bad == {first, first + 2 * MIB}
+    assert found.shortfall == "1020Mi of 1Gi: 4Mi have failed; the kernel's log says where"
+
+
 def test_ranges_are_taken_in_their_order_and_cut_at_each_gib(
     on: Machine, tmp_path: pathlib.Path
 ) -> None:

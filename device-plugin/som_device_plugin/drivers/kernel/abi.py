@@ -244,6 +244,19 @@ class PoolRemove(Argument):
     _fields_: ClassVar = [*_HEAD, ("pool", _U32), ("reserved", _U32), ("start", _U64)]
 
 
+class MemoryFailed(Argument):
+    """Memory that nobody may use any more."""
+
+    command = _number(0x0B)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("address", _U64),
+        ("pool", _U32),
+        ("state", _U32),
+        ("reserved", _U64),
+    ]
+
+
 class PoolCompact(Argument):
     """Memory of movable leases moves: out of a range, or so that whole GiB become free."""
 

@@ -142,6 +142,10 @@ class Pool:
         except abi.KernelError as error:
             raise _refused(doing, error) from error
 
+    def failed(self, address: int) -> None:
+        """See `seams.RangeHold`."""
+        self._module.call(abi.MemoryFailed(address=address))
+
     def empty(self, span: seams.Span, *, most_bytes: int) -> None:
         """See `seams.RangeHold`."""
         if (info := self.info()) is None:

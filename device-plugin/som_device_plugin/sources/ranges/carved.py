@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.linux import hugepages, memory_blocks
+from som_device_plugin.linux import hugepages, iomem, memory_blocks
 from som_device_plugin.sources import turn
 from som_device_plugin.sources.hugetlb import plan as pages
 from som_device_plugin.sources.ranges import plan, records
@@ -62,6 +62,10 @@ class Carved:
         if (now := memory_blocks.on_adding()) != memory_blocks.OFFLINE:
             self._records.add_on_adding(now)
             memory_blocks.set_on_adding(memory_blocks.OFFLINE)
+
+    def failed(self, _within: Sequence[iomem.Range]) -> Sequence[iomem.Range]:
+        """See `source.Supply`: the kernel lets no page go that it knows to have failed."""
+        return ()
 
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""

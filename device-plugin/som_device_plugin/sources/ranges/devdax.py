@@ -46,6 +46,16 @@ class DevDax:
     def give(self) -> None:
         """See `source.Supply`."""
 
+    def failed(self, within: Sequence[iomem.Range]) -> Sequence[iomem.Range]:
+        """See `source.Supply`."""
+        return [
+            bad
+            for device in dax.devices()
+            if any(own.overlaps(each) for own in device.ranges for each in within)
+            for bad in dax.failed(device)
+            if any(bad.overlaps(each) for each in within)
+        ]
+
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""
         unbound = self._records.unbound(pool)

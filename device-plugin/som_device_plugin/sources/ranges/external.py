@@ -23,5 +23,9 @@ class External:
     def give(self) -> None:
         """See `source.Supply`."""
 
+    def failed(self, _within: Sequence[iomem.Range]) -> Sequence[iomem.Range]:
+        """See `source.Supply`: nobody knows but the machine checks, which tell som.ko."""
+        return ()
+
     def settle(self, _pool: str, _spans: Sequence[seams.Span]) -> None:
         """See `source.Supply`."""

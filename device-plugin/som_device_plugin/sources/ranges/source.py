@@ -10,12 +10,12 @@ import contextlib
 import dataclasses
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NoReturn, Protocol
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.linux import modules
+from som_device_plugin.linux import iomem, modules
 from som_device_plugin.sources import turn
 from som_device_plugin.sources.hugetlb import plan as pages
 from som_device_plugin.sources.ranges import plan
@@ -44,6 +44,9 @@ class Supply(Protocol):
 
     def give(self) -> None:
         """Record what giving back will change, and do what it takes before that."""
+
+    def failed(self, within: Sequence[iomem.Range]) -> Sequence[iomem.Range]:
+        """What of these ranges the node knows to have failed, and som.ko may not."""
 
     def settle(self, pool: str, spans: Sequence[seams.Span]) -> None:
         """Make everything on record of `pool` that is in no span as it was before."""
@@ -76,6 +79,7 @@ class RangeSource:
         self._supply = supply
         self._hold_of = hold_of
         self._orders: dict[str, _Order] = {}
+        self._told: set[int] = set()
         self._in_thread = turn.Turn().take
 
     async def reserved(self, pool: str) -> seams.PoolReserved:
@@ -185,6 +189,8 @@ class RangeSource:
             order.refused[piece.start] = why
             return True
         try:
+            # som.ko forgets when it is loaded again, and the pool is gone with it.
+            self._tell_failed(hold, [piece], known=())
             hold.add(piece.start, piece.size_bytes, mapping=pool.mapping)
         except seams.RangeRefused as refused:
             if refused.errno == errno.ENOPKG:
@@ -197,6 +203,17 @@ class RangeSource:
                 ) from refused
             order.refused[piece.start] = plan.why_refused(piece, order.offer, refused)
         return True
+
+    def _tell_failed(
+        self, hold: seams.RangeHold, within: Sequence[iomem.Range], *, known: Collection[int]
+    ) -> None:
+        """What is `known` not again: each time takes the memory around it from page tables."""
+        for bad in self._supply.failed(within):
+            first = bad.start - bad.start % v1alpha1.CHUNK_BYTES
+            for address in range(first, bad.end, v1alpha1.CHUNK_BYTES):
+                if address not in known:
+                    hold.failed(address)
+                    self._told.add(address)
 
     def _shrink(self, order: _Order, hold: seams.RangeHold, spans: Sequence[seams.Span]) -> bool:
         span = plan.next_removal(
@@ -258,6 +275,8 @@ class RangeSource:
         for name, order in self._orders.items():
             spans = self._spans(name)
             self._supply.settle(name, spans)
+            extents = [plan.extent(span) for span in spans]
+            self._tell_failed(self._hold_of(name), extents, known=self._told)
             lost_bytes = order.had_bytes - plan.total_bytes(spans)
             if lost_bytes > 0:
                 order.had_bytes -= lost_bytes
