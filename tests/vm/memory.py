@@ -1,4 +1,4 @@
-"""Memory of the guests that is not the kernel's, or can be taken from it: all on NUMA node 1."""
+"""Memory of the guest that is not the kernel's, or can be taken from it: all on NUMA node 1."""
 
 import dataclasses
 

@@ -21,8 +21,7 @@ from cluster.scenes import release
 from driver import build
 from guests import debian, guest
 from som_api import VERSION
-from vm import memory
-from vm.node import disks
+from vm.node import disks, memory
 
 HERE = Path(__file__).parent
 KERNEL = "6.12"
@@ -86,10 +85,10 @@ class VirtualCluster(Cluster):
         ]
         drives = (disks.system(kernel), disks.containers(archives))
         hardware = guest.Machine(
-            memory="6G",
+            memory=memory.TOTAL,
             tsc="reliable",
-            nodes=("1G", "5G"),
-            append=f"{memory.NOT_THE_KERNELS} {memory.CAN_BE_CARVED} {FAST}",
+            nodes=memory.NODES,
+            append=f"{memory.APPEND} {FAST}",
             modules=("virtio_blk",),
             hardware=(
                 *("-smp", "2,sockets=2,cores=1,threads=1"),

@@ -1,22 +1,23 @@
-"""Pools of each source that som.ko serves, and pods that use two of them, all of each.
+"""Pools of a GiB of each source that som.ko serves, and pods that use two of them, all of each.
 
-A node has one pool per unit: of External, DevDax and 2 MiB at a time, and of Carved or donated huge
+A node has one pool per unit: of External or DevDax in units of 2 MiB, and of Carved or donated huge
 pages beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from cluster.scenes import pods
-from vm.memory import ABSENT, CARVABLE, RESERVED
+from vm.memory import ABSENT, GIB
 from vm.node.machine import VirtualCluster
+from vm.node.memory import CARVABLE, RESERVED
 
-MIB, GIB = 2**20, 2**30
 ZEROED, ONES = "0", "0x1111111111111111"
 
 
-def _pool(name: str, source: str, *, capacity: str = "64Mi", unit: str = "2Mi") -> str:
+def _pool(name: str, source: str, *, capacity: str = "1Gi", unit: str = "2Mi") -> str:
     return (
         f"apiVersion: som.io/v1alpha1\nkind: SomPool\nmetadata: {{name: {name}}}\n"
         f"spec: {{unit: {unit}, capacity: {capacity}, source: {{{source}}}, "
@@ -28,41 +29,38 @@ EXTERNAL = _pool("external", f'external: {{ranges: ["{RESERVED.written}"]}}')
 NOT_EXTERNAL = _pool(
     "external", f'external: {{ranges: ["{CARVABLE.written}", "{ABSENT.written}"]}}'
 )
-CARVED = _pool("carved", "carved: {}", capacity="1Gi", unit="1Gi")
+CARVED = _pool("carved", "carved: {}", unit="1Gi")
 MORE_THAN_THE_NODE_HAS = _pool("carved", "carved: {}", capacity="64Gi", unit="1Gi")
 DEVDAX = _pool("devdax", 'devDax: {devices: ["dax0.0"]}')
 DEVDAX_OF_A_PATTERN = _pool("devdax", 'devDax: {devices: ["dax9.*", "dax0.0"]}')
-DONATED = _pool("donated", "hugeTLB: {pageSize: 2Mi}", capacity="1Gi", unit="1Gi")
+DONATED = _pool("donated", "hugeTLB: {pageSize: 2Mi}", unit="1Gi")
+DONATED_GIB = _pool("gib", "hugeTLB: {pageSize: 1Gi}", unit="1Gi")
 
-CONTAINERS = {"small": (32, "som.io/2Mi", 64 * MIB), "large": (1, "som.io/1Gi", GIB)}
-"""Of a pod that uses all memory of both pools: units, resource and bytes of each."""
-SAID = {
-    name: [
-        "id: uid 10001 gid 0 capabilities 0000000000000000",
-        f"size: {size}",
-        "check: same",
-        "overgrow: ENOMEM",
-        f"fill: {ONES}",
-    ]
-    for name, (_, _, size) in CONTAINERS.items()
-}
+CONTAINERS = {"2mi": 512, "1gi": 1}
+"""Of a pod that uses all memory of both pools: the units of each, which its name says."""
+SAID = [
+    "id: uid 10001 gid 0 capabilities 0000000000000000",
+    f"size: {GIB}",
+    "check: same",
+    "overgrow: ENOMEM",
+    f"fill: {ONES}",
+]
 """What each container says, once it has found its quota, zeroed, and not a chunk more."""
 
 
-def containers(*end: str) -> list[Any]:
+def containers(*end: str, names: Collection[str] = CONTAINERS) -> list[Any]:
     """Containers that say `SAID`, and end with these steps."""
     steps = ("id", "size", "check", ZEROED, "overgrow", "fill", ONES, *end)
     return [
-        pods.container(*steps, name=name, units=units, resource=resource)
-        for name, (units, resource, _) in CONTAINERS.items()
+        pods.container(*steps, name=name, units=CONTAINERS[name], resource=f"som.io/{name.title()}")
+        for name in names
     ]
 
 
-def wait_said(cluster: VirtualCluster, pod: str) -> dict[str, list[str]]:
-    """What each container of the pod has said, once it holds its memory."""
-    return {
-        name: pods.wait_output(cluster, pod, "hold", container=name)[:-1] for name in CONTAINERS
-    }
+def assert_said(cluster: VirtualCluster, pod: str, names: Collection[str] = CONTAINERS) -> None:
+    """Each of these containers says `SAID`, and holds its memory then."""
+    for name in names:
+        assert pods.wait_output(cluster, pod, "hold", container=name) == [*SAID, "hold"]
 
 
 def wait_ready(cluster: VirtualCluster, *names: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from vm.memory import DEVDAX, RESERVED
 from vm.node.machine import VirtualCluster
-
-MIB = 2**20
+from vm.node.memory import DEVDAX, RESERVED
 
 
 def test_cgroups_are_of_version_2_alone(cluster: VirtualCluster) -> None:
@@ -20,10 +18,9 @@ def test_memory_is_on_two_numa_nodes(cluster: VirtualCluster) -> None:
 
 
 def test_devdax_device_is_there(cluster: VirtualCluster) -> None:
-    size = int(cluster.on_node(["cat", "/sys/bus/dax/devices/dax0.0/size"]))
-    # Less what the kernel keeps for its book about the pages.
-    assert DEVDAX.bytes - 16 * MIB <= size < DEVDAX.bytes
-    assert cluster.on_node(["cat", "/sys/bus/dax/devices/dax0.0/numa_node"]) == "1\n"
+    files = [f"/sys/bus/dax/devices/dax0.0/{name}" for name in ("resource", "size", "numa_node")]
+    found = cluster.on_node(["cat", *files]).split()
+    assert found == [hex(DEVDAX.start), str(DEVDAX.bytes), "1"]
 
 
 def test_reserved_range_is_there_and_not_in_system_ram(cluster: VirtualCluster) -> None:

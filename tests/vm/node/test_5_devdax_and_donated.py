@@ -46,13 +46,13 @@ def owners(som: VirtualCluster) -> VirtualCluster:
 
 
 def test_one_owner_after_the_other_has_its_quota_of_zeroed_memory(owners: VirtualCluster) -> None:
-    assert pools.wait_said(owners, "next") == pools.SAID
-    for name, said in pools.SAID.items():
-        assert owners.logs("first", container=name).splitlines() == said
+    pools.assert_said(owners, "next")
+    for name in pools.CONTAINERS:
+        assert owners.logs("first", container=name).splitlines() == pools.SAID
 
 
-def test_it_is_mapped_by_2_mib(owners: VirtualCluster) -> None:
-    assert driver.faults(owners) == ["DevDax 32 0", "HugeTLB 512 0"]
+def test_it_is_mapped_by_the_gib_or_by_the_page(owners: VirtualCluster) -> None:
+    assert driver.faults(owners) == ["DevDax 0 1", "HugeTLB 512 0"]
 
 
 def test_donated_pages_are_given_back(owners: VirtualCluster, before: state.Memory) -> None:
@@ -63,10 +63,21 @@ def test_donated_pages_are_given_back(owners: VirtualCluster, before: state.Memo
 
 
 @pytest.mark.full
+def test_a_donated_page_of_1_gib_is_mapped_whole(owners: VirtualCluster) -> None:
+    owners.apply(pools.DONATED_GIB)
+    pools.wait_ready(owners, "gib")
+    agents.wait_tickets(owners)
+    owners.apply(pods.pod("whole", *pools.containers("hold", names=["1gi"])))
+    pools.assert_said(owners, "whole", ["1gi"])
+    assert driver.faults(owners) == ["HugeTLB 0 1"]
+    pods.delete(owners, "whole")
+
+
+@pytest.mark.full
 def test_last_pools_end_has_the_module_unloaded_and_the_device_bound_to_its_driver(
     owners: VirtualCluster, before: state.Memory
 ) -> None:
-    owners.kubectl("delete", "sompool", "devdax", "--timeout=90s")
+    owners.kubectl("delete", "sompool", "devdax", "gib", "--timeout=90s")
     driver.wait_told(owners, "", "")
     assert driver.loaded(owners) == ""
     state.assert_as_before(owners, before)
