@@ -145,6 +145,13 @@ static int run_pool_compact(struct file *file, void *buffer)
 	return arg->reserved ? -EINVAL : som_pool_compact(arg);
 }
 
+static int run_pool_promote(struct file *file, void *buffer)
+{
+	struct som_pool_promote *arg = buffer;
+
+	return arg->reserved ? -EINVAL : som_pool_promote(arg);
+}
+
 static int run_memory_failed(struct file *file, void *buffer)
 {
 	struct som_memory_failed *arg = buffer;
@@ -254,6 +261,9 @@ static const struct som_command ctl_commands[] = {
 	[_IOC_NR(SOM_CTL_POOL_COMPACT)] =
 		SOM_COMMAND(som_pool_compact, SOM_POOL_COMPACT_SIZE_VER0,
 			    run_pool_compact),
+	[_IOC_NR(SOM_CTL_POOL_PROMOTE)] =
+		SOM_COMMAND(som_pool_promote, SOM_POOL_PROMOTE_SIZE_VER0,
+			    run_pool_promote),
 };
 
 static long ctl_ioctl(struct file *file, unsigned int cmd, unsigned long arg)

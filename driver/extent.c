@@ -64,6 +64,12 @@ struct som_extent *som_extent_pick(struct som_pool *pool, int node,
 	return NULL;
 }
 
+bool som_extent_has_free(const struct som_extent *extent, unsigned int bit)
+{
+	return test_bit(bit, extent->present_map) &&
+	       !test_bit(bit, extent->used_map);
+}
+
 static bool chunk_known(struct som_pool *pool, unsigned long window,
 			unsigned int bit, unsigned int n)
 {

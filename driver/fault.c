@@ -93,6 +93,8 @@ static vm_fault_t fault(struct vm_fault *vmf, unsigned int order)
 		ret = fault_extent(vmf, region, index);
 	else
 		ret = fault_chunk(vmf, region, index);
+	if (!extent && ret == VM_FAULT_NOPAGE)
+		som_promote_wanted(vmf, region);
 	trace_som_fault(region->lease->id, addr, order, region->chunks[index],
 			ret);
 	mutex_unlock(&region->lock);

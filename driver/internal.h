@@ -95,6 +95,7 @@ struct som_stake {
 };
 
 struct som_pool;
+struct som_region;
 
 /* The extents of one NUMA node: those with free chunks, by fls(free), and the dirty */
 struct som_bank {
@@ -139,8 +140,8 @@ struct som_pool {
 	unsigned int users;		/* leases and calls; under som_pools_lock */
 	bool closing;			/* likewise */
 
-	struct mutex span_lock;		/* one SOM_CTL_POOL_ADD, _REMOVE or _COMPACT
-					 * at a time */
+	struct mutex span_lock;		/* one SOM_CTL_POOL_ADD, _REMOVE, _COMPACT or
+					 * _PROMOTE at a time */
 	struct xarray spans;		/* struct som_span by last chunk; freed under
 					 * lock too */
 
@@ -217,6 +218,7 @@ struct som_evacuation {
 	u32 first;
 	u32 last;
 	bool spare_extents;		/* not into those that are free as a whole */
+	u32 target;			/* if not 0: to there alone */
 	u64 left;			/* so many may move yet */
 	u64 moved;
 	int err;
@@ -268,6 +270,7 @@ bool som_pool_any_outside(void);
 struct som_extent *som_extent_of(struct som_pool *pool, u32 chunk);
 struct som_extent *som_extent_pick(struct som_pool *pool, int node,
 				   unsigned int count);
+bool som_extent_has_free(const struct som_extent *extent, unsigned int bit);
 void som_extent_requeue(struct som_pool *pool, struct som_extent *extent);
 void som_extent_mark_dirty(struct som_pool *pool, struct som_extent *extent,
 			   unsigned int bit);
@@ -352,6 +355,7 @@ struct som_lease *som_lease_open(u32 id);
 void som_lease_close(struct som_lease *lease);
 struct som_lease *som_lease_get(u32 id);
 void som_lease_put(struct som_lease *lease);
+struct som_lease *som_lease_get_from(unsigned long id);
 unsigned int som_lease_number(void);
 void som_lease_stat(struct som_lease *lease, struct som_stat *stat);
 void som_lease_unmap_all(struct som_pool *pool, struct som_extent *extent);
@@ -370,6 +374,11 @@ int som_discard(struct som_lease *lease, u64 start, u64 bytes);
 
 /* migrate.c */
 void som_evacuate(struct som_evacuation *evacuation);
+void som_move(struct som_evacuation *evacuation, struct som_region *region,
+	      unsigned long index);
+
+/* gather.c */
+int som_pool_promote(struct som_pool_promote *arg);
 
 /* compact.c */
 int som_pool_compact(struct som_pool_compact *arg);

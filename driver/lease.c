@@ -217,7 +217,7 @@ int som_lease_revoke(u32 id)
 }
 
 /* The first lease from this number on, or NULL */
-static struct som_lease *lease_get_from(unsigned long id)
+struct som_lease *som_lease_get_from(unsigned long id)
 {
 	struct som_lease *lease;
 
@@ -251,7 +251,7 @@ void som_lease_unmap_all(struct som_pool *pool, struct som_extent *extent)
 	struct som_lease *lease;
 	unsigned long id = 0;
 
-	while ((lease = lease_get_from(id))) {
+	while ((lease = som_lease_get_from(id))) {
 		id = lease->id + 1UL;
 		if (lease->pool == pool && has_stake(lease, extent)) {
 			mapping = lease->inode->i_mapping;

@@ -64,9 +64,15 @@ static u32 take_target(struct som_evacuation *evacuation, int node)
 	struct som_pool *pool = evacuation->pool;
 	unsigned int i, most = fls(EXTENT_CHUNKS) - evacuation->spare_extents;
 	struct som_extent *extent;
-	u32 chunk = 0;
+	u32 chunk = evacuation->target;
 
 	lockdep_assert_held(&pool->lock);
+	if (chunk) {
+		extent = som_extent_of(pool, chunk);
+		if (!som_extent_has_free(extent, chunk % EXTENT_CHUNKS))
+			return 0;
+		goto found;
+	}
 	for (i = 1; i <= most; i++) {
 		list_for_each_entry(extent, &pool->banks[node].by_free[i],
 				    in_free) {
@@ -130,8 +136,8 @@ static void unmap(struct som_region *region, unsigned long index)
 }
 
 /* The chunk that is at @index, or was when somebody looked without the lock */
-static void move_one(struct som_evacuation *evacuation,
-		     struct som_region *region, unsigned long index)
+void som_move(struct som_evacuation *evacuation, struct som_region *region,
+	      unsigned long index)
 {
 	struct som_lease *lease = region->lease;
 	struct som_pool *pool = evacuation->pool;
@@ -200,7 +206,7 @@ static void move_region(struct som_evacuation *evacuation,
 			continue;
 		if (is_over(evacuation))
 			return;
-		move_one(evacuation, region, index);
+		som_move(evacuation, region, index);
 	}
 }
 

@@ -9,10 +9,15 @@
  * to som_get_unmapped_area(), where we look once more; when it has, to som_mmap(),
  * where the new VMA joins the old region. Between the two the chunks are behind one
  * more VMA than there is, as those of a move are. Nothing is copied.
+ *
+ * Who asks is the owner (SOM_PROMOTE), or the administrator (gather.c): then a page fault
+ * of the owner leaves the work to the way back to his program.
  */
 #include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
+#include <linux/slab.h>
+#include <linux/task_work.h>
 
 #include "region.h"
 
@@ -132,6 +137,8 @@ struct som_region *som_promote_join(unsigned long *index)
 	mutex_lock(&promotion->region->lock);
 	__clear_bit(promotion->index / EXTENT_CHUNKS,
 		    promotion->region->no_extent);
+	__clear_bit(promotion->index / EXTENT_CHUNKS,
+		    promotion->region->wanted);
 	mutex_unlock(&promotion->region->lock);
 	return promotion->region;
 }
@@ -206,4 +213,52 @@ int som_promote(struct som_lease *lease, u64 start, u64 bytes)
 		err = fatal_signal_pending(current) ? -EINTR :
 			      promote_one(lease, start + done);
 	return err;
+}
+
+struct wanted {
+	struct callback_head work;
+	struct file *file;
+	unsigned long start;
+};
+
+/* What fput() does comes after this has returned: till then the module stays */
+static void promote_work(struct callback_head *work)
+{
+	struct wanted *wanted = container_of(work, struct wanted, work);
+
+	/* NULL: it exits */
+	if (current->mm)
+		promote_one(wanted->file->private_data, wanted->start);
+	fput(wanted->file);
+	kfree(wanted);
+}
+
+/* A part of a GiB was touched that the administrator wants behind one entry */
+void som_promote_wanted(struct vm_fault *vmf, struct som_region *region)
+{
+	unsigned long start = ALIGN_DOWN(vmf->address, SOM_EXTENT_BYTES);
+	struct vm_area_struct *vma = vmf->vma;
+	struct wanted *wanted;
+	unsigned long index;
+
+	lockdep_assert_held(&region->lock);
+	if (!(vmf->flags & FAULT_FLAG_USER))
+		return;
+	/* Beyond all: the GiB begins before the region */
+	index = som_region_index(region, vma, start);
+	if (index >= region->length || region->length - index < EXTENT_CHUNKS)
+		return;
+	if (!test_bit(index / EXTENT_CHUNKS, region->wanted) ||
+	    !som_region_is_whole(region, index))
+		return;
+	wanted = kmalloc(sizeof(*wanted), GFP_KERNEL);
+	if (!wanted)
+		return;
+	init_task_work(&wanted->work, promote_work);
+	wanted->file = get_file(vma->vm_file);
+	wanted->start = start;
+	if (task_work_add(current, &wanted->work, TWA_RESUME)) {
+		fput(wanted->file);
+		kfree(wanted);
+	}
 }

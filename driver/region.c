@@ -110,6 +110,16 @@ static bool is_ready_extent(struct som_region *region, unsigned long index)
 	return find_next_bit(region->busy, end, index) == end;
 }
 
+/* All 512 chunks are there, and nobody has any of them in hand */
+bool som_region_is_full(struct som_region *region, unsigned long index)
+{
+	unsigned int i;
+
+	for (i = 0; i < EXTENT_CHUNKS && region->chunks[index + i]; i++)
+		;
+	return i == EXTENT_CHUNKS && is_ready_extent(region, index);
+}
+
 static bool is_empty_extent(struct som_region *region, unsigned long index)
 {
 	return is_ready_extent(region, index) &&
@@ -248,6 +258,30 @@ static void uncommit(struct som_region *region, unsigned long chunks)
 	mutex_unlock(&lease->pool->lock);
 }
 
+/* What no page table maps. -EBUSY: up to what somebody has pinned */
+int som_region_discard(struct som_region *region, unsigned long index,
+		       unsigned long end)
+{
+	struct som_lease *lease = region->lease;
+	u64 kept = 0;
+	int err = 0;
+
+	for (; index < end && !err; index++) {
+		if (region->chunks[index] &&
+		    som_chunk_is_pinned(lease->pool, region->chunks[index]))
+			err = -EBUSY;
+		else
+			kept += !som_region_empty(region, index);
+	}
+	/* GUP-fast came between: it is charged, and so is what takes its place */
+	if (kept && !region->lazy) {
+		mutex_lock(&lease->pool->lock);
+		lease->committed += kept;
+		mutex_unlock(&lease->pool->lock);
+	}
+	return err;
+}
+
 void som_region_unref(struct som_region *region)
 {
 	if (!refcount_dec_and_test(&region->refs))
@@ -256,6 +290,7 @@ void som_region_unref(struct som_region *region)
 	kvfree(region->copies);
 	kvfree(region->busy);
 	kvfree(region->no_extent);
+	kvfree(region->wanted);
 	kfree(region);
 }
 
@@ -329,14 +364,18 @@ struct som_region *som_region_create(struct som_lease *lease,
 	region->busy = kvcalloc(BITS_TO_LONGS(chunks), sizeof(long), gfp);
 	region->no_extent = kvcalloc(BITS_TO_LONGS(chunks / EXTENT_CHUNKS + 1),
 				     sizeof(long), gfp);
+	region->wanted = kvcalloc(BITS_TO_LONGS(chunks / EXTENT_CHUNKS + 1),
+				  sizeof(long), gfp);
 	table = kvcalloc(chunks, sizeof(*table), gfp);
-	/* Last, for som_region_next() finds the region already */
-	smp_store_release(&region->chunks, table);
-	if (!table || !region->copies || !region->busy || !region->no_extent) {
+	if (!table || !region->copies || !region->busy || !region->no_extent ||
+	    !region->wanted) {
+		kvfree(table);
 		uncommit(region, chunks);
 		region_free(region);
 		return ERR_PTR(-ENOMEM);
 	}
+	/* Last, for som_region_next() finds the region already */
+	smp_store_release(&region->chunks, table);
 	return region;
 }
 

@@ -26,6 +26,7 @@ struct som_region {
 	unsigned long *busy;		/* by chunk: it is zeroed or moves, without lock */
 	wait_queue_head_t ready;
 	unsigned long *no_extent;	/* by 512 chunks: no 1 GiB entry any more */
+	unsigned long *wanted;		/* likewise: the next touch is to promote it */
 };
 
 /*
@@ -78,7 +79,10 @@ void som_region_flush(struct som_region *region);
 int som_region_fill(struct som_region *region, unsigned long index);
 bool som_region_fill_extent(struct som_region *region, unsigned long index);
 bool som_region_is_whole(struct som_region *region, unsigned long index);
+bool som_region_is_full(struct som_region *region, unsigned long index);
 bool som_region_empty(struct som_region *region, unsigned long index);
+int som_region_discard(struct som_region *region, unsigned long index,
+		       unsigned long end);
 void som_region_copy(struct som_region *region, unsigned long index,
 		     unsigned long end);
 void som_region_leave(struct som_region *region, unsigned long index,
@@ -91,6 +95,7 @@ int som_check_range(struct som_lease *lease, u64 start, u64 bytes, u64 unit);
 /* promote.c */
 int som_promote_check(unsigned long addr);
 struct som_region *som_promote_join(unsigned long *index);
+void som_promote_wanted(struct vm_fault *vmf, struct som_region *region);
 
 /* fault.c */
 bool som_may_map_extents(struct som_region *region);

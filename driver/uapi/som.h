@@ -78,6 +78,7 @@ enum som_mapping {
 #define SOM_CTL_POOL_REMOVE	_IO(SOM_IOC, 0x0a)
 #define SOM_CTL_MEMORY_FAILED	_IO(SOM_IOC, 0x0b)
 #define SOM_CTL_POOL_COMPACT	_IO(SOM_IOC, 0x0c)
+#define SOM_CTL_POOL_PROMOTE	_IO(SOM_IOC, 0x0d)
 
 /**
  * struct som_query - SOM_CTL_QUERY: what this module can do
@@ -360,6 +361,44 @@ struct som_pool_compact {
 };
 #define SOM_POOL_COMPACT_SIZE_VER0	48
 
+/**
+ * struct som_pool_promote - SOM_CTL_POOL_PROMOTE: 1 GiB mappings where 2 MiB are
+ * @size: sizeof(struct som_pool_promote)
+ * @flags: 0
+ * @pool: which pool, of SOM_MAPPING_BARE
+ * @reserved: 0
+ * @most_bytes: multiple of SOM_CHUNK_BYTES: move no more than that. No GiB is begun
+ *	that would take more
+ * @moved_bytes: [out]
+ * @asked_bytes: [out] GiB that become one mapping when their user next touches them
+ *
+ * Each aligned GiB of a mapping that has all its memory, and lies behind 2 MiB pages, is
+ * looked at once. Where its memory is one extent in its order, it is asked for
+ * as by SOM_PROMOTE. Where it is scattered, and the lease is movable (SOM_LEASE_MOVABLE),
+ * it is moved first, 2 MiB at a time, as by SOM_CTL_POOL_COMPACT: to where some of it
+ * is in its place and the rest is free, or into an extent that is free as a whole. Compact
+ * first, so that there are some.
+ *
+ * Its user notices that who touches 2 MiB just then waits until they are copied, and
+ * that the next touch of the GiB takes as long as a SOM_PROMOTE. What
+ * cannot be promoted (SOM_PROMOTE says what) stays as it is, and is not asked for again
+ * until it is mapped again.
+ *
+ * It waits for another POOL_ADD, POOL_REMOVE, POOL_COMPACT or POOL_PROMOTE of the same
+ * pool; meanwhile SOM_CTL_POOL_DESTROY is EBUSY. ENOENT: no such pool. EOPNOTSUPP:
+ * its class is another one. EINTR: a fatal signal; what was moved stays so.
+ */
+struct som_pool_promote {
+	__u32 size;
+	__u32 flags;
+	__u32 pool;
+	__u32 reserved;
+	__u64 most_bytes;
+	__u64 moved_bytes;
+	__u64 asked_bytes;
+};
+#define SOM_POOL_PROMOTE_SIZE_VER0	40
+
 /* A mapping of a lease has it, until it is unmapped or discarded */
 #define SOM_MEMORY_STATE_HELD	(1U << 0)
 
@@ -395,7 +434,7 @@ struct som_memory_failed {
 };
 #define SOM_MEMORY_FAILED_SIZE_VER0	32
 
-/* SOM_CTL_POOL_COMPACT may give the lease other memory, with the same content */
+/* SOM_CTL_POOL_COMPACT and _PROMOTE may give the lease other memory, same content */
 #define SOM_LEASE_MOVABLE	(1U << 0)
 
 /**

@@ -126,12 +126,14 @@ PROMOTION = """
     a_promotion_that_cannot_be_is_refused_and_changes_nothing
     promotion_agrees_with_who_unmaps_discards_and_maps_there
 """
+BY_MOVES = "the_administrator_promotes_scattered_memory_under_a_thread_that_counts"
 MIGRATION = """
     memory_moves_under_threads_that_count
     what_cannot_move_stays_and_the_caller_learns_it
     a_part_of_a_gigabyte_moves_away
 """
 MOVES = """
+    the_administrator_promotes_what_needs_no_move_and_nothing_that_may_not_move
     compaction_makes_whole_extents
     moves_agree_with_owners_that_die_and_pools_that_change
     moves_agree_with_promotion_discard_and_prefault
@@ -337,7 +339,7 @@ BOOTS = (
         tests=LOAD
         + c_tests("external", REFUSAL)
         + RELOAD_ANYWAY
-        + c_tests("external", TRAPS + SEMANTICS + PROMOTION + MIGRATION)
+        + c_tests("external", TRAPS + SEMANTICS + PROMOTION + MIGRATION + BY_MOVES)
         + c_tests("external", FAILED + ONLY_EXTERNAL_FAILED)
         + UNLOAD,
         on_every_kernel=True,
@@ -356,6 +358,7 @@ BOOTS = (
         machine=MACHINE,
         tests=LOAD_ANYWAY
         + c_tests("external", RACES + MOVES)
+        + c_tests("external", BY_MOVES, limit_s=600, env="SOM_ROUNDS=1000")
         + c_tests(
             "external",
             "random_sequences_with_gigabyte_entries_agree_with_a_model",

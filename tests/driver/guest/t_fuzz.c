@@ -26,6 +26,7 @@ static const struct {
 	{ SOM_CTL_POOL_SPAN, sizeof(struct som_pool_span) },
 	{ SOM_CTL_POOL_REMOVE, sizeof(struct som_pool_remove) },
 	{ SOM_CTL_POOL_COMPACT, sizeof(struct som_pool_compact) },
+	{ SOM_CTL_POOL_PROMOTE, sizeof(struct som_pool_promote) },
 	{ SOM_INFO, sizeof(struct som_info) },
 	{ SOM_STAT, sizeof(struct som_stat) },
 	{ SOM_PREFAULT, sizeof(struct som_range) },

@@ -161,3 +161,150 @@ TEST(promotion_agrees_with_who_unmaps_discards_and_maps_there)
 	munmap(map, EXTENT);
 	teardown(&s);
 }
+
+/* ---- by the administrator */
+
+static int try_promote_pool(uint32_t pool, uint64_t most, uint64_t *moved, uint64_t *asked)
+{
+	struct som_pool_promote promote = {
+		.size = sizeof(promote),
+		.pool = pool,
+		.most_bytes = most,
+	};
+	int result = ioctl(ctl(), SOM_CTL_POOL_PROMOTE, &promote);
+
+	*moved = promote.moved_bytes;
+	*asked = promote.asked_bytes;
+	return result;
+}
+
+static uint64_t promote_pool(uint32_t pool, uint64_t most)
+{
+	uint64_t moved, asked;
+
+	CHECK_OK(try_promote_pool(pool, most, &moved, &asked));
+	CHECK(moved <= most);
+	return moved;
+}
+
+/* One GiB less a chunk, and a few chunks elsewhere: no whole extent, until it is added. */
+static struct setup setup_scattered(bool movable)
+{
+	struct setup s = { .pool = pool_empty(pool_source(), "scattered") };
+
+	CHECK_OK(pool_try_add(s.pool, range_start(), EXTENT - CHUNK));
+	CHECK_OK(pool_try_add(s.pool, range_start() + 2 * EXTENT, 8 * CHUNK));
+	s.lease = movable ? lease_create_movable(s.pool, EXTENT) : lease_create(s.pool, EXTENT);
+	s.fd = lease_open(s.lease);
+	return s;
+}
+
+static char *map_scattered(struct setup *s)
+{
+	char *map = som_map(s->fd, EXTENT);
+
+	for (uint64_t i = 0; i < 512; i++)
+		*(uint64_t *)(map + i * CHUNK) = i + 1;
+	CHECK(lease_info(s->lease).faults_1g == 0);
+	CHECK_OK(pool_try_add(s->pool, range_start() + EXTENT, EXTENT));
+	return map;
+}
+
+/* Promotes until it is one entry again; tells how much moved for that. */
+static uint64_t promote_until_one_entry(struct setup *s, char *map, uint64_t before)
+{
+	double limit = now_s() + 60;
+	uint64_t moved = 0;
+
+	do {
+		CHECK(now_s() < limit, "no entry of 1 GiB");
+		moved += promote_pool(s->pool, EXTENT);
+		*(volatile char *)(map + 5);
+	} while (lease_info(s->lease).faults_1g == before);
+	return moved;
+}
+
+TEST(the_administrator_promotes_scattered_memory_under_a_thread_that_counts)
+{
+	int rounds = getenv("SOM_ROUNDS") ? atoi(getenv("SOM_ROUNDS")) : 20;
+	struct setup s = setup_scattered(true);
+	char *map = map_scattered(&s);
+	struct counter counter = { .word = (uint64_t *)(map + 301 * CHUNK + 64) };
+	double began = now_s(), longest = 0;
+	uint64_t moved;
+	pthread_t thread;
+
+	CHECK(!pthread_create(&thread, NULL, count, &counter));
+	CHECK(promote_until_one_entry(&s, map, 0) == EXTENT);
+	check_content(map);
+	test_note("a GiB moved and promoted in %.1f s", now_s() - began);
+	for (int round = 0; round < rounds; round++) {
+		uint64_t before = lease_info(s.lease).faults_1g;
+
+		/* What counts goes away, and its place stays free. */
+		CHECK(pool_compact(s.pool, range_start() + EXTENT + 301 * CHUNK, CHUNK, CHUNK) ==
+		      CHUNK);
+		CHECK(*(volatile uint64_t *)map == 1);
+		began = now_s();
+		moved = promote_until_one_entry(&s, map, before);
+		began = now_s() - began;
+		longest = began > longest ? began : longest;
+		CHECK(moved == CHUNK, "%llu chunks", (unsigned long long)(moved / CHUNK));
+	}
+	counter.stop = true;
+	pthread_join(thread, NULL);
+	check_content(map);
+	CHECK(*counter.word == counter.count, "%ld of %ld", (long)*counter.word,
+	      (long)counter.count);
+	CHECK(lease_info(s.lease).used_bytes == EXTENT && lease_info(s.lease).mappings == 1);
+	test_note("%d more, one chunk each, the longest in %.1f ms, %ld counted", rounds,
+		  longest * 1e3, (long)counter.count);
+	munmap(map, EXTENT);
+	teardown(&s);
+}
+
+TEST(the_administrator_promotes_what_needs_no_move_and_nothing_that_may_not_move)
+{
+	struct setup s = setup_scattered(false);
+	char *map = map_scattered(&s);
+	uint64_t moved, asked;
+
+	CHECK_OK(try_promote_pool(s.pool, EXTENT, &moved, &asked));
+	CHECK(moved == 0 && asked == 0);
+	CHECK_ERRNO(try_promote_pool(s.pool, CHUNK + 1, &moved, &asked), EINVAL);
+	CHECK_ERRNO(try_promote_pool(s.pool + 100000, 0, &moved, &asked), ENOENT);
+	munmap(map, EXTENT);
+	close(s.fd);
+	lease_destroy(s.lease);
+
+	s.lease = lease_create(s.pool, EXTENT);
+	s.fd = lease_open(s.lease);
+	map = som_map(s.fd, EXTENT);
+	for (uint64_t i = 0; i < 512; i++)
+		*(uint64_t *)(map + i * CHUNK) = i + 1;
+	make_small(map);
+	check_content(map);
+	CHECK(lease_info(s.lease).faults_1g == 1);
+	/* Once for each time that it was mapped by 2 MiB. */
+	CHECK_OK(try_promote_pool(s.pool, 0, &moved, &asked));
+	CHECK(moved == 0 && asked == EXTENT);
+	CHECK_OK(try_promote_pool(s.pool, 0, &moved, &asked));
+	CHECK(asked == 0);
+	check_content(map);
+	CHECK(lease_info(s.lease).faults_1g == 2);
+
+	/* Its parts are protected differently: it stays as it is. */
+	CHECK_OK(mprotect(map + 7 * CHUNK, CHUNK, PROT_READ));
+	check_content(map);
+	CHECK_OK(try_promote_pool(s.pool, 0, &moved, &asked));
+	check_content(map);
+	CHECK(lease_info(s.lease).faults_1g == 2);
+	CHECK(touch_write(map + 7 * CHUNK, 1) == SIGSEGV);
+	munmap(map, EXTENT);
+	teardown(&s);
+
+	setenv("SOM_MAPPING", "pinnable", 1);
+	s.pool = pool_empty(pool_source(), "pinnable");
+	CHECK_ERRNO(try_promote_pool(s.pool, 0, &moved, &asked), EOPNOTSUPP);
+	pool_destroy(s.pool);
+}
