@@ -99,6 +99,12 @@ static inline void som_vm_flags_set(struct vm_area_struct *vma,
 #endif
 }
 
+/*
+ * 7.3 still takes ->mmap, beside ->mmap_prepare. That one may keep nothing, and a
+ * mapping's place in its lease has to be kept from there to ->mapped, which may fail:
+ * so ->mmap it is, as long as a driver may have it.
+ */
+
 /* 7.3: others are to ask for it so; the field is still written by ->mmap. */
 static inline pgoff_t som_vma_pgoff(const struct vm_area_struct *vma)
 {

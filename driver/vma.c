@@ -256,7 +256,7 @@ static int discard_some(struct som_lease *lease, unsigned long addr,
 	struct vm_area_struct *vma = som_own_vma(lease, addr);
 	struct som_region *region;
 	unsigned long index, end;
-	int err = 0;
+	int err;
 
 	if (IS_ERR(vma))
 		return PTR_ERR(vma);
@@ -271,13 +271,7 @@ static int discard_some(struct som_lease *lease, unsigned long addr,
 	som_region_wait(region, index, end - index);
 	som_region_unmap(region, index, end - index);
 	som_region_flush(region);
-	for (; index < end && !err; index++) {
-		if (region->chunks[index] &&
-		    som_chunk_is_pinned(lease->pool, region->chunks[index]))
-			err = -EBUSY;
-		else
-			som_region_empty(region, index);
-	}
+	err = som_region_discard(region, index, end);
 	mutex_unlock(&region->lock);
 	return err;
 }
