@@ -13,7 +13,9 @@ a process had given to its network before, preconditions keep out: see docs/desi
 
 The Lease is free at once where its holder has released it (no holder, and a duration of 1 s, as
 client-go writes it), and where it is new and this process has seen no other. Everything else that
-somebody may do to it, deleting it included, counts as a change after which `DURATION_S` pass.
+somebody may do to it counts as a change after which `DURATION_S` pass. Who finds that it was deleted
+makes it again, for nobody: that it is not there has no version, so that a second time would look
+like the first, and only a write with a version may name a leader.
 """
 
 import asyncio
@@ -99,17 +101,15 @@ class Sight:
         self._version: str | None = None
         self.free_at_s = math.inf
 
-    def see(self, record: Record | None, *, now_s: float) -> None:
-        """Note how the Lease is; None: there is none."""
-        version = record.version if record else ""
-        if version == self._version:
+    def see(self, record: Record, *, now_s: float) -> None:
+        """Note how the Lease is."""
+        if record.version == self._version:
             return
-        is_first, self._version = self._version is None, version
-        if record and (record.is_released or (record.is_new and is_first)):
+        is_first, self._version = self._version is None, record.version
+        if record.is_released or (record.is_new and is_first):
             self.free_at_s = now_s
         else:
-            told_s = min(record.duration_s, LONGEST_S) if record else 0.0
-            self.free_at_s = now_s + max(DURATION_S, told_s)
+            self.free_at_s = now_s + max(DURATION_S, min(record.duration_s, LONGEST_S))
 
 
 class Election:
@@ -179,8 +179,7 @@ class Election:
                     record = await self._look()
                 now_s = self._time.monotonic()
                 self._sight.see(record, now_s=now_s)
-                is_ours = record is not None and record.holder == self._identity
-                if is_ours or now_s >= self._sight.free_at_s:
+                if record.holder == self._identity or now_s >= self._sight.free_at_s:
                     async with self._time.timeout(ATTEMPT_S):
                         await self._write(record)
                     if self.is_leader:
@@ -244,6 +243,7 @@ class Election:
 
     async def _renewed(self) -> bool:
         """Write the Lease; False where it is somebody else's."""
+        assert self._held is not None
         try:
             await self._write(self._held)
         except errors.KubeError as error:
@@ -253,44 +253,44 @@ class Election:
             return True
         # Somebody edited or deleted it, or a write of ours succeeded and its answer was lost.
         record = await self._look()
-        if record is not None and record.holder not in (self._identity, ""):
+        if record.holder not in (self._identity, ""):
             _log.warning("%s is held by %s", self._path, record.holder)
             self._sight.see(record, now_s=self._time.monotonic())
             return False
         await self._write(record)
         return True
 
-    async def _look(self) -> Record | None:
-        """The Lease as it is; None where there is none. Raises KubeError."""
+    async def _look(self) -> Record:
+        """The Lease as it is, made for nobody where there is none. Raises KubeError."""
         try:
             return read(await self._kube.get(self._path))
         except errors.KubeError as error:
             if error.status != 404:
                 raise
-            return None
+        lease = {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": {"name": self._name},
+            # With it, not even who sees it first takes it for a new one.
+            "spec": {"leaseDurationSeconds": round(DURATION_S)},
+        }
+        return read(await self._kube.create(self._collection, lease))
 
-    async def _write(self, record: Record | None) -> None:
+    async def _write(self, record: Record) -> None:
         """Put ourselves into the Lease that `record` was read from, and lead from now on.
 
         Raises KubeError: 409 where it has changed since, 404 where it is gone.
         """
         sent_s, now = self._time.monotonic(), _micro(self._time.now())
-        is_renewal = record is not None and record.holder == self._identity
+        is_renewal = record.holder == self._identity
         spec = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": round(DURATION_S),
-            "acquireTime": record.acquired if record and is_renewal else now,
+            "acquireTime": record.acquired if is_renewal else now,
             "renewTime": now,
-            "leaseTransitions": record.transitions + (not is_renewal) if record else 0,
+            "leaseTransitions": record.transitions + (not is_renewal),
         }
-        if record is None:
-            metadata = {"name": self._name}
-            kind = {"apiVersion": LEASES.api_version, "kind": LEASES.kind}
-            lease = await self._kube.create(
-                self._collection, {**kind, "metadata": metadata, "spec": spec}
-            )
-        else:
-            lease = await self._replace(record, spec)
+        lease = await self._replace(record, spec)
         self._held, self._problem = read(lease), ""
         self._sight.see(self._held, now_s=self._time.monotonic())
         self._lead_until_s = sent_s + RENEW_WITHIN_S

@@ -198,6 +198,10 @@ EDITS = ("annotate", "clear", "delete")
 
 # A life is minutes of several processes.
 @hypothesis.settings(max_examples=hypothesis.settings().max_examples // 3)
+# Who sleeps between two deletions has seen one alone.
+@hypothesis.example(
+    seed=0, count=2, steps=[(1.0, "delete", 0), (9.0, "pause", 0), (14.0, "delete", 0)]
+)
 @hypothesis.given(
     seed=st.integers(0, 2**32),
     count=st.integers(2, 3),
