@@ -16,6 +16,7 @@ from fakes import som_ko_contract
 from node import claims, local_node
 from som_device_plugin import seams
 from som_device_plugin.drivers.kernel import abi, driver
+from som_device_plugin.linux import dax
 from vm import forked, memory
 from vm.numa import PAGE, said, wait_until
 
@@ -47,6 +48,10 @@ def test_memory_of_every_kind_is_there(som_ko: None, devdax: str) -> None:
         assert zones == ["Movable"]
     assert pathlib.Path("/dev/som_ctl").exists()
     assert pathlib.Path(f"/dev/{devdax}").exists()
+    (device,) = [each for each in dax.devices() if each.name == devdax]
+    region = dax.region(device)
+    assert region and region.name == "region0"
+    assert dax.failed(device) == ()
 
 
 def test_som_ko_keeps_the_contract_of_its_fake(som_ko: None) -> None:
@@ -160,6 +165,9 @@ def test_a_pool_shrinks_under_a_lease_that_has_memory_of_all_its_spans(
     assert held(pool) == [2, 2]
     order(pool, UNITS // 2)
     assert held(pool) == [4]
+    label = 'som_agent_pool_moved_bytes_total{pool="databases"}'
+    (moved,) = [line for line in metrics(pool) if line.startswith(label)]
+    assert float(moved.split()[-1]) == 2 * PAGE
     end(claim)
     order(pool, UNITS)
     wait_free(pool, UNITS)

@@ -78,27 +78,31 @@ def bind(name: str, driver: str, bus: pathlib.Path = _BUS) -> None:
         _write(bus / "drivers" / driver / "bind", name)
 
 
+def region(device: Device, bus: pathlib.Path = _BUS) -> pathlib.Path | None:
+    """The region of persistent memory (drivers/nvdimm) that the device lies in; None: no such."""
+    above = (bus / "devices" / device.name).resolve().parents
+    return next((path for path in above if (path / "badblocks").exists()), None)
+
+
 def failed(device: Device, bus: pathlib.Path = _BUS) -> tuple[iomem.Range, ...]:
     """What of the device's region the kernel knows to have failed, from before this boot, too.
 
-    Persistent memory alone: firmware and machine checks tell its region (drivers/nvdimm), whose
-    list is in sectors of 512 bytes from its start.
+    Firmware and machine checks tell the region, whose list is in sectors of 512 bytes from its
+    start. Other memory has none.
     """
-    for region in (bus / "devices" / device.name).resolve().parents:
-        if not (region / "badblocks").exists():
-            continue
-        start = int((region / "resource").read_text(), 0)
-        try:
-            lines = (region / "badblocks").read_text().splitlines()
-        except OSError:
-            # ENXIO: the region has no driver.
-            return ()
-        blocks = [tuple(map(int, line.split())) for line in lines]
-        return tuple(
-            iomem.Range(start + first * _SECTOR, start + (first + number) * _SECTOR)
-            for first, number in blocks
-        )
-    return ()
+    if (path := region(device, bus)) is None:
+        return ()
+    try:
+        start = int((path / "resource").read_text(), 0)
+        lines = (path / "badblocks").read_text().splitlines()
+    except OSError:
+        # ENXIO: the region has no driver.
+        return ()
+    blocks = [tuple(map(int, line.split())) for line in lines]
+    return tuple(
+        iomem.Range(start + first * _SECTOR, start + (first + number) * _SECTOR)
+        for first, number in blocks
+    )
 
 
 def is_any_open(module: pathlib.Path = _MODULE) -> bool:
