@@ -38,13 +38,14 @@ async def until(condition: Callable[[], object]) -> None:
 async def test_an_agent_that_has_ended_starts_again_by_itself(
     pod: agent_pod.AgentPod, tmp_path: pathlib.Path
 ) -> None:
-    await until(lambda: pod.pid)
+    said, words = tmp_path / "python.said", f"-m som_device_plugin.local.agent {tmp_path}"
+    once = f"{words} {os.getpid()}\n"
+    await until(lambda: said.exists() and said.read_text() == once)
     first = pod.pid
     os.kill(first, 9)
     await until(lambda: pod.ended == 1)
     await until(lambda: pod.pid not in (0, first))
-    words = f"-m som_device_plugin.local.agent {tmp_path} {os.getpid()}\n"
-    await until(lambda: (tmp_path / "python.said").read_text() == 2 * words)
+    await until(lambda: said.read_text() == 2 * once)
 
 
 async def test_a_pause_ends_when_somebody_wants_the_agent_now(
