@@ -13,9 +13,9 @@ a process had given to its network before, preconditions keep out: see docs/desi
 
 The Lease is free at once where its holder has released it (no holder, and a duration of 1 s, as
 client-go writes it), and where it is new and this process has seen no other. Everything else that
-somebody may do to it counts as a change after which `DURATION_S` pass. Who finds that it was deleted
-makes it again, for nobody: that it is not there has no version, so that a second time would look
-like the first, and only a write with a version may name a leader.
+somebody may do to it counts as a change after which `DURATION_S` pass. Who finds that it was
+deleted makes it again, for nobody: that it is not there has no version, so that a second time would
+look like the first, and only a write with a version may name a leader.
 """
 
 import asyncio

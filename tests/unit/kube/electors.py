@@ -182,15 +182,15 @@ class World:
         return self.store.put(PLACE, patched)
 
     def edit(self, **spec: Any) -> None:
-        """Somebody edits the Lease by hand."""
-        lease = self.store.get(PLACE) or {"metadata": {}}
-        lease["spec"] = {**lease.get("spec", {}), **spec}
-        self.store.put(PLACE, lease)
+        """Somebody edits the Lease by hand, if there is one."""
+        if lease := self.store.get(PLACE):
+            lease["spec"] = {**lease.get("spec", {}), **spec}
+            self.store.put(PLACE, lease)
 
     def annotate(self) -> None:
-        lease = self.store.get(PLACE) or {"metadata": {}}
-        lease["metadata"]["annotations"] = {"note": str(self.store.version)}
-        self.store.put(PLACE, lease)
+        if lease := self.store.get(PLACE):
+            lease["metadata"]["annotations"] = {"note": str(self.store.version)}
+            self.store.put(PLACE, lease)
 
     def delete(self) -> None:
         self.store.remove(PLACE)

@@ -40,7 +40,7 @@ async def test_an_agent_that_has_ended_starts_again_by_itself(
 ) -> None:
     said, words = tmp_path / "python.said", f"-m som_device_plugin.local.agent {tmp_path}"
     once = f"{words} {os.getpid()}\n"
-    await until(lambda: said.exists() and said.read_text() == once)
+    await until(lambda: pod.pid and said.exists() and said.read_text() == once)
     first = pod.pid
     os.kill(first, 9)
     await until(lambda: pod.ended == 1)
