@@ -361,10 +361,12 @@ def start_up(local: Local, capacity: str) -> subprocess.Popen[str]:
     return process
 
 
-def interrupt_when_reserved(process: subprocess.Popen[str], number: int, reserved: int) -> str:
-    """Stop `up`, which waits for the agent, until `reserved` pages are there; what it says then."""
+def interrupt_when_reserved(
+    process: subprocess.Popen[str], agent: int, number: int, reserved: int
+) -> str:
+    """Stop `up` until the agent, which is stopped now, has `reserved` pages; what it says then."""
     process.send_signal(signal.SIGSTOP)
-    assert process.poll() is None
+    os.kill(agent, signal.SIGCONT)
     machine.wait_until(lambda: pages() == reserved, what="all is reserved", deadline_s=DEADLINE_S)
     process.send_signal(number)
     process.send_signal(signal.SIGCONT)
@@ -395,8 +397,12 @@ def test_an_up_that_was_killed_is_seen_by_status_and_undone_by_down(
 def test_an_interrupted_up_leaves_nothing(local: Local, number: signal.Signals) -> None:
     before = pages()
     process = start_up(local, "1Gi")
-    machine.wait_until(lambda: local.pid("agent"), what="it waits", deadline_s=DEADLINE_S)
-    said = interrupt_when_reserved(process, number, before + 512)
+    machine.wait_until(lambda: local.pid("agent"), what="it starts", deadline_s=DEADLINE_S)
+    agent = local.pid("agent")
+    os.kill(agent, signal.SIGSTOP)
+    assert process.stdout
+    assert "waiting for the agent" in process.stdout.readline()
+    said = interrupt_when_reserved(process, agent, number, before + 512)
     assert said.endswith("som: interrupted; the machine is as it was before\n")
     assert pages() == before
     assert not local.state_dir.exists()
@@ -413,8 +419,7 @@ def test_an_interrupted_change_goes_back_to_the_pool_of_before(local: Local) -> 
     machine.wait_until(
         lambda: orders.stat().st_ino != ordered, what="it waits", deadline_s=DEADLINE_S
     )
-    os.kill(agent, signal.SIGCONT)
-    interrupt_when_reserved(process, signal.SIGINT, before + 480)
+    interrupt_when_reserved(process, agent, signal.SIGINT, before + 480)
     assert pages() == before
     [pool] = local.status()["pools"]
     assert (pool["capacity_bytes"], pool["ready"]) == (64 * 2**20, "True")

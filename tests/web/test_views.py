@@ -119,7 +119,7 @@ def test_what_strangers_wrote_is_text(fleet_of: FleetOf, visit: Visitor) -> None
         '/nodes?reason="><img src=x onerror=alert(1)>',
         "/leases?namespace='><svg onload=alert(1)>&pod=<b>",
         "/nodes/<script>alert(1)</script>",
-        "/pools/{{7*7}}",
+        "/pools/{{777*777}}",
         "/login?back=javascript:alert(1)&why=<b>",
         "/nodes?order=<script>",
         "/nodes?page=99999999999",
@@ -130,7 +130,7 @@ def test_what_a_link_says_is_text(path: str, fleet_of: FleetOf, visit: Visitor) 
     seen = visit(fleet_of(3))
     assert seen.go(path).status in (200, 400, 403, 404)
     assert seen.page.locator("main script, main img, main svg[onload], main b").count() == 0
-    assert "49" not in seen.page.inner_text("main")
+    assert "603729" not in seen.page.inner_text("main")
 
 
 def test_everything_is_reached_by_keyboard(fleet_of: FleetOf, visit: Visitor) -> None:
