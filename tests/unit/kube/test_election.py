@@ -25,6 +25,13 @@ async def world(seed: int = 0) -> AsyncIterator[World]:
         await created.end()
 
 
+async def leader_and_follower(w: World) -> tuple[Process, Process]:
+    """The first leads, and the second has just begun."""
+    first = w.start()
+    await w.clock.advance(1)
+    return first, w.start()
+
+
 async def test_a_new_lease_is_taken_at_once_and_kept() -> None:
     async with world() as w:
         first = w.start()
@@ -43,9 +50,7 @@ async def test_a_new_lease_is_taken_at_once_and_kept() -> None:
 
 async def test_a_follower_reads_the_lease_now_and_then_and_asks_nothing_else() -> None:
     async with world() as w:
-        w.start()
-        await w.clock.advance(1)
-        w.start()
+        await leader_and_follower(w)
         w.requests.clear()
         await w.clock.advance(60)
         assert set(w.requests) == {"get", "patch"}
@@ -55,9 +60,7 @@ async def test_a_follower_reads_the_lease_now_and_then_and_asks_nothing_else() -
 
 async def test_a_leader_that_is_gone_is_followed_in_time() -> None:
     async with world() as w:
-        first = w.start()
-        await w.clock.advance(1)
-        second = w.start()
+        first, second = await leader_and_follower(w)
         await w.clock.advance(20)
         first.machine.pause()
         await w.clock.advance(election.DURATION_S - PERIOD_S - 0.1)
@@ -73,9 +76,7 @@ async def test_a_leader_that_is_gone_is_followed_in_time() -> None:
 
 async def test_a_leader_that_is_told_to_stop_is_followed_at_once() -> None:
     async with world() as w:
-        first = w.start()
-        await w.clock.advance(1)
-        second = w.start()
+        first, second = await leader_and_follower(w)
         await w.clock.advance(5)
         first.task.cancel()
         await w.clock.advance(PERIOD_S + 0.2)
@@ -86,9 +87,7 @@ async def test_a_leader_that_is_told_to_stop_is_followed_at_once() -> None:
 
 async def test_a_leader_whose_work_dies_gives_up() -> None:
     async with world() as w:
-        first = w.start()
-        await w.clock.advance(1)
-        second = w.start()
+        first, second = await leader_and_follower(w)
         await w.clock.advance(5)
         first.dies.set()
         await w.clock.advance(1 + PERIOD_S)
@@ -115,9 +114,7 @@ async def test_work_that_is_cancelled_by_its_own_fault_is_no_leader_either() -> 
 
 async def test_a_leader_that_is_cut_off_stops_before_another_one_leads() -> None:
     async with world() as w:
-        first = w.start()
-        await w.clock.advance(1)
-        second = w.start()
+        first, second = await leader_and_follower(w)
         await w.clock.advance(5)
         first.machine.is_cut_off = True
         await w.clock.advance(election.RENEW_WITHIN_S)
@@ -152,9 +149,7 @@ async def test_a_server_that_refuses_is_not_asked_all_the_time() -> None:
 @pytest.mark.parametrize("deed", ["annotate", "clear", "delete"])
 async def test_whatever_somebody_does_to_the_lease_the_leader_stays(deed: str) -> None:
     async with world() as w:
-        first = w.start()
-        await w.clock.advance(1)
-        w.start()
+        first, _ = await leader_and_follower(w)
         await w.clock.advance(5)
         if deed == "clear":
             w.edit(holderIdentity=None)
@@ -168,9 +163,7 @@ async def test_whatever_somebody_does_to_the_lease_the_leader_stays(deed: str) -
 
 async def test_who_is_named_in_the_lease_by_hand_does_not_lead_and_somebody_does_again() -> None:
     async with world() as w:
-        w.start()
-        await w.clock.advance(1)
-        w.start()
+        await leader_and_follower(w)
         await w.clock.advance(5)
         w.edit(holderIdentity="somebody")
         await w.clock.advance(PERIOD_S + 0.1)
