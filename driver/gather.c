@@ -4,17 +4,7 @@
  * memory is made one extent for that. A table of 2 MiB entries is its user's to take
  * away (promote.c), so he is asked to: his entries go, and his next fault does it.
  */
-#include <linux/sched/signal.h>
-
 #include "region.h"
-
-static bool is_over(struct som_evacuation *evacuation)
-{
-	cond_resched();
-	if (!evacuation->err && fatal_signal_pending(current))
-		evacuation->err = -EINTR;
-	return evacuation->err;
-}
 
 /* It has all its memory, and lies behind 2 MiB entries */
 static bool is_candidate(struct som_region *region, unsigned long index)
@@ -100,7 +90,8 @@ static void gather(struct som_evacuation *evacuation, struct som_region *region,
 	u32 base = plan(evacuation, region, index);
 	unsigned int i;
 
-	for (i = 0; base && i < EXTENT_CHUNKS && !is_over(evacuation); i++) {
+	for (i = 0; base && i < EXTENT_CHUNKS &&
+		    !som_evacuation_failed(evacuation); i++) {
 		evacuation->target = base + i;
 		if (READ_ONCE(region->chunks[index + i]) != base + i)
 			som_move(evacuation, region, index + i);
@@ -135,7 +126,8 @@ static u64 promote_region(struct som_evacuation *evacuation,
 	/* NULL: som_region_create() has not come so far */
 	if (!smp_load_acquire(&region->chunks) || !som_may_map_extents(region))
 		return 0;
-	for (; index + EXTENT_CHUNKS <= region->length && !is_over(evacuation);
+	for (; index + EXTENT_CHUNKS <= region->length &&
+	       !som_evacuation_failed(evacuation);
 	     index += EXTENT_CHUNKS) {
 		if (region->lease->movable)
 			gather(evacuation, region, index);
@@ -151,7 +143,8 @@ static u64 promote_all(struct som_evacuation *evacuation)
 	unsigned long id = 0;
 	u64 asked = 0;
 
-	while (!is_over(evacuation) && (lease = som_lease_get_from(id))) {
+	while (!som_evacuation_failed(evacuation) &&
+	       (lease = som_lease_get_from(id))) {
 		id = lease->id + 1UL;
 		region = NULL;
 		if (lease->pool == evacuation->pool &&

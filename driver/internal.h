@@ -374,6 +374,7 @@ int som_discard(struct som_lease *lease, u64 start, u64 bytes);
 
 /* migrate.c */
 void som_evacuate(struct som_evacuation *evacuation);
+bool som_evacuation_failed(struct som_evacuation *evacuation);
 void som_move(struct som_evacuation *evacuation, struct som_region *region,
 	      unsigned long index);
 

@@ -28,12 +28,18 @@ static bool is_meant(const struct som_evacuation *evacuation, u32 chunk)
 	return chunk && chunk >= evacuation->first && chunk <= evacuation->last;
 }
 
-static bool is_over(struct som_evacuation *evacuation)
+/* For good, or because the caller is being killed; for loops, as it lets others run */
+bool som_evacuation_failed(struct som_evacuation *evacuation)
 {
 	cond_resched();
 	if (!evacuation->err && fatal_signal_pending(current))
 		evacuation->err = -EINTR;
-	return evacuation->err || !evacuation->left;
+	return evacuation->err;
+}
+
+static bool is_over(struct som_evacuation *evacuation)
+{
+	return som_evacuation_failed(evacuation) || !evacuation->left;
 }
 
 /* A chunk of this extent that may be moved to, or 0: what is zeroed is for others */
