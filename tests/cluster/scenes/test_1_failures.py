@@ -136,4 +136,5 @@ def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(clean: Cluster) -
         pods.delete(som, "tera")
     finally:
         som.kubectl("scale", "deployment/som-operator", namespace, "--replicas=2")
+        som.kubectl("rollout", "status", "deployment/som-operator", namespace, "--timeout=90s")
     agents.wait_units(som, 1024)
