@@ -18,10 +18,14 @@ LONGEST_MESSAGE: Final = 1024
 """Characters of a condition's message, and of an Event's: what is longer is cut."""
 
 
-def keyed(field: str, *, most: int) -> config.JsonDict:
-    """Of a list's schema: `field` tells its entries apart, and there are at most so many."""
-    keys: config.JsonDict = {"x-kubernetes-list-map-keys": [field], "maxItems": most}
-    return {"x-kubernetes-list-type": "map", **keys}
+def keyed(field: str) -> config.JsonDict:
+    """Of a list's schema: `field` tells its entries apart, and each belongs to who wrote it."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
+
+
+def bounded(field: str, *, most: int) -> config.JsonDict:
+    """Of the schema of a list that one writes whole, with at most so many entries."""
+    return {**keyed(field), "maxItems": most}
 
 
 class ApiModel(pydantic.BaseModel):
@@ -97,7 +101,8 @@ class Condition(ApiModel):
 Conditions = Annotated[
     tuple[Condition, ...],
     pydantic.Field(
+        # Without a bound, which others could reach with theirs, so that ours had no room.
         description="Observations, one per type",
-        json_schema_extra=keyed("type", most=16),
+        json_schema_extra=keyed("type"),
     ),
 ]

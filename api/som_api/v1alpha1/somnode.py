@@ -78,7 +78,7 @@ class SomNodeSpec(meta.ApiModel):
         tuple[NodePool, ...],
         pydantic.Field(
             description="Pools of this node",
-            json_schema_extra=meta.keyed("name", most=16),
+            json_schema_extra=meta.bounded("name", most=16),
         ),
     ] = ()
 
@@ -116,7 +116,7 @@ class PoolStatus(meta.ApiModel):
         tuple[NumaShare, ...],
         pydantic.Field(
             description="Where the memory is",
-            json_schema_extra=meta.keyed("node", most=64),
+            json_schema_extra=meta.bounded("node", most=64),
         ),
     ] = ()
     driver: Annotated[
@@ -188,15 +188,16 @@ class SomNodeStatus(meta.ApiModel):
     pools: Annotated[
         tuple[PoolStatus, ...],
         pydantic.Field(
+            # The agent's alone, with each write: entries of others would be counted as memory.
             description="Pools as observed",
-            json_schema_extra=meta.keyed("name", most=16),
+            json_schema_extra={"maxItems": 16},
         ),
     ] = ()
     huge_pages: Annotated[
         tuple[HugePages, ...],
         pydantic.Field(
             description="The sizes of huge pages that pools have",
-            json_schema_extra=meta.keyed("pageSize", most=2),
+            json_schema_extra=meta.bounded("pageSize", most=2),
         ),
     ] = ()
     conditions: meta.Conditions = ()

@@ -176,3 +176,34 @@ def test_somnode_with_all_its_fields_is_accepted(api_server: ApiServer) -> None:
     assert _dry_run(api_server, node) == ""
     twice = {**node, "spec": {"pools": pools[:1] * 2}}
     assert 'spec.pools[1]: Duplicate value: {"name":"p"}' in _dry_run(api_server, twice)
+
+
+@pytest.mark.parametrize("plural", ["sompools", "somnodes"])
+def test_a_status_that_others_have_filled_takes_ours(api_server: ApiServer, plural: str) -> None:
+    pool = sompools.Example("", sompools.spec(), name="filled").manifest
+    node = {"apiVersion": "som.io/v1alpha1", "kind": "SomNode", "metadata": {"name": "filled"}}
+    made = pool if plural == "sompools" else node
+
+    def apply(who: str, status: dict[str, Any]) -> dict[str, Any]:
+        words = ["apply", "--server-side", "--force-conflicts", "--subresource=status"]
+        words += [f"--field-manager={who}", "--output=json", "--filename=-"]
+        told = {**{key: made[key] for key in ("apiVersion", "kind", "metadata")}, "status": status}
+        return dict(json.loads(api_server.kubectl(*words, stdin=json.dumps(told)))["status"])
+
+    def conditions(*kinds: str) -> list[dict[str, str]]:
+        return [{"type": kind, "status": "True", "reason": "Said"} for kind in kinds]
+
+    api_server.kubectl("apply", "--filename=-", stdin=json.dumps(made))
+    theirs: dict[str, Any] = {"conditions": conditions(*(f"Theirs{n}" for n in range(16)))}
+    ours: dict[str, Any] = {"conditions": conditions("Ready")}
+    if plural == "somnodes":
+        entry = {"generation": 1, "unit": "2Mi", "capacity": 0, "allocated": 0, "free": 0}
+        theirs["pools"] = [{"name": f"theirs-{n}", **entry} for n in range(16)]
+        ours["pools"] = [{"name": "ours", **entry}]
+    try:
+        apply("another", theirs)
+        found = apply("som", ours)
+    finally:
+        api_server.kubectl("delete", plural, "filled")
+    assert len(found["conditions"]) == 17
+    assert [each["name"] for each in found.get("pools", ())] == ["ours"] * (plural == "somnodes")

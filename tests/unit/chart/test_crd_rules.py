@@ -103,7 +103,7 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
         case "boolean":
             return st.booleans()
         case "array":
-            fewest, most = schema.get("minItems", 0), min(3, schema["maxItems"])
+            fewest, most = schema.get("minItems", 0), min(3, schema.get("maxItems", 3))
             return st.lists(_values(schema["items"]), min_size=fewest, max_size=most)
         case "string" if schema.get("format") == "date-time":
             return st.datetimes().map(lambda time: f"{time.isoformat()}Z")
