@@ -296,17 +296,15 @@ class Warm(meta.ApiModel):
 
 
 # CEL evaluates every rule also where the schema or another rule has refused the value already.
-_IS_BYTES: Final = (
-    "(type(self.capacity) == int || "
-    "isQuantity(self.capacity) && quantity(self.capacity).isInteger())"
+_IS_INTEGER: Final = (
+    "(type({0}) == int || type({0}) == string && isQuantity({0}) && quantity({0}).isInteger())"
 )
-_BYTES: Final = "(type(self.capacity) == int ? self.capacity : quantity(self.capacity).asInteger())"
+_BYTES: Final = "(type({0}) == int ? {0} : quantity({0}).asInteger())"
+# 100Ti is no integer to Kubernetes, nor is anything of such length; but these are whole GiB.
+_IS_GIBS: Final = "(type({0}) == string && {0}.matches('^0*[1-9][0-9]*[GTP]i$'))"
 _UNIT_BYTES: Final = "(self.unit == '2Mi' ? 2097152 : 1073741824)"
-_WARM_FITS: Final = (
-    "type({0}) == int && {0} > 0 && {0} % {1} == 0 || type({0}) == string && isQuantity({0}) && "
-    "quantity({0}).isInteger() && quantity({0}).asInteger() > 0 && "
-    "quantity({0}).asInteger() % {1} == 0"
-).format("each.size", _UNIT_BYTES)
+_FITS: Final = f"{_BYTES} > 0 && {_BYTES} % {_UNIT_BYTES} == 0"
+_WARM_FITS: Final = f"{_IS_GIBS} || {_IS_INTEGER} && {_FITS}".format("each.size")
 _WARM_IS_ZEROED: Final = (
     "warm is for driver HugeTLBFS: som.ko zeroes what is freed piece by piece, so that any size is "
     "warm; use it without"
@@ -340,12 +338,13 @@ class SomPoolSpec(meta.ApiModel):
                     "fieldPath": ".unit",
                 },
                 {
-                    "rule": _IS_BYTES,
-                    "message": "capacity must be a whole number with a suffix, such as 64Gi",
+                    "rule": f"{_IS_INTEGER} || {_IS_GIBS}".format("self.capacity"),
+                    "message": "capacity must be a whole number with a suffix, such as 64Gi, and "
+                    "from 90Ti on in Gi, Ti or Pi",
                     "fieldPath": ".capacity",
                 },
                 {
-                    "rule": f"!{_IS_BYTES} || {_BYTES} > 0 && {_BYTES} % {_UNIT_BYTES} == 0",
+                    "rule": f"!{_IS_INTEGER} || {_FITS}".format("self.capacity"),
                     "message": "capacity must be a positive multiple of the unit, such as 64Gi",
                     "fieldPath": ".capacity",
                 },
@@ -356,8 +355,8 @@ class SomPoolSpec(meta.ApiModel):
                     "fieldPath": ".source.hugeTLB.pageSize",
                 },
                 {
-                    "rule": f"!has(self.source.carved) || !{_IS_BYTES} || "
-                    f"{_BYTES} % 1073741824 == 0",
+                    "rule": f"!has(self.source.carved) || !{_IS_INTEGER} || "
+                    f"{_BYTES} % 1073741824 == 0".format("self.capacity"),
                     "message": _CARVED_GIB,
                     "fieldPath": ".source.carved",
                 },

@@ -31,7 +31,10 @@ def _is_quantity(text: str) -> bool:
 
 
 def _is_integer(text: str) -> bool:
-    # Kubernetes does not look whether 1.5Gi is one.
+    # Kubernetes does not look whether 1.5Gi is one, nor 100Ti (resource.ParseQuantity: precision).
+    binary = re.fullmatch(r"[+-]?0*([0-9]+)([KMGTPE])i", text)
+    if binary and len(binary[1]) + 3 * (1 + "KMGTPE".index(binary[2])) > 14:
+        return False
     return "." not in text and abs(_quantity(text)) < 2**63 and _quantity(text) % 1 == 0
 
 
