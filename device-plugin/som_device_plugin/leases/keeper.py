@@ -6,13 +6,15 @@ One is built at a time, when nothing has changed for a moment and no container w
 takes half of one core at most.
 """
 
+import asyncio
 import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
+from som_api import v1alpha1
 from som_api.run import backoff, clock
 from som_device_plugin import changes, loops, pools, seams
 from som_device_plugin.leases import spares, starts, state
@@ -45,6 +47,8 @@ class Keeper:
         self._changed = changed.listen()
         self._changed.set()
         self._waiting = 0
+        # Who ends spares does it alone: what the others need may be on its way back.
+        self._ending = asyncio.Lock()
         self._build: starts.Build | None = None
         self._pauses = backoff.Backoff(
             jitter=random.Random(), first_s=RETRY_S, longest_s=LONGEST_RETRY_S
@@ -79,7 +83,8 @@ class Keeper:
                 said = "kept content adopted" if spare.is_kept else "spare adopted"
                 log.info(said, extra={"lease": lease.lease_id, "spare": spare.lease_id})
                 return self._starts.adopt(spare.lease_id, lease)
-            await self._starts.end_spare(spare.lease_id)
+            async with self._ending:
+                await self._end([spare.lease_id])
 
     def _left_for(self, lease: state.Lease, pool: pools.ActivePool) -> state.Lease | None:
         now_s = self._time.now().timestamp()
@@ -91,17 +96,29 @@ class Keeper:
     ) -> state.Lease | None:
         assert lease.request is not None
         ready = spares.of_pool(self._store.leases(), pool.name, state.State.READY)
-        size_bytes = lease.request.size_bytes
-        chosen = spares.choose(ready, size_bytes=size_bytes, node=node, free_bytes=pool.free_bytes)
+        size_bytes, free_bytes = lease.request.size_bytes, self._starts.free_bytes(pool)
+        chosen = spares.choose(ready, size_bytes=size_bytes, node=node, free_bytes=free_bytes)
         return self._store.lease(chosen.lease_id) if chosen else None
 
-    async def make_room(self, pool: pools.ActivePool, size_bytes: int) -> None:
-        """End the spares without which `pool` has `size_bytes` free, if that is enough."""
-        missing_bytes = size_bytes - pool.free_bytes
-        chosen = spares.make_room(spares.of_pool(self._store.leases(), pool.name), missing_bytes)
-        for spare in chosen:
-            await self._starts.end_spare(spare.lease_id)
-        if chosen:
+    async def make_room(self, unit: v1alpha1.Unit, size_bytes: int) -> None:
+        """End the spares without which `unit` has `size_bytes` free, if that is enough.
+
+        Again, if another start was faster.
+        """
+        async with self._ending:
+            while (pool := self._pools.for_unit(unit)) and (
+                chosen := spares.make_room(
+                    spares.of_pool(self._store.leases(), pool.name),
+                    size_bytes - self._starts.free_bytes(pool),
+                )
+            ):
+                await self._end([spare.lease_id for spare in chosen])
+
+    async def _end(self, lease_ids: Collection[seams.LeaseId]) -> None:
+        """Have the memory of spares back in the pools, which know it then."""
+        for lease_id in lease_ids:
+            await self._starts.end_spare(lease_id)
+        if lease_ids:
             await self._pools.refill()
 
     async def run(self) -> None:
@@ -129,16 +146,18 @@ class Keeper:
 
     async def keep(self) -> None:
         """End what is not wanted, and begin the next build if it is time."""
+        async with self._ending:
+            await self._keep()
+
+    async def _keep(self) -> None:
         self._finish_build()
         now_s = self._time.now().timestamp()
-        for lease_id in spares.in_vain(self._store.leases(), now_s=now_s):
-            await self._starts.end_spare(lease_id)
+        await self._end(spares.in_vain(self._store.leases(), now_s=now_s))
         for pool in list(self._pools.pools().values()):
             if not self._starts.zeroes_at_build(pool.driver):
                 continue
             plan = self._plan(pool)
-            for lease_id in plan.end:
-                await self._starts.end_spare(lease_id)
+            await self._end(plan.end)
             if plan.build and self._may_build(pool):
                 # What is free was last looked at before.
                 await self._pools.refill()

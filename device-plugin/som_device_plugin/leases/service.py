@@ -169,18 +169,16 @@ class TicketService:
         pool = self._pools.for_unit(unit)
         if pool and (record := await self._keeper.adopt(lease, pool, node=node)):
             return record
-        if pool is None or pool.free_bytes < size_bytes:
+        if pool is None or self._starts.free_bytes(pool) < size_bytes:
             await self._reconciler.reconcile()
-            pool = self._pools.for_unit(unit)
-        if pool and pool.free_bytes < size_bytes:
-            await self._keeper.make_room(pool, size_bytes)
-            pool = self._pools.for_unit(unit)
+            await self._keeper.make_room(unit, size_bytes)
+        pool = self._pools.for_unit(unit)
         lease = self._lease(lease.lease_id)
         if pool is None:
             raise seams.StartRefused(
                 f"som: no pool of this node serves som.io/{unit} now, retrying", reason="NoPool"
             )
-        if pool.free_bytes < size_bytes:
+        if self._starts.free_bytes(pool) < size_bytes:
             raise seams.StartRefused(self._shortage(pool, size_bytes), reason="PoolFull")
         return self._starts.begin(lease, pool, preferred_node=node)
 
@@ -194,9 +192,10 @@ class TicketService:
         ]
         shown = ", ".join(holders[:8]) + (f" and {len(holders) - 8} more" if holders[8:] else "")
         spare = spares.total_bytes(self._store.leases(), pool.name)
+        free_bytes = max(self._starts.free_bytes(pool) + spare, 0)
         return (
             f"som: needs {v1alpha1.format_bytes(size_bytes)}, but pool {pool.name} has "
-            f"{v1alpha1.format_bytes(pool.free_bytes + spare)} free of "
+            f"{v1alpha1.format_bytes(free_bytes)} free of "
             f"{v1alpha1.format_bytes(pool.capacity_bytes)}; held by: {shown or 'nobody'}; retrying"
         )
 

@@ -103,6 +103,24 @@ class Starts:
         self._build_soon(record.start)
         return record
 
+    def free_bytes(self, pool: pools.ActivePool) -> int:
+        """What no start of `pool` has, or is about to take.
+
+        Raises:
+            SomError: the kernel does not say what is still held.
+        """
+        taken_bytes = 0
+        for lease in self.leases.leases():
+            for record in lease.starts:
+                start = record.start
+                if start.pool == pool.name:
+                    is_over = record.state is state.State.RELEASING
+                    if is_over and key_of(start) not in self._builds:
+                        taken_bytes += self._usage(start).held_bytes
+                    else:
+                        taken_bytes += start.size_bytes
+        return min(pool.free_bytes, pool.capacity_bytes - taken_bytes)
+
     async def end_spare(self, lease_id: seams.LeaseId) -> None:
         """Give the memory of a spare back to its pool's free pages; returns when it is there."""
         lease = self.leases.lease(lease_id)

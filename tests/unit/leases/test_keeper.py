@@ -75,6 +75,91 @@ async def test_a_spare_under_way_gives_way_to_a_start_that_needs_its_pages(world
     await keeping
 
 
+async def test_a_start_is_not_refused_for_pages_that_a_spare_is_about_to_take(
+    world: World,
+) -> None:
+    await world.start_container(await world.admit("first", 20))
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    begun = late_is_first(world, "")
+    keeping = asyncio.create_task(world.keep_spares())
+    await begun.wait()
+    assert await world.start_container(await world.admit("large", PAGES))
+    await keeping
+
+
+async def test_a_spare_gives_way_when_another_start_is_about_to_take_what_is_free(
+    world: World,
+) -> None:
+    await with_spare(world, 8)
+    first = await world.admit("first", 20)
+    begun = late_is_first(world, first.pod.uid)
+    starting = asyncio.create_task(world.start_container(first))
+    await begun.wait()
+    assert await world.start_container(await world.admit("second", 12))
+    assert await starting
+
+
+def late_is_first(world: World, late: str) -> asyncio.Event:
+    """The build of `late`, a pod's UID or "" for a spare, takes its pages just before the next.
+
+    Set is when it was begun.
+    """
+    build, begun, next_is_here = world.driver.build, asyncio.Event(), asyncio.Event()
+
+    async def build_late(start: seams.Start, **named: object) -> object:
+        lease = world.records.lease(start.lease_id)
+        assert lease is not None
+        if late == (lease.owner.uid if lease.owner else ""):
+            begun.set()
+            await next_is_here.wait()
+        else:
+            next_is_here.set()
+            await world.clock.settle()
+        return await build(start, **named)
+
+    world.driver.build = build_late
+    return begun
+
+
+async def test_a_start_waits_for_a_spare_that_ends_for_another_start(world: World) -> None:
+    await world.start_container(await world.admit("first", 20))
+    world.cluster.running.clear()
+    await world.reconciler.reconcile()
+    build, begun = world.driver.build, asyncio.Event()
+    is_ending, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow_to_end(start: seams.Start, **named: object) -> object:
+        if not named["is_spare"]:
+            return await build(start, **named)
+        taken = node.Superblock(start)
+        world.kernel.superblocks.append(taken)
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            # It takes pages until it has gone.
+            await world.clock.until(lambda: taken.truncated)
+            taken.truncated = False
+            is_ending.set()
+            await may_end.wait()
+            world.kernel.superblocks.remove(taken)
+        return None
+
+    world.driver.build = slow_to_end
+    keeping = asyncio.create_task(world.keep_spares())
+    await begun.wait()
+    pods = [await world.admit(name, PAGES // 2) for name in ("first", "second")]
+    starting = [asyncio.create_task(world.start_container(pods[0]))]
+    await is_ending.wait()
+    looks = world.pools.refills
+    starting.append(asyncio.create_task(world.start_container(pods[1])))
+    await world.clock.until(lambda: world.pools.refills > looks)
+    may_end.set()
+    assert await asyncio.gather(*starting) == [True, True]
+    await keeping
+
+
 def spare_start(world: World) -> seams.Start:
     """The start of the only spare."""
     (start,) = (r.start for each in world.records.leases() if each.is_spare for r in each.starts)
