@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import core, registry
@@ -38,11 +38,6 @@ class Collected(registry.Collector):
         pool_bytes = core.GaugeMetricFamily(
             "som_agent_pool_bytes", "Memory of a pool by state", labels=["pool", "state"]
         )
-        spare_bytes = core.GaugeMetricFamily(
-            "som_agent_pool_spare_bytes",
-            "Free memory of a pool that is zeroed ahead, or being zeroed",
-            labels=["pool"],
-        )
         shortfall = core.GaugeMetricFamily(
             "som_agent_pool_shortfall_bytes", "Ordered, and not obtained", labels=["pool"]
         )
@@ -50,12 +45,10 @@ class Collected(registry.Collector):
             allocated = status.allocated_bytes(pool.name, leases)
             pool_bytes.add_metric([pool.name, "free"], status.free_bytes(pool, leases))
             pool_bytes.add_metric([pool.name, "allocated"], allocated)
-            zeroed = (s for s in spares.of_pool(leases, pool.name) if not s.is_kept)
-            spare_bytes.add_metric([pool.name], sum(spare.size_bytes for spare in zeroed))
             shortfall.add_metric([pool.name], max(0, pool.order.capacity - pool.capacity_bytes))
         yield pool_bytes
-        yield spare_bytes
         yield shortfall
+        yield from by_spares((name, spares.of_pool(leases, name)) for name in self._pools.pools())
         yield from by_moves(self._moves())
         by_state = core.GaugeMetricFamily(
             "som_agent_lease_starts", "Starts of leases by state", labels=["state"]
@@ -119,6 +112,25 @@ class Collected(registry.Collector):
             else:
                 if found is not None:
                     yield (*lease.owner.names, record.start.pool), found
+
+
+def by_spares(found: Iterable[tuple[str, Sequence[spares.Spare]]]) -> Iterator[core.Metric]:
+    """What of a pool's free memory is worth more than zeroing it again."""
+    spare_bytes = core.GaugeMetricFamily(
+        "som_agent_pool_spare_bytes",
+        "Free memory of a pool that is zeroed ahead, or being zeroed",
+        labels=["pool"],
+    )
+    kept_bytes = core.GaugeMetricFamily(
+        "som_agent_pool_kept_bytes",
+        "Free memory of a pool with what pods left for their successors",
+        labels=["pool"],
+    )
+    for pool, here in found:
+        kept = sum(spare.size_bytes for spare in here if spare.is_kept)
+        kept_bytes.add_metric([pool], kept)
+        spare_bytes.add_metric([pool], sum(spare.size_bytes for spare in here) - kept)
+    yield from (spare_bytes, kept_bytes)
 
 
 def by_moves(moved: Iterable[tuple[str, seams.Moves]]) -> Iterator[core.Metric]:

@@ -3,7 +3,7 @@
 import pytest
 
 from som_device_plugin import collected, seams
-from som_device_plugin.leases import reconciler
+from som_device_plugin.leases import reconciler, spares
 
 PAGE = 2 << 20
 
@@ -53,4 +53,20 @@ def test_what_was_moved_is_told_of_each_pool() -> None:
         ("som_agent_pool_moved_bytes_total", "b"): 0,
         ("som_agent_pool_failed_moves_total", "a"): 1,
         ("som_agent_pool_failed_moves_total", "b"): 0,
+    }
+
+
+def test_what_waits_for_a_successor_is_told_apart_from_what_is_zeroed_ahead() -> None:
+    zeroed = spares.Spare(seams.LeaseId("a"), 3 * PAGE, 0)
+    kept = spares.Spare(seams.LeaseId("b"), 4 * PAGE, 0, is_kept=True)
+    metrics = collected.by_spares([("caches", [zeroed, kept, kept]), ("empty", [])])
+    assert {
+        (sample.name, sample.labels["pool"]): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    } == {
+        ("som_agent_pool_spare_bytes", "caches"): 3 * PAGE,
+        ("som_agent_pool_kept_bytes", "caches"): 8 * PAGE,
+        ("som_agent_pool_spare_bytes", "empty"): 0,
+        ("som_agent_pool_kept_bytes", "empty"): 0,
     }
