@@ -110,6 +110,19 @@ static void copy_used(char *start, size_t bytes, void *arg)
 			memcpy(copy + (page - som_lease.base), page, SOM_LOOK_BYTES);
 }
 
+/* After mlockall(MCL_FUTURE), the kernel would fill all of it at once. */
+static char *space_for_copy(void)
+{
+	char *space = som_reserve_space(som_lease.bytes, 2UL << 20, PROT_NONE);
+
+	if (space && (munlock(space, som_lease.bytes) ||
+		      mprotect(space, som_lease.bytes, PROT_READ | PROT_WRITE))) {
+		munmap(space, som_lease.bytes);
+		space = NULL;
+	}
+	return space;
+}
+
 static bool move_copy(void)
 {
 	moved = copy && mremap(copy, som_lease.bytes, som_lease.bytes,
@@ -164,7 +177,7 @@ static void before(void)
 	som_heap_each_used(count, &used);
 	free_bytes = room();
 	if (used < free_bytes)
-		copy = som_reserve_space(som_lease.bytes, 2UL << 20, PROT_READ | PROT_WRITE);
+		copy = space_for_copy();
 	if (copy) {
 		madvise(copy, som_lease.bytes, MADV_HUGEPAGE);
 		som_heap_each_used(copy_used, NULL);

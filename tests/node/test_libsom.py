@@ -169,6 +169,28 @@ print(os.waitpid(child, 0)[1], whole(), smaps()["som"] > 0)
     assert done.stdout == "0 True True\n", done.stderr
 
 
+def test_a_fork_of_a_program_that_locks_its_memory_takes_no_more_than_the_heap(
+    lease: pathlib.Path,
+) -> None:
+    program = f"""
+import ctypes, os
+def most():
+    (line,) = [each for each in open("/proc/self/status") if each.startswith("VmHWM")]
+    return int(line.split()[1]) >> 10
+del kept[{60 << 8}:]
+assert ctypes.CDLL(None).mlockall(3) == 0
+before = most()
+child = os.fork()
+if not child:
+    os._exit(0 if whole() else 1)
+print(os.waitpid(child, 0)[1], most() - before)
+"""
+    done = python(lease, program)
+    status, more_mib = map(int, done.stdout.split())
+    assert status == 0, done.stderr
+    assert more_mib < 100, "the copy has what of the lease is not used"
+
+
 @pytest.mark.parametrize("handler", ["SIG_DFL", "faulthandler"])
 def test_a_child_of_a_program_with_threads_and_open_streams_lives(
     lease: pathlib.Path, handler: str
