@@ -1,6 +1,7 @@
 """The suites: where each comes from, how it runs, and how its output is read."""
 
 import dataclasses
+import os
 import pathlib
 import re
 import shutil
@@ -15,6 +16,8 @@ SOURCES: Final = debian.Series(
     suite="bookworm-sources", lists=debian.BOOKWORM, prefix="", kind="deb-src"
 )
 PROGRAMS: Final = pathlib.Path(__file__).parent / "programs"
+LTP: Final = os.environ.get("LTP", "")
+"""Where LTP was built, which Debian has no package of; "" leaves it out."""
 DID_NOT_END: Final = "(the suite did not come to its end)"
 
 
@@ -121,11 +124,21 @@ def make_start(program: str, package: str) -> Callable[[pathlib.Path], str]:
     return make
 
 
+def make_ltp(folder: pathlib.Path) -> str:
+    shutil.copy(PROGRAMS / "ltp.sh", folder)
+    return (pathlib.Path(LTP) / "VERSION").read_text().strip()
+
+
 def read_lines(folder: pathlib.Path, output: str, last: str) -> Outcome:
     passed = re.findall("^ok (.+)$", output, re.M)
     return Outcome.read(
         len(passed), re.findall("^not ok (.+)$", output, re.M), ended=last in passed
     )
+
+
+def read_ltp(folder: pathlib.Path, output: str) -> Outcome:
+    left_out = re.findall("^left out (.+)$", output, re.M)
+    return dataclasses.replace(read_lines(folder, output, "the end"), found=" ".join(left_out))
 
 
 def read_junit(folder: pathlib.Path, output: str) -> Outcome:
@@ -195,7 +208,7 @@ MEMCACHED: Final = (
     *("slabs-reassign2", "unixsocket"),
 )
 
-SUITES: Final = (
+SUITES: tuple[Suite, ...] = (
     Suite(
         name="mimalloc's stress test",
         packages=("gcc", "libc6-dev"),
@@ -272,3 +285,26 @@ SUITES: Final = (
         read=lambda folder, output: read_lines(folder, output, "all workers"),
     ),
 )
+
+if LTP:
+    SUITES += (
+        Suite(
+            name="LTP: memory",
+            packages=("gcc", "libc6-dev"),
+            takes="",  # each of its programs
+            make=make_ltp,
+            command=("bash", "ltp.sh", LTP),
+            read=read_ltp,
+            explained={
+                "clone02": "`clone()` without libc's `fork()`: the child has no heap",
+                **dict.fromkeys(
+                    ("mallinfo02", "mallinfo2_01", "mallopt01"),
+                    "it wants glibc's own heap to be used",
+                ),
+                **dict.fromkeys(
+                    ("mlockall01", "munlockall01"),
+                    "the whole lease counts against `ulimit -l`, 8 MiB there",
+                ),
+            },
+        ),
+    )
