@@ -29,6 +29,7 @@ struct promotion {
 	unsigned long start;
 	unsigned long index;
 	unsigned long flags;		/* of each VMA */
+	bool taken;			/* no VMA is there any longer */
 	bool joined;			/* what we held is the new VMA's */
 };
 
@@ -110,7 +111,7 @@ int som_promote_check(unsigned long addr)
 	struct promotion now;
 	int err;
 
-	if (!promotion)
+	if (!promotion || promotion->taken)
 		return 0;
 	now = *promotion;
 	err = check_vmas(&now, promotion->region->lease);
@@ -123,6 +124,15 @@ int som_promote_check(unsigned long addr)
 	err = check_chunks(&now, 1);
 	mutex_unlock(&now.region->lock);
 	return err;
+}
+
+/* Called by mmap(), which now takes what was there away */
+void som_promote_taken(void)
+{
+	struct promotion *promotion = find();
+
+	if (promotion)
+		promotion->taken = true;
 }
 
 /* The region that a new VMA joins, and where; NULL: it makes one of its own */
@@ -186,22 +196,40 @@ static void end(struct promotion *promotion)
 	fput(promotion->file);
 }
 
+static int map(struct promotion *promotion, unsigned long fixed)
+{
+	unsigned long prot = (promotion->flags & VM_READ ? PROT_READ : 0) |
+			     (promotion->flags & VM_WRITE ? PROT_WRITE : 0) |
+			     (promotion->flags & VM_EXEC ? PROT_EXEC : 0);
+	unsigned long at = vm_mmap(promotion->file, promotion->start,
+				   SOM_EXTENT_BYTES, prot, MAP_SHARED | fixed,
+				   0);
+
+	return IS_ERR_VALUE(at) ? (int)at : 0;
+}
+
+/*
+ * mmap() takes the old VMAs away, and then allocates the new one. Where that fails, we map
+ * again, until it works: what we hold keeps the memory. Who maps there first (-EEXIST)
+ * keeps the place.
+ */
 static int promote_one(struct som_lease *lease, unsigned long start)
 {
 	struct promotion promotion = { .task = current, .start = start };
-	unsigned long prot, at;
 	int err;
 
 	err = begin(&promotion, lease);
 	if (err)
 		return err;
-	prot = (promotion.flags & VM_READ ? PROT_READ : 0) |
-	       (promotion.flags & VM_WRITE ? PROT_WRITE : 0) |
-	       (promotion.flags & VM_EXEC ? PROT_EXEC : 0);
-	at = vm_mmap(promotion.file, start, SOM_EXTENT_BYTES, prot,
-		     MAP_SHARED | MAP_FIXED, 0);
+	err = map(&promotion, MAP_FIXED);
+	while (err && err != -EEXIST && promotion.taken &&
+	       !fatal_signal_pending(current)) {
+		err = map(&promotion, MAP_FIXED_NOREPLACE);
+		if (err)
+			schedule_timeout_killable(1);
+	}
 	end(&promotion);
-	return IS_ERR_VALUE(at) ? (int)at : 0;
+	return err;
 }
 
 int som_promote(struct som_lease *lease, u64 start, u64 bytes)

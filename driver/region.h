@@ -94,6 +94,7 @@ int som_check_range(struct som_lease *lease, u64 start, u64 bytes, u64 unit);
 
 /* promote.c */
 int som_promote_check(unsigned long addr);
+void som_promote_taken(void);
 struct som_region *som_promote_join(unsigned long *index);
 void som_promote_wanted(struct vm_fault *vmf, struct som_region *region);
 

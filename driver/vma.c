@@ -47,6 +47,7 @@ static void som_vma_close(struct vm_area_struct *vma)
 		return;
 	/* Empty and without an offset: a split that failed */
 	if (som_vma_chunks(vma)) {
+		som_promote_taken();
 		index = som_region_index(region, vma, vma->vm_start);
 		som_region_leave(region, index, index + som_vma_chunks(vma));
 	}
@@ -138,10 +139,12 @@ int som_mmap(struct file *file, struct vm_area_struct *vma)
 		return -EINVAL;
 	if (!IS_ALIGNED(vma->vm_start | vma->vm_end, CHUNK_SIZE))
 		return -EINVAL;
-	if (READ_ONCE(lease->revoked))
-		return -ENODEV;
 
-	region = som_promote_join(&index) ?: som_region_create(lease, vma);
+	region = som_promote_join(&index);
+	if (!region)
+		region = READ_ONCE(lease->revoked) ?
+				 ERR_PTR(-ENODEV) :
+				 som_region_create(lease, vma);
 	if (IS_ERR(region))
 		return PTR_ERR(region);
 

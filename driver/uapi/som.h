@@ -651,8 +651,9 @@ struct som_stat {
  * are protected differently, or somebody maps, moves or discards some of it just
  * then; all is as before. EOPNOTSUPP: 1 GiB entries are not for this mapping
  * (MAP_NORESERVE, a processor without), or madvise() or a protection key, which would
- * be lost, was used there. If the kernel has not got the few bytes that
- * an mmap() takes: ENOMEM, and as after such an mmap() the mapping may be gone.
+ * be lost, was used there. If the kernel has not got the few bytes that an mmap()
+ * takes: ENOMEM and all is as before, or it has unmapped the GiB already, and the call
+ * tries until it is mapped. EEXIST: somebody mapped there meanwhile, and has the place.
  *
  * ENOMEM: a part of the range is not mapped. EINVAL: or not of this lease.
  * EACCES: SOM_DISCARD of a mapping without PROT_WRITE. ENODEV: revoked.

@@ -125,6 +125,7 @@ PROMOTION = """
     a_gigabyte_is_promoted_under_a_thread_that_counts
     a_promotion_that_cannot_be_is_refused_and_changes_nothing
     promotion_agrees_with_who_unmaps_discards_and_maps_there
+    a_promotion_that_finds_no_memory_loses_no_mapping
 """
 BY_MOVES = "the_administrator_promotes_scattered_memory_under_a_thread_that_counts"
 MIGRATION = """

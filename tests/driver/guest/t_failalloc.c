@@ -3,6 +3,7 @@
  * Every allocation that som.ko makes fails once: whatever was asked for fails or works, nothing
  * stays behind, and the same request works afterwards. failalloc.ko does the failing.
  */
+#include <pthread.h>
 #include <sys/syscall.h>
 
 #include "som_test.h"
@@ -201,6 +202,81 @@ TEST(a_chunk_behind_many_addresses_is_free_when_the_last_is_gone)
 		munmap(room, CHUNK);
 		CHECK(lease_info(s.lease).used_bytes == 0);
 	}
+	teardown(&s);
+	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
+}
+
+struct second {
+	void (*act)(struct second *second);
+	char *map, *own;
+	volatile bool late;
+};
+
+static void find_memory_again(struct second *second)
+{
+	write_file(PARAMETER("mapper"), "0");
+}
+
+static void map_a_page_there(struct second *second)
+{
+	second->own = mmap(second->map + 3 * CHUNK, 4096, RW,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	CHECK(second->own == second->map + 3 * CHUNK, "it was mapped meanwhile");
+	*second->own = 42;
+}
+
+static void *act_when_it_has_failed(void *argument)
+{
+	struct second *second = argument;
+
+	while (!second->late && parameter(PARAMETER("failed")) < 3)
+		sched_yield();
+	if (!second->late)
+		second->act(second);
+	return NULL;
+}
+
+/* The kernel takes the mapping away and has no memory for the new one, until `act`. */
+static int promote_without_memory(struct setup *s, struct second *second)
+{
+	char number[32];
+	pthread_t thread;
+	int result;
+
+	second->late = false;
+	write_file(PARAMETER("failed"), "0");
+	CHECK(!pthread_create(&thread, NULL, act_when_it_has_failed, second));
+	snprintf(number, sizeof(number), "%d", gettid());
+	write_file(PARAMETER("mapper"), number);
+	result = som_promote(s->fd, second->map, EXTENT) ? errno : 0;
+	second->late = true;
+	write_file(PARAMETER("mapper"), "0");
+	pthread_join(thread, NULL);
+	return result;
+}
+
+TEST(a_promotion_that_finds_no_memory_loses_no_mapping)
+{
+	struct second second = { .act = find_memory_again };
+	struct setup s;
+
+	load_failalloc();
+	s = setup(EXTENT, EXTENT);
+	second.map = som_map(s.fd, EXTENT);
+	for (uint64_t i = 0; i < 512; i++)
+		*(uint64_t *)(second.map + i * CHUNK) = i + 1;
+	CHECK_OK(mprotect(second.map + CHUNK, CHUNK, PROT_READ));
+	CHECK_OK(mprotect(second.map + CHUNK, CHUNK, RW));
+	CHECK(promote_without_memory(&s, &second) == 0);
+	for (uint64_t i = 0; i < 512; i++)
+		CHECK(*(uint64_t *)(second.map + i * CHUNK) == i + 1, "chunk %ld", (long)i);
+	CHECK(lease_info(s.lease).used_bytes == EXTENT && lease_info(s.lease).mappings == 1);
+
+	second.act = map_a_page_there;
+	CHECK(promote_without_memory(&s, &second) == EEXIST);
+	CHECK(*second.own == 42, "it was mapped over");
+	CHECK(lease_info(s.lease).used_bytes == 0 && lease_info(s.lease).mappings == 0);
+	munmap(second.own, 4096);
 	teardown(&s);
 	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
 }

@@ -4,18 +4,19 @@
  * it, and more. A kprobe on each function below counts the calls that come from som.ko's text;
  * the one with number `nth` (0: none) fails instead. `calls` and `failed` tell; writing `calls`
  * resets both. While `unmapper` is the number of a thread, its calls to unmap memory are counted
- * instead, whoever in the kernel makes them.
+ * instead, whoever in the kernel makes them. While `mapper` is, it gets no VMA.
  */
 #include <linux/kprobes.h>
 #include <linux/module.h>
 
 static unsigned long nth, som_start, som_size, calls, failed;
-static int unmapper;
+static int unmapper, mapper;
 
 module_param(nth, ulong, 0644);
 module_param(calls, ulong, 0644);
 module_param(failed, ulong, 0644);
 module_param(unmapper, int, 0644);
+module_param(mapper, int, 0644);
 module_param(som_start, ulong, 0444);
 module_param(som_size, ulong, 0444);
 
@@ -32,7 +33,7 @@ static noinline long return_enomem(void)
 static const struct {
 	const char *symbol;
 	long (*instead)(void);
-	bool unmaps;
+	int *thread;
 } functions[] = {
 	{ "__kmalloc", return_null },
 	{ "kmalloc_trace", return_null },
@@ -53,8 +54,9 @@ static const struct {
 	{ "vm_munmap", return_enomem },
 	{ "offline_and_remove_memory", return_enomem },
 	{ "add_memory", return_enomem },
-	{ "do_munmap", return_enomem, true },
-	{ "do_vmi_munmap", return_enomem, true },
+	{ "do_munmap", return_enomem, &unmapper },
+	{ "do_vmi_munmap", return_enomem, &unmapper },
+	{ "vm_area_alloc", return_null, &mapper },
 };
 
 static struct kprobe probes[ARRAY_SIZE(functions)];
@@ -62,11 +64,12 @@ static struct kprobe probes[ARRAY_SIZE(functions)];
 static int before_call(struct kprobe *probe, struct pt_regs *regs)
 {
 	unsigned long caller = *(unsigned long *)regs->sp;
-	bool unmaps = functions[probe - probes].unmaps;
+	int *thread = functions[probe - probes].thread;
 
-	if (unmaps != !!READ_ONCE(unmapper) ||
-	    (unmaps ? current->pid != unmapper : caller - som_start >= som_size) ||
-	    ++calls != READ_ONCE(nth))
+	if (thread ? current->pid != READ_ONCE(*thread) :
+		     READ_ONCE(unmapper) || caller - som_start >= som_size)
+		return 0;
+	if (++calls != READ_ONCE(nth) && thread != &mapper)
 		return 0;
 	failed++;
 	regs->ip = (unsigned long)functions[probe - probes].instead;
