@@ -104,7 +104,6 @@ int som_pool_compact(struct som_pool_compact *arg)
 		.left = arg->most_bytes >> CHUNK_SHIFT,
 		.first = arg->start >> CHUNK_SHIFT,
 	};
-	struct som_pool *pool;
 	u64 end;
 	int err;
 
@@ -113,23 +112,9 @@ int som_pool_compact(struct som_pool_compact *arg)
 	    check_add_overflow(arg->start, arg->bytes, &end) ||
 	    end >> CHUNK_SHIFT > U32_MAX)
 		return -EINVAL;
-	pool = som_pool_use(arg->pool);
-	if (IS_ERR(pool))
-		return PTR_ERR(pool);
-	evacuation.pool = pool;
 	evacuation.last = (end >> CHUNK_SHIFT) - 1;
-	err = som_is_pinnable(pool) ? -EOPNOTSUPP :
-				      mutex_lock_killable(&pool->span_lock);
-	if (!err) {
-		if (arg->bytes)
-			som_evacuate(&evacuation);
-		else
-			compact(&evacuation);
-		mutex_unlock(&pool->span_lock);
-		err = evacuation.moved ? 0 : evacuation.err;
-		arg->moved_bytes = evacuation.moved << CHUNK_SHIFT;
-	}
-	som_pool_unuse(pool);
-	som_pool_put(pool);
+	err = som_evacuation_run(&evacuation, arg->pool,
+				 arg->bytes ? som_evacuate : compact);
+	arg->moved_bytes = evacuation.moved << CHUNK_SHIFT;
 	return err;
 }

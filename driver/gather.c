@@ -115,33 +115,30 @@ static bool ask(struct som_region *region, unsigned long index)
 	return asked;
 }
 
-/* The aligned GiB of a region, and how many of them are asked for */
-static u64 promote_region(struct som_evacuation *evacuation,
-			  struct som_region *region)
+/* The aligned GiB of a region */
+static void promote_region(struct som_evacuation *evacuation,
+			   struct som_region *region)
 {
 	/* The first address of an aligned GiB, as chunks from the region's own */
 	unsigned long index = -(region->offset >> CHUNK_SHIFT) % EXTENT_CHUNKS;
-	u64 asked = 0;
 
 	/* NULL: som_region_create() has not come so far */
 	if (!smp_load_acquire(&region->chunks) || !som_may_map_extents(region))
-		return 0;
+		return;
 	for (; index + EXTENT_CHUNKS <= region->length &&
 	       !som_evacuation_failed(evacuation);
 	     index += EXTENT_CHUNKS) {
 		if (region->lease->movable)
 			gather(evacuation, region, index);
-		asked += ask(region, index);
+		evacuation->asked += ask(region, index);
 	}
-	return asked;
 }
 
-static u64 promote_all(struct som_evacuation *evacuation)
+static void promote_all(struct som_evacuation *evacuation)
 {
 	struct som_region *region;
 	struct som_lease *lease;
 	unsigned long id = 0;
-	u64 asked = 0;
 
 	while (!som_evacuation_failed(evacuation) &&
 	       (lease = som_lease_get_from(id))) {
@@ -151,10 +148,9 @@ static u64 promote_all(struct som_evacuation *evacuation)
 		    !READ_ONCE(lease->revoked))
 			region = som_region_next(lease, NULL);
 		for (; region; region = som_region_next(lease, region))
-			asked += promote_region(evacuation, region);
+			promote_region(evacuation, region);
 		som_lease_put(lease);
 	}
-	return asked;
 }
 
 int som_pool_promote(struct som_pool_promote *arg)
@@ -167,18 +163,8 @@ int som_pool_promote(struct som_pool_promote *arg)
 
 	if (!IS_ALIGNED(arg->most_bytes, CHUNK_SIZE))
 		return -EINVAL;
-	evacuation.pool = som_pool_use(arg->pool);
-	if (IS_ERR(evacuation.pool))
-		return PTR_ERR(evacuation.pool);
-	err = som_is_pinnable(evacuation.pool) ? -EOPNOTSUPP :
-			mutex_lock_killable(&evacuation.pool->span_lock);
-	if (!err) {
-		arg->asked_bytes = promote_all(&evacuation) * SOM_EXTENT_BYTES;
-		arg->moved_bytes = evacuation.moved << CHUNK_SHIFT;
-		mutex_unlock(&evacuation.pool->span_lock);
-		err = arg->moved_bytes || arg->asked_bytes ? 0 : evacuation.err;
-	}
-	som_pool_unuse(evacuation.pool);
-	som_pool_put(evacuation.pool);
+	err = som_evacuation_run(&evacuation, arg->pool, promote_all);
+	arg->asked_bytes = evacuation.asked * SOM_EXTENT_BYTES;
+	arg->moved_bytes = evacuation.moved << CHUNK_SHIFT;
 	return err;
 }

@@ -221,6 +221,7 @@ struct som_evacuation {
 	u32 target;			/* if not 0: to there alone */
 	u64 left;			/* so many may move yet */
 	u64 moved;
+	u64 asked;			/* GiB whose users are asked to promote them */
 	int err;
 };
 
@@ -373,6 +374,8 @@ int som_prefault(struct som_lease *lease, u64 start, u64 bytes);
 int som_discard(struct som_lease *lease, u64 start, u64 bytes);
 
 /* migrate.c */
+int som_evacuation_run(struct som_evacuation *evacuation, u32 pool,
+		       void (*run)(struct som_evacuation *evacuation));
 void som_evacuate(struct som_evacuation *evacuation);
 bool som_evacuation_failed(struct som_evacuation *evacuation);
 void som_move(struct som_evacuation *evacuation, struct som_region *region,

@@ -306,3 +306,26 @@ void som_evacuate(struct som_evacuation *evacuation)
 		empty_extent(evacuation, extent);
 	}
 }
+
+/* Moves memory of a pool by @run, one at a time; an error only if nothing came of it */
+int som_evacuation_run(struct som_evacuation *evacuation, u32 id,
+		       void (*run)(struct som_evacuation *evacuation))
+{
+	struct som_pool *pool = som_pool_use(id);
+	int err;
+
+	if (IS_ERR(pool))
+		return PTR_ERR(pool);
+	evacuation->pool = pool;
+	err = som_is_pinnable(pool) ? -EOPNOTSUPP :
+				      mutex_lock_killable(&pool->span_lock);
+	if (!err) {
+		run(evacuation);
+		mutex_unlock(&pool->span_lock);
+		if (!evacuation->moved && !evacuation->asked)
+			err = evacuation->err;
+	}
+	som_pool_unuse(pool);
+	som_pool_put(pool);
+	return err;
+}
