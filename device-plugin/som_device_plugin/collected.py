@@ -91,7 +91,7 @@ class Collected(registry.Collector):
     def _moves(self) -> Iterator[tuple[str, seams.Moves]]:
         for pool in self._pools.pools().values():
             try:
-                found = self._starts.moves(pool)
+                found = self._starts.driver(pool).moves(pool.name)
             except SomError as error:
                 loops.failed("moves", error, pool=pool.name)
             else:

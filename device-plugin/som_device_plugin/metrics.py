@@ -36,6 +36,12 @@ SERVED_BYTES: Final = prometheus_client.Counter(
     "zeroed ahead of them or left to them (warm), or zeroed while they waited",
     ["warm"],
 )
+PROMOTIONS: Final = prometheus_client.Counter(
+    "som_agent_pool_promotions",
+    "GiB that containers used by pages of 2 MiB and that som.ko was asked to make one page; "
+    "moves for that are among those of the pool",
+    ["pool"],
+)
 REFUSALS: Final = prometheus_client.Counter(
     "som_agent_refusals", "Allocations and starts of containers refused, by reason", ["reason"]
 )

@@ -247,6 +247,14 @@ class Moves:
     failed: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Promotion:
+    """What was moved to make GiB of mappings whole, and how many bytes become pages of 1 GiB."""
+
+    moved_bytes: int
+    asked_bytes: int
+
+
 class DriverError(SomError):
     """The driver could not do what it was asked for."""
 
@@ -455,8 +463,18 @@ class Driver(Protocol):
             DriverError: with what the kernel answered.
         """
 
+    def promote(self, pool: str, *, most_bytes: int) -> Promotion:
+        """Have GiB that starts use by 2 MiB become pages of 1 GiB when they are next touched.
+
+        Where one is scattered, it is moved together, if that takes no more than what is left of
+        `most_bytes`.
+
+        Raises:
+            DriverError: with what the kernel answered.
+        """
+
     def moves(self, pool: str) -> Moves | None:
-        """How much that was; None: nothing of `pool` moves, or it is not there."""
+        """How much all that was; None: nothing of `pool` moves, or it is not there."""
 
     def culprits(self, start: Start) -> Sequence[str]:
         """Best-effort names (`pid 42 (postgres)`) of processes that hold the start's memory."""

@@ -160,6 +160,9 @@ class FakeDriver:
     def compact(self, pool: str, *, most_bytes: int) -> int:
         return 0
 
+    def promote(self, pool: str, *, most_bytes: int) -> seams.Promotion:
+        return seams.Promotion(0, 0)
+
     def moves(self, pool: str) -> seams.Moves | None:
         return None
 

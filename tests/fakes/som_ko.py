@@ -51,6 +51,11 @@ class Pool:
 
 @dataclasses.dataclass
 class Lease:
+    """`small`: of each GiB that it uses by pages of 2 MiB, the bytes that are not in their place.
+
+    All of it, or none.
+    """
+
     pool: int
     name: bytes
     quota_bytes: int
@@ -59,6 +64,7 @@ class Lease:
     holders: int = 0
     is_revoked: bool = False
     used_bytes: int = 0
+    small: list[int] = dataclasses.field(default_factory=list)
 
 
 class SomKo(abi.Module):
@@ -239,6 +245,22 @@ class SomKo(abi.Module):
                 _move(span, others, argument)
         pool.moved_bytes += argument.moved_bytes
 
+    def _PoolPromote(self, argument: abi.PoolPromote) -> None:
+        """Unlike there, of a GiB all is in its place, or nothing: see `Lease.small`."""
+        if argument.most_bytes % abi.CHUNK_BYTES:
+            raise _error(errno.EINVAL)
+        pool = self._pool(argument.pool)
+        if pool.mapping != abi.MAPPING_BARE:
+            raise _error(errno.EOPNOTSUPP)
+        argument.moved_bytes = argument.asked_bytes = 0
+        for lease in self._leases_of(argument.pool):
+            for scattered_bytes in list(lease.small):
+                if scattered_bytes and not _gather(lease, pool.spans, argument):
+                    continue
+                lease.small.remove(scattered_bytes)
+                argument.asked_bytes += abi.EXTENT_BYTES
+        pool.moved_bytes += argument.moved_bytes
+
     def _LeaseCreate(self, argument: abi.LeaseCreate) -> None:
         pool, quota_bytes = self._pool(argument.pool), argument.quota_bytes
         if not quota_bytes or quota_bytes % abi.CHUNK_BYTES:
@@ -271,7 +293,19 @@ class SomKo(abi.Module):
         argument.quota_bytes, argument.used_bytes = lease.quota_bytes, lease.used_bytes
 
 
-def _move(span: Span, others: Iterable[Span], argument: abi.PoolCompact) -> None:
+def _gather(lease: Lease, spans: list[Span], argument: abi.PoolPromote) -> bool:
+    """Move a GiB from wherever it is into a span that is free."""
+    free = [each for each in spans if each.free_bytes == abi.EXTENT_BYTES]
+    left_bytes = argument.most_bytes - argument.moved_bytes
+    if not lease.is_movable or not free or left_bytes < abi.EXTENT_BYTES:
+        return False
+    for span in spans:
+        if span is not free[0]:
+            _move(span, free[:1], argument)
+    return True
+
+
+def _move(span: Span, others: Iterable[Span], argument: abi.PoolCompact | abi.PoolPromote) -> None:
     for other in others:
         moved = min(
             span.held_bytes - span.stuck_bytes,

@@ -106,15 +106,23 @@ def _what_moves_has_a_bound(module: abi.Module, number: int, start: int) -> None
         )
         return int(module.call(wanted).moved_bytes)
 
+    def promoted(most_bytes: int, pool: int = number) -> tuple[int, int]:
+        done = module.call(abi.PoolPromote(pool=pool, most_bytes=most_bytes))
+        return done.moved_bytes, done.asked_bytes
+
     assert moved(0, 0, CHUNK) == moved(start, 8, CHUNK) == 0
+    assert promoted(0) == promoted(CHUNK) == (0, 0)
+    _refuses(errno.EINVAL, lambda: promoted(CHUNK + 1))
     for wrong in ((0, 0, 0), (0, 0, CHUNK + 1), (start, 0, CHUNK), (start + 1, 1, CHUNK)):
         _refuses(errno.EINVAL, functools.partial(moved, *wrong))
     pinnable = module.call(
         abi.PoolCreate(source=abi.SOURCE_EXTERNAL, mapping=abi.MAPPING_PINNABLE, name=NAME)
     ).pool
     _refuses(errno.EOPNOTSUPP, lambda: moved(0, 0, CHUNK, pinnable))
+    _refuses(errno.EOPNOTSUPP, lambda: promoted(0, pinnable))
     module.call(abi.PoolDestroy(pool=pinnable))
     _refuses(errno.ENOENT, lambda: moved(0, 0, CHUNK, pinnable))
+    _refuses(errno.ENOENT, lambda: promoted(0, pinnable))
 
 
 def _memory_fails(module: abi.Module) -> None:

@@ -21,11 +21,13 @@ DEVDAX = Range(4 * GIB, GIB // 2)
 RESERVED = Range(4 * GIB + GIB // 2, GIB // 2)
 CARVABLE = Range(5 * GIB, 2 * GIB)
 """On line, in zone Movable. The first GiB can be carved; the kernel's books of the node end it."""
+WHOLE = Range(7 * GIB, 2 * GIB)
+"""Reserved, too, for pages of 1 GiB."""
 ABSENT = Range(16 * GIB, 2 * 2**20)
 """Reserved, with nothing behind it."""
 
 NOT_THE_KERNELS = f"memmap={DEVDAX.bytes}!{DEVDAX.start} " + " ".join(
-    f"memmap={each.bytes}${each.start}" for each in (RESERVED, ABSENT)
+    f"memmap={each.bytes}${each.start}" for each in (RESERVED, WHOLE, ABSENT)
 )
 CAN_BE_CARVED = f"movablecore={CARVABLE.bytes}"
-"""With NUMA nodes of 1 and 5 GiB."""
+"""With NUMA nodes of 1 and 7 GiB."""

@@ -36,7 +36,7 @@ START_LIMIT_S = 30
 
 _NODES = [
     word
-    for node, size in enumerate(("1G", "5G"))
+    for node, size in enumerate(("1G", "7G"))
     for word in (
         *("-object", f"memory-backend-memfd,id=memory{node},size={size},share=on"),
         *("-numa", f"node,nodeid={node},cpus={node},memdev=memory{node}"),
@@ -142,7 +142,7 @@ def machine(socket: Path) -> guest.Machine:
     Shared files come through `socket`.
     """
     return guest.Machine(
-        memory="6G",
+        memory="8G",
         append=f"{memory.NOT_THE_KERNELS} {memory.CAN_BE_CARVED}",
         modules=("libnvdimm", "nd_e820", "nd_btt", "nd_pmem", "device_dax", "dax_pmem"),
         hardware=(

@@ -14,6 +14,7 @@ import pytest
 
 from fakes import som_ko_contract
 from node import claims, local_node
+from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.drivers.kernel import abi, driver
 from som_device_plugin.linux import dax
@@ -89,7 +90,7 @@ def pool(state_dir: pathlib.Path, other_agent: driver.Kernel) -> Iterator[local_
 
 
 def wait_free(node: local_node.LocalNode, units: int) -> None:
-    free = f"{2 * units}Mi" if units else "0"
+    free = v1alpha1.format_bytes(units * PAGE)
     wait_until(
         lambda: said(node)[0].get("free") == free,
         what=f"{units} units are free",
@@ -251,6 +252,40 @@ def test_after_a_lost_store_an_owner_keeps_his_memory_until_his_lease_is_destroy
     module.call(abi.LeaseDestroy(lease=lease))
     wait_free(pool, UNITS)
     end(owner(pool, UNITS))
+
+
+def test_scattered_memory_of_a_container_becomes_a_page_of_1_gib(
+    pool: local_node.LocalNode,
+) -> None:
+    """The agent makes a GiB whole, has som.ko move the container's into it, and promote that."""
+    pool.order(0)
+    wait_until(lambda: said(pool) == [], what="the pool of the other tests is gone")
+    few, gib = 4 * PAGE, memory.GIB
+    second = memory.WHOLE.start + gib
+    parts = [memory.Range(memory.WHOLE.start, few), memory.Range(second, gib - few)]
+    for capacity, ranges in ((gib, parts), (2 * gib, [memory.WHOLE])):
+        source = {"external": {"ranges": [each.written for each in ranges]}}
+        pool.order(capacity, source=source)
+        wait_free(pool, gib // PAGE)
+        if capacity == gib:
+            claim = owner(pool, gib // PAGE)
+            assert value(pool, "som_agent_lease_faults_1g_total") == 0
+    wait_until(
+        lambda: claim.answer("check") == "kept" and value(pool, "som_agent_lease_faults_1g_total"),
+        what="it has a page of 1 GiB",
+        left=lambda: pool.log_text()[-4000:],
+    )
+    assert value(pool, "som_agent_pool_promotions_total") == 1
+    assert value(pool, "som_agent_pool_moved_bytes_total") == gib + few
+    assert claim.end() == 0
+
+
+def value(node: local_node.LocalNode, metric: str) -> float:
+    """Of the pool, for its only lease."""
+    (line,) = [
+        each for each in metrics(node) if each.startswith(metric) and 'pool="databases"' in each
+    ]
+    return float(line.split()[-1])
 
 
 def metrics(node: local_node.LocalNode) -> list[str]:

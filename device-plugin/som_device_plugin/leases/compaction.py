@@ -1,38 +1,57 @@
-"""Makes scattered free memory of pools in som.ko whole again, by moving what containers use.
+"""Makes pages of 1 GiB in pools of som.ko: of free memory, and of what containers use by 2 MiB.
 
 A mapping gets a page of 1 GiB where a whole GiB is free, and huge pages of 1 GiB go back whole.
 So a pool gains when somebody can use them, and its free memory could be in one GiB more than it
-is. It costs as little as 32 MiB a second, and ends with the gain, or when som.ko finds nothing
-more to move: then the pool is left alone until what it has changes.
+is. First that is made so; then som.ko is asked to promote what containers use, for which it moves
+what is scattered into whole GiB. It alone knows of what that is true.
+
+A pool where nothing more moves is left alone until it changes, or for a minute. Moves take
+32 MiB a second of a node.
 """
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from som_api import SomError, v1alpha1
 from som_api.run import clock
-from som_device_plugin import loops, pools, seams
-from som_device_plugin.leases import spares, starts
+from som_device_plugin import loops, metrics, pools
+from som_device_plugin.leases import spares, starts, state
 
 log = logging.getLogger(__name__)
 
 EVERY_S: Final = 1.0
 MOST_BYTES: Final = 32 << 20
+"""In `EVERY_S`: who moves more than that rests for longer."""
+REST_S: Final = 60.0
 
 _GIB: Final = v1alpha1.UNIT_BYTES["1Gi"]
 
 
 def is_worth_it(pool: pools.ActivePool, asked: spares.History) -> bool:
     """Whether `pool` gains by more whole GiB; `asked` is what its last starts asked for."""
-    has = pool.reserved
-    if has.whole_free_bytes is None or has.free_bytes - has.whole_free_bytes < _GIB:
+    whole_bytes = pool.reserved.whole_free_bytes
+    if whole_bytes is None or pool.free_bytes - whole_bytes < _GIB:
         return False
-    if pool.is_leaving or pool.state is pools.State.RESERVING:
-        return False
-    return (
+    return pool.state is pools.State.SETTLED and (
         pool.order.unit == "1Gi"
         or pool.capacity_bytes > pool.order.capacity
         or any(wish.size_bytes >= _GIB for wish, _ in asked)
+    )
+
+
+def may_promote(pool: pools.ActivePool, leases: Iterable[state.Lease]) -> bool:
+    """Whether containers can have GiB of `pool` to promote, and no whole one is to go back."""
+    return (
+        pool.reserved.whole_free_bytes is not None
+        and pool.state is pools.State.SETTLED
+        and pool.capacity_bytes <= pool.order.capacity
+        and any(
+            record.start.pool == pool.name and record.start.size_bytes >= _GIB
+            for lease in leases
+            for record in lease.starts
+        )
     )
 
 
@@ -45,30 +64,52 @@ class Compaction:
         self._starts = own_starts
         self._pools = own_pools
         self._time = time
-        # By pool, what it had when there was nothing more to move.
-        self._done: dict[str, seams.PoolReserved] = {}
+        # In the last round.
+        self._moved_bytes = 0
+        # By name, the pool when nothing more moved, and until when it is left alone.
+        self._rests: dict[str, tuple[pools.ActivePool, float]] = {}
 
     async def run(self) -> None:
         """Follow the pools; runs until cancelled."""
         await loops.repeat("compaction", self._step, time=self._time)
 
     async def _step(self) -> None:
-        await self._time.sleep(EVERY_S)
+        loops.rest()
+        await self._time.sleep(EVERY_S * max(1.0, self._moved_bytes / MOST_BYTES))
+        self._moved_bytes = 0
         for pool in list(self._pools.pools().values()):
-            if self._done.get(pool.name) == pool.reserved:
+            rested, until_s = self._rests.get(pool.name, (None, 0.0))
+            if rested == pool and self._time.monotonic() < until_s:
                 continue
-            self._done.pop(pool.name, None)
-            if is_worth_it(pool, self._starts.leases.asked(pool.name)):
-                await self._move(pool)
+            if await self._move(pool, self._compact) < MOST_BYTES:
+                await self._move(pool, self._promote)
+                self._rests[pool.name] = pool, self._time.monotonic() + REST_S
 
-    async def _move(self, pool: pools.ActivePool) -> None:
+    async def _move(
+        self, pool: pools.ActivePool, how: Callable[[pools.ActivePool], Awaitable[int]]
+    ) -> int:
         # som.ko may be adding memory just then, which can take half a minute.
         loops.rest()
         try:
-            moved_bytes = await self._starts.compact(pool, most_bytes=MOST_BYTES)
+            moved_bytes = await how(pool)
         except SomError as error:
             loops.failed("compaction", error, pool=pool.name)
             moved_bytes = 0
-        if moved_bytes < MOST_BYTES:
-            self._done[pool.name] = pool.reserved
+        self._moved_bytes += moved_bytes
         loops.beat()
+        return moved_bytes
+
+    async def _compact(self, pool: pools.ActivePool) -> int:
+        if not is_worth_it(pool, self._starts.leases.asked(pool.name)):
+            return 0
+        compact = self._starts.driver(pool).compact
+        return await asyncio.to_thread(compact, pool.name, most_bytes=MOST_BYTES)
+
+    async def _promote(self, pool: pools.ActivePool) -> int:
+        if not may_promote(pool, self._starts.leases.leases()):
+            return 0
+        promote = self._starts.driver(pool).promote
+        # As much as one GiB takes of which nothing is in its place.
+        done = await asyncio.to_thread(promote, pool.name, most_bytes=_GIB)
+        metrics.PROMOTIONS.labels(pool=pool.name).inc(done.asked_bytes / _GIB)
+        return done.moved_bytes

@@ -154,7 +154,7 @@ class Keeper:
         now_s = self._time.now().timestamp()
         await self._end(spares.in_vain(self._store.leases(), now_s=now_s))
         for pool in list(self._pools.pools().values()):
-            if not self._starts.zeroes_at_build(pool.driver):
+            if not self._starts.driver(pool).zeroes_at_build:
                 continue
             plan = self._plan(pool)
             await self._end(plan.end)

@@ -266,10 +266,6 @@ class Starts:
     def _usage(self, start: seams.Start) -> seams.Usage:
         return self._drivers[start.driver].usage(start)
 
-    def zeroes_at_build(self, driver: str) -> bool:
-        """Whether spares are worth it in pools of `driver`."""
-        return self._drivers[driver].zeroes_at_build
-
     def keeps_content(self, start: seams.Start) -> bool:
         """Whether a container that runs again with `start` finds what it wrote."""
         return self._drivers[start.driver].keeps_content
@@ -278,14 +274,9 @@ class Starts:
         """What is done with `start`, if its driver counts."""
         return self._drivers[start.driver].statistics(start)
 
-    async def compact(self, pool: pools.ActivePool, *, most_bytes: int) -> int:
-        """Have the driver move what starts of `pool` use; the bytes moved."""
-        driver = self._drivers[pool.driver]
-        return await asyncio.to_thread(driver.compact, pool.name, most_bytes=most_bytes)
-
-    def moves(self, pool: pools.ActivePool) -> seams.Moves | None:
-        """What was moved in `pool`, if anything of it can move."""
-        return self._drivers[pool.driver].moves(pool.name)
+    def driver(self, pool: pools.ActivePool) -> seams.Driver:
+        """The one that serves `pool`."""
+        return self._drivers[pool.driver]
 
     def culprits(self, start: seams.Start) -> Sequence[str]:
         """Who holds `start`, as far as can be found out; may take long."""
@@ -319,7 +310,7 @@ class Starts:
             # A warm restart is delivered again.
             return True
         is_told = await self.apply(start, state.Event.TOLD)
-        if is_told and self.zeroes_at_build(start.driver):
+        if is_told and self._drivers[start.driver].zeroes_at_build:
             warm = str(bool(start.built_as)).lower()
             metrics.SERVED_BYTES.labels(warm=warm).inc(start.size_bytes)
         return is_told

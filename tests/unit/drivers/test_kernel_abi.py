@@ -29,6 +29,7 @@ STRUCTURES = {
     "som_pool_remove": abi.PoolRemove,
     "som_memory_failed": abi.MemoryFailed,
     "som_pool_compact": abi.PoolCompact,
+    "som_pool_promote": abi.PoolPromote,
 }
 CONSTANTS = {
     "SOM_API_VERSION": abi.API_VERSION,

@@ -1,4 +1,7 @@
-"""Scattered memory of a pool in som.ko becomes whole GiB, slowly, and only where that is of use."""
+"""Scattered memory of a pool in som.ko becomes whole GiB, slowly, and only where that is of use.
+
+What containers use becomes pages of 1 GiB.
+"""
 
 import asyncio
 import contextlib
@@ -8,6 +11,7 @@ import os
 import pathlib
 from collections.abc import AsyncIterator, Mapping
 
+import prometheus_client
 import pytest
 
 from fakes import node, som_ko
@@ -16,7 +20,7 @@ from fakes.reporter import FakeReporter
 from som_api import v1alpha1
 from som_device_plugin import cdi, changes, database, pools, seams
 from som_device_plugin.drivers.kernel import abi, driver
-from som_device_plugin.leases import compaction, spares, starts, store
+from som_device_plugin.leases import compaction, spares, starts, state, store
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -62,6 +66,36 @@ def test_a_pool_gains_if_somebody_can_use_one_more_whole_gib(
     assert compaction.is_worth_it(found, asked) is expected
 
 
+def start(size_bytes: int = GIB, *, of: str = "a") -> seams.Start:
+    return seams.Start(seams.LeaseId("0" * 16), 1, of, 0, size_bytes, 2 * MIB, "Kernel")
+
+
+@pytest.mark.parametrize(
+    ("found", "used", "expected"),
+    [
+        (pool(), start(), True),
+        (pool(whole_bytes=0, free_bytes=0), start(), True),
+        (pool(), start(GIB - 2 * MIB), False),
+        (pool(), start(of="b"), False),
+        (pool(whole_bytes=None), start(), False),
+        (pool(ordered_bytes=3 * GIB), start(), False),
+        (pool(state=pools.State.RESERVING), start(), False),
+        (pool(state=pools.State.RELEASING), start(), False),
+        (pool(state=pools.State.REFUSED), start(), False),
+    ],
+    ids=[
+        *("a GiB", "nothing free", "less than a GiB", "another pool's", "pages of one size"),
+        *("too large", "reserving", "leaving", "with another som.ko"),
+    ],
+)
+def test_a_pool_may_be_promoted_if_a_container_has_a_gib_of_it_and_none_is_to_go_back(
+    found: pools.ActivePool, used: seams.Start, *, expected: bool
+) -> None:
+    record = state.StartRecord(used, state.State.DELIVERED, "this")
+    lease = state.Lease(used.lease_id, seams.Ticket("n0-1"), 1, starts=(record,))
+    assert compaction.may_promote(found, [lease]) is expected
+
+
 class OnePool(pools.Pools):
     """What the agent knows of a pool of 1 GiB units; `refresh` is its next look."""
 
@@ -103,6 +137,7 @@ class World:
         self.spans[0].stuck_bytes = 2 * MIB
         self.pools = OnePool(hold)
         self.calls = 0
+        self.promoted_at_s: list[float] = []
         self.refusal: OSError | None = None
         self.module.set(refuse=self._count)
         self.starts = starts.Starts(
@@ -115,10 +150,19 @@ class World:
         )
 
     def _count(self, argument: abi.Argument) -> None:
-        if isinstance(argument, abi.PoolCompact):
-            self.calls += 1
+        if isinstance(argument, abi.PoolCompact | abi.PoolPromote):
+            self.calls += isinstance(argument, abi.PoolCompact)
+            if isinstance(argument, abi.PoolPromote):
+                self.promoted_at_s.append(self.clock.monotonic())
             if self.refusal:
                 raise self.refusal
+
+    def use(self, *small: int) -> som_ko.Lease:
+        """A container has so many GiB, behind pages of 2 MiB: see `som_ko.Lease.small`."""
+        self.starts.leases.add_spare(start(), boot_id="this")
+        ((_, lease),) = self.module.leases_by_number.items()
+        lease.is_movable, lease.small = True, list(small)
+        return lease
 
     @property
     def held_bytes(self) -> list[int]:
@@ -152,7 +196,7 @@ async def test_a_pool_is_compacted_until_nothing_moves_and_again_when_it_has_cha
         await world.clock.until(lambda: world.held_bytes[1] == 0, step_s=0.1)
         assert world.calls == 3
         assert world.clock.monotonic() - begun_s >= 3 * compaction.EVERY_S
-        assert world.starts.moves(world.pools.found) == seams.Moves(5 * STEP // 2, 0)
+        assert world.starts.driver(world.pools.found).moves("a") == seams.Moves(5 * STEP // 2, 0)
         await world.clock.advance(10 * compaction.EVERY_S)
         world.pools.refresh()
         await world.clock.advance(10 * compaction.EVERY_S)
@@ -178,3 +222,60 @@ async def test_a_pool_that_som_ko_does_not_compact_is_left_alone_until_it_change
         world.pools.refresh()
         await calls(world, 2)
         await world.clock.until(lambda: world.held_bytes[1] == 0, step_s=0.1)
+
+
+def asked() -> float:
+    """How many GiB."""
+    name = "som_agent_pool_promotions_total"
+    return prometheus_client.REGISTRY.get_sample_value(name, {"pool": "a"}) or 0.0
+
+
+async def test_a_scattered_gib_is_moved_into_one_that_compaction_has_made_whole_and_promoted(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with compacted(tmp_path) as world:
+        for span, held_bytes in zip(world.spans, (GIB - 2 * STEP, 2 * STEP, 2 * MIB), strict=True):
+            span.held_bytes, span.stuck_bytes = held_bytes, 0
+        world.spans[2].stuck_bytes = 2 * MIB
+        lease, before = world.use(GIB), asked()
+        await world.clock.until(lambda: lease.small == [], step_s=0.1)
+        assert world.calls == 3
+        assert world.held_bytes == [0, GIB, 2 * MIB]
+        assert asked() - before == 1
+
+
+async def test_a_gib_that_moved_takes_half_a_minute_of_all_moves(tmp_path: pathlib.Path) -> None:
+    async with compacted(tmp_path) as world:
+        for span, held_bytes in zip(world.spans, (GIB - STEP, STEP, 0), strict=True):
+            span.held_bytes, span.stuck_bytes = held_bytes, 0
+        world.pools.found = dataclasses.replace(world.pools.found, order=node.order(4 * GIB))
+        lease = world.use(GIB)
+        await world.clock.until(lambda: lease.small == [], step_s=0.125)
+        assert (world.held_bytes, world.calls) == ([0, 0, GIB], 0)
+        world.spans[0].held_bytes = 2 * MIB
+        world.pools.refresh()
+        await world.clock.until(lambda: world.calls == 1, step_s=0.125)
+        lasted_s = world.clock.monotonic() - world.promoted_at_s[0]
+        assert lasted_s >= GIB / STEP * compaction.EVERY_S
+
+
+async def test_som_ko_is_asked_for_whole_pages_once_a_minute_also_after_it_refused(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with compacted(tmp_path) as world:
+        lease, before = world.use(0, 0), asked()
+        world.refusal = OSError(errno.EINTR, os.strerror(errno.EINTR))
+        await world.clock.until(lambda: len(world.promoted_at_s) == 2, step_s=1.0)
+        world.refusal = None
+        await world.clock.until(lambda: len(world.promoted_at_s) == 4, step_s=1.0)
+        assert lease.small == []
+        assert world.promoted_at_s[3] - world.promoted_at_s[0] >= 3 * compaction.REST_S
+        assert asked() - before == 2
+
+
+async def test_where_no_container_has_a_gib_som_ko_is_asked_for_nothing(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with compacted(tmp_path) as world:
+        await calls(world, 3)
+        assert world.promoted_at_s == []

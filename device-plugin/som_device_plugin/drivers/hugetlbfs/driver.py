@@ -276,6 +276,10 @@ class HugeTLBFS:
         """See `seams.Driver`: all pages of a pool have one size, and each is whole."""
         return 0
 
+    def promote(self, pool: str, *, most_bytes: int) -> seams.Promotion:
+        """See `seams.Driver`: likewise."""
+        return seams.Promotion(0, 0)
+
     def moves(self, pool: str) -> None:
         """See `seams.Driver`."""
 

@@ -272,6 +272,20 @@ class PoolCompact(Argument):
     ]
 
 
+class PoolPromote(Argument):
+    """GiB of mappings become one page, those of movable leases by moves where it takes some."""
+
+    command = _number(0x0D)
+    _fields_: ClassVar = [
+        *_HEAD,
+        ("pool", _U32),
+        ("reserved", _U32),
+        ("most_bytes", _U64),
+        ("moved_bytes", _U64),
+        ("asked_bytes", _U64),
+    ]
+
+
 _Any = TypeVar("_Any", bound=Argument)
 
 

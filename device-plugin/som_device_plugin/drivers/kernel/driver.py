@@ -155,6 +155,10 @@ class Kernel:
         """See `seams.Driver`."""
         return self._pool(pool).compact(most_bytes)
 
+    def promote(self, pool: str, *, most_bytes: int) -> seams.Promotion:
+        """See `seams.Driver`."""
+        return self._pool(pool).promote(most_bytes)
+
     def moves(self, pool: str) -> seams.Moves | None:
         """See `seams.Driver`."""
         with contextlib.suppress(seams.DriverNotLoaded):

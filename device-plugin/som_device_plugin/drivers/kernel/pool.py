@@ -166,6 +166,13 @@ class Pool:
         wanted = abi.PoolCompact(pool=info.pool, most_bytes=most_bytes)
         return int(self._module.call(wanted).moved_bytes)
 
+    def promote(self, most_bytes: int) -> seams.Promotion:
+        """See `seams.Driver`."""
+        if (info := self.info()) is None:
+            return seams.Promotion(0, 0)
+        done = self._module.call(abi.PoolPromote(pool=info.pool, most_bytes=most_bytes))
+        return seams.Promotion(done.moved_bytes, done.asked_bytes)
+
     def moves(self) -> seams.Moves | None:
         """See `seams.Driver`."""
         info = self.info()
