@@ -12,7 +12,7 @@ from typing import Final
 from som_api import SomError, v1alpha1
 from som_device_plugin import database, seams, state_dir
 from som_device_plugin.drivers.hugetlbfs import driver as hugetlbfs
-from som_device_plugin.drivers.kernel import abi, donated
+from som_device_plugin.drivers.kernel import control, donated
 from som_device_plugin.drivers.kernel import driver as kernel
 from som_device_plugin.linux import cgroups, mountinfo
 from som_device_plugin.sources.hugetlb import counters, plan, records
@@ -44,7 +44,7 @@ class _Site:
 
     def donated(self, pool: str, page_bytes: int) -> donated.Hold:
         return donated.Hold(
-            abi.Module(),
+            control.Module(),
             state_dir=self.directory,
             pool=pool,
             hierarchy=self.hierarchy,

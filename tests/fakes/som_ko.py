@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from som_device_plugin import seams
-from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import abi, control
 
 _Any = TypeVar("_Any", bound=abi.Argument)
 
@@ -67,7 +67,7 @@ class Lease:
     small: list[int] = dataclasses.field(default_factory=list)
 
 
-class SomKo(abi.Module):
+class SomKo(control.Module):
     """Outlives the agent, as the kernel does. `is_loaded`: nothing is there otherwise.
 
     `refuse` is called before each command, and may raise OSError. `node_of`: physical address ->
@@ -116,7 +116,7 @@ class SomKo(abi.Module):
             self.refuse(argument)
             getattr(self, f"_{name}")(argument)
         except OSError as error:
-            raise abi.KernelError(f"{name}: {error.strerror}", error.errno or 0) from error
+            raise control.KernelError(f"{name}: {error.strerror}", error.errno or 0) from error
         return argument
 
     def moves(self, pool: int) -> seams.Moves | None:

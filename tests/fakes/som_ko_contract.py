@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import abi, control
 
 CHUNK = abi.CHUNK_BYTES
 NAME = b"0123456789ab.contract"
 
 
-def check(module: abi.Module, start: int) -> None:
+def check(module: control.Module, start: int) -> None:
     """At `start` is a range of 16 chunks that nobody has; it is given back."""
     number = module.call(
         abi.PoolCreate(source=abi.SOURCE_EXTERNAL, mapping=abi.MAPPING_BARE, name=NAME)
@@ -30,7 +30,7 @@ def check(module: abi.Module, start: int) -> None:
     _refuses(errno.ENOENT, lambda: module.call(abi.PoolSpan(pool=number)))
 
 
-def _spans_come_and_go(module: abi.Module, number: int, start: int) -> None:
+def _spans_come_and_go(module: control.Module, number: int, start: int) -> None:
     def add(chunk: int) -> None:
         module.call(abi.PoolAdd(pool=number, start=start + chunk * CHUNK, bytes=8 * CHUNK))
 
@@ -54,7 +54,7 @@ def _spans_come_and_go(module: abi.Module, number: int, start: int) -> None:
     )
 
 
-def _quotas_are_promises(module: abi.Module, number: int) -> None:
+def _quotas_are_promises(module: control.Module, number: int) -> None:
     def create(chunks: int) -> int:
         wanted = abi.LeaseCreate(
             pool=number, numa_node=abi.NUMA_ANY, quota_bytes=chunks * CHUNK, name=b"som:a.1"
@@ -77,7 +77,7 @@ def _quotas_are_promises(module: abi.Module, number: int) -> None:
     )
 
 
-def _leases_end(module: abi.Module, number: int) -> None:
+def _leases_end(module: control.Module, number: int) -> None:
     (lease,) = [each.lease for each in module.leases() if each.pool == number]
     for _ in range(2):
         module.call(abi.LeaseRevoke(lease=lease))
@@ -89,7 +89,7 @@ def _leases_end(module: abi.Module, number: int) -> None:
     _refuses(errno.ENOENT, lambda: module.call(abi.LeaseDestroy(lease=lease)))
 
 
-def _a_lease_moves_if_its_maker_says_so(module: abi.Module, number: int) -> None:
+def _a_lease_moves_if_its_maker_says_so(module: control.Module, number: int) -> None:
     wanted = abi.LeaseCreate(
         pool=number, quota_bytes=CHUNK, name=b"som:b.1", options=abi.LEASE_MOVABLE
     )
@@ -99,7 +99,7 @@ def _a_lease_moves_if_its_maker_says_so(module: abi.Module, number: int) -> None
     module.call(abi.LeaseDestroy(lease=lease))
 
 
-def _what_moves_has_a_bound(module: abi.Module, number: int, start: int) -> None:
+def _what_moves_has_a_bound(module: control.Module, number: int, start: int) -> None:
     def moved(first: int, chunks: int, most_bytes: int, pool: int = number) -> int:
         wanted = abi.PoolCompact(
             pool=pool, start=first, bytes=chunks * CHUNK, most_bytes=most_bytes
@@ -125,7 +125,7 @@ def _what_moves_has_a_bound(module: abi.Module, number: int, start: int) -> None
     _refuses(errno.ENOENT, lambda: promoted(0, pinnable))
 
 
-def _memory_fails(module: abi.Module) -> None:
+def _memory_fails(module: control.Module) -> None:
     """Of the pool it would be for as long as the module is loaded: none has the far address."""
     failed = module.call(abi.MemoryFailed(address=1 << 45))
     assert (failed.pool, failed.state) == (0, 0)
@@ -134,6 +134,6 @@ def _memory_fails(module: abi.Module) -> None:
 
 
 def _refuses(code: int, call: Callable[[], object]) -> None:
-    with pytest.raises(abi.KernelError) as caught:
+    with pytest.raises(control.KernelError) as caught:
         call()
     assert caught.value.errno == code

@@ -17,7 +17,7 @@ import pytest
 
 from guests import tried
 from node import local_node, machine
-from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import control
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.local.command import place
 from vm import forked, inside, outside
@@ -153,7 +153,7 @@ def som_ko() -> Iterator[None]:
     subprocess.run(["insmod", "/som.ko"], check=True)
     yield
     # A failure here has the name of the last test; the pool's tells which one left it.
-    assert [pool.name for pool in abi.Module().pools()] == []
+    assert [pool.name for pool in control.Module().pools()] == []
     subprocess.run(["rmmod", "som"], check=True)
 
 

@@ -14,13 +14,13 @@ import pytest
 from som_api import v1alpha1
 from som_device_plugin import backends, seams
 from som_device_plugin.drivers.hugetlbfs import worker
-from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import abi, control
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 from som_device_plugin.sources import turn
 from som_device_plugin.sources.hugetlb import plan
 from vm.numa import PAGE, persistent
 
-MODULE = abi.Module()
+MODULE = control.Module()
 
 
 class Agent:

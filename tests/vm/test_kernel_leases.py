@@ -16,7 +16,7 @@ from fakes import som_ko_contract
 from node import claims, local_node
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.drivers.kernel import abi, driver
+from som_device_plugin.drivers.kernel import abi, control, driver
 from som_device_plugin.linux import dax
 from vm import forked, memory
 from vm.numa import PAGE, said, wait_until
@@ -56,7 +56,7 @@ def test_memory_of_every_kind_is_there(som_ko: None, devdax: str) -> None:
 
 
 def test_som_ko_keeps_the_contract_of_its_fake(som_ko: None) -> None:
-    som_ko_contract.check(abi.Module(), memory.RESERVED.start)
+    som_ko_contract.check(control.Module(), memory.RESERVED.start)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,9 @@ def test_a_pool_shrinks_under_a_lease_that_has_memory_of_all_its_spans(
 ) -> None:
     order(pool, UNITS // 2)
     order(pool, UNITS)
-    wait_until(lambda: not sum(p.dirty_bytes for p in abi.Module().pools()), what="all is zeroed")
+    wait_until(
+        lambda: not sum(p.dirty_bytes for p in control.Module().pools()), what="all is zeroed"
+    )
     first = owner(pool, UNITS // 2 - 2)
     claim = owner(pool, 4)
     end(first)
@@ -178,7 +180,7 @@ def test_memory_that_a_stranger_has_mapped_is_taken_from_him_and_not_offered(
     pool: local_node.LocalNode,
 ) -> None:
     claim = owner(pool, 8)
-    (lease,) = [each.lease for each in abi.Module().leases() if each.quota_bytes == 8 * PAGE]
+    (lease,) = [each.lease for each in control.Module().leases() if each.quota_bytes == 8 * PAGE]
     touched, touch = os.pipe()
     stranger = os.fork()
     if not stranger:
@@ -237,7 +239,7 @@ def test_an_agent_killed_at_each_step_is_followed_by_one_that_finds_all_again(
 def test_after_a_lost_store_an_owner_keeps_his_memory_until_his_lease_is_destroyed_by_hand(
     pool: local_node.LocalNode,
 ) -> None:
-    module = abi.Module()
+    module = control.Module()
     claim = owner(pool, 8)
     (lease,) = [each.lease for each in module.leases() if each.quota_bytes == 8 * PAGE]
     pool.kill_agent()
@@ -246,7 +248,7 @@ def test_after_a_lost_store_an_owner_keeps_his_memory_until_his_lease_is_destroy
     pool.start_agent()
     wait_until(lambda: "StrayMount" in pool.state_dir.status.read_text(), what="it is told")
     wait_free(pool, UNITS - 8)
-    with pytest.raises(abi.KernelError, match="busy"):
+    with pytest.raises(control.KernelError, match="busy"):
         module.call(abi.LeaseDestroy(lease=lease))
     end(claim)
     module.call(abi.LeaseDestroy(lease=lease))

@@ -13,7 +13,7 @@ from typing import Final
 from som_api import v1alpha1
 from som_device_plugin import seams
 from som_device_plugin.drivers.hugetlbfs import errand, worker
-from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import abi, control
 from som_device_plugin.drivers.kernel import pool as pools
 from som_device_plugin.linux import cgroups, hugepages, modules
 
@@ -34,7 +34,7 @@ class Hold:
 
     def __init__(
         self,
-        module: abi.Module,
+        module: control.Module,
         *,
         state_dir: pathlib.Path,
         pool: str,

@@ -16,7 +16,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import abi, control
 from som_device_plugin.drivers.kernel import pool as pools
 from som_device_plugin.linux import modules, processes
 
@@ -37,9 +37,9 @@ class Kernel:
     keeps_content = False
     zeroes_at_build = False
 
-    def __init__(self, *, state_dir: pathlib.Path, module: abi.Module | None = None) -> None:
+    def __init__(self, *, state_dir: pathlib.Path, module: control.Module | None = None) -> None:
         self._state_dir = state_dir
-        self._module = module or abi.Module()
+        self._module = module or control.Module()
         # Where a lease was when it was last looked for: whether it is there, the kernel says.
         self._numbers: dict[str, int] = {}
 
@@ -103,7 +103,7 @@ class Kernel:
         )
         try:
             self._numbers[start.mount_source] = self._module.call(wanted).lease
-        except abi.KernelError as error:
+        except control.KernelError as error:
             if error.errno == errno.ENOSPC:
                 raise seams.NotEnoughMemory(
                     f"{v1alpha1.format_bytes(start.size_bytes)} from pool {start.pool}: that much "
@@ -115,11 +115,11 @@ class Kernel:
         """See `seams.Driver`: every touch is a SIGBUS from now on, and no open succeeds."""
         if (lease := self._find(start)) is None:
             return
-        with abi.absent():
+        with control.absent():
             self._module.call(abi.LeaseRevoke(lease=lease.lease))
             try:
                 self._module.call(abi.LeaseDestroy(lease=lease.lease))
-            except abi.KernelError as error:
+            except control.KernelError as error:
                 # Whoever has it open or mapped keeps it.
                 if error.errno != errno.EBUSY:
                     raise

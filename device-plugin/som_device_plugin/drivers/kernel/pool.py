@@ -8,7 +8,7 @@ from typing import Final
 
 from som_api import v1alpha1
 from som_device_plugin import seams
-from som_device_plugin.drivers.kernel import abi
+from som_device_plugin.drivers.kernel import abi, control
 
 _LONGEST: Final = abi.NAME_BYTES - 1
 _CARVE_LIMIT_S: Final = 30.0
@@ -22,7 +22,7 @@ _CURES: Final = {
 }
 
 
-def of_agent(module: abi.Module, state_dir: pathlib.Path) -> frozenset[int]:
+def of_agent(module: control.Module, state_dir: pathlib.Path) -> frozenset[int]:
     """The numbers of all pools that the agent of `state_dir` has in som.ko."""
     mark = _mark(state_dir).encode()
     return frozenset(each.pool for each in module.pools() if each.name.startswith(mark))
@@ -44,7 +44,7 @@ def _digest(text: str) -> str:
 class Pool:
     """Implements `seams.RangeHold`. `source` is one of `abi.SOURCE_...`."""
 
-    def __init__(self, module: abi.Module, *, state_dir: pathlib.Path, pool: str, source: int):
+    def __init__(self, module: control.Module, *, state_dir: pathlib.Path, pool: str, source: int):
         self._module = module
         self._pool = pool
         self._name = kernel_name(state_dir, pool).encode()
@@ -71,7 +71,7 @@ class Pool:
         while True:
             try:
                 span = self._module.call(abi.PoolSpan(pool=info.pool, start=address))
-            except abi.KernelError as error:
+            except control.KernelError as error:
                 if error.errno in (errno.ENODATA, errno.ENOENT):
                     return
                 raise
@@ -109,7 +109,7 @@ class Pool:
                 self._module.call_in_child(wanted, limit_s=_CARVE_LIMIT_S)
             else:
                 self._module.call(wanted)
-        except abi.KernelError as error:
+        except control.KernelError as error:
             raise _refused(doing, error) from error
 
     def make(self, mapping: v1alpha1.Mapping = "Bare") -> int:
@@ -129,7 +129,7 @@ class Pool:
         wanted = abi.PoolCreate(source=self._source, mapping=_MAPPINGS[mapping], name=self._name)
         try:
             return int(self._module.call(wanted).pool)
-        except abi.KernelError as error:
+        except control.KernelError as error:
             raise _refused(f"making pool {self._pool} in som.ko", error) from error
 
     def remove(self, start: int) -> None:
@@ -139,7 +139,7 @@ class Pool:
             raise seams.RangeRefused(f"{doing}: som.ko has no such pool", errno.ENOENT)
         try:
             self._module.call(abi.PoolRemove(pool=info.pool, start=start))
-        except abi.KernelError as error:
+        except control.KernelError as error:
             raise _refused(doing, error) from error
 
     def failed(self, address: int) -> None:
@@ -155,7 +155,7 @@ class Pool:
         )
         try:
             self._module.call(wanted)
-        except abi.KernelError as error:
+        except control.KernelError as error:
             doing = f"emptying {_range(span.start, span.size_bytes)} of pool {self._pool}"
             raise _refused(doing, error) from error
 
@@ -186,7 +186,7 @@ class Pool:
             return
         try:
             self._module.call(abi.PoolDestroy(pool=info.pool))
-        except abi.KernelError as error:
+        except control.KernelError as error:
             if error.errno != errno.ENOENT:
                 raise _refused(f"giving back pool {self._pool}", error) from error
 
@@ -195,6 +195,6 @@ def _range(start: int, size_bytes: int) -> str:
     return f"{start:#x}-{start + size_bytes - 1:#x} ({v1alpha1.format_bytes(size_bytes)})"
 
 
-def _refused(doing: str, error: abi.KernelError) -> seams.RangeRefused:
+def _refused(doing: str, error: control.KernelError) -> seams.RangeRefused:
     why = f"{error} ({_CURES[error.errno]})" if error.errno in _CURES else str(error)
     return seams.RangeRefused(f"{doing}: {why}", error.errno)

@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 
 from som_api import SomError
-from som_device_plugin.drivers.kernel import abi, pool
+from som_device_plugin.drivers.kernel import control, pool
 from som_device_plugin.linux import cgroups
 from som_device_plugin.local import layout, orders, programs
 from som_device_plugin.local.command import background, output, place, waiting
@@ -71,7 +71,7 @@ def _holds_nothing(state_dir: layout.StateDir) -> bool:
 
     The agent's store records what it takes before it does so; a pool in som.ko is its own record.
     """
-    if pool.of_agent(abi.Module(), state_dir.path):
+    if pool.of_agent(control.Module(), state_dir.path):
         return False
     store = state_dir.path / "som.db"
     if not store.exists() or store.stat().st_size == 0:
