@@ -89,6 +89,16 @@ static inline bool som_cpu_maps_extents(void)
 	 (size) == PE_SIZE_PUD ? SOM_PUD_ORDER : 0)
 #endif
 
+/* 6.18: flags have a type. A tail is meant, so ClearPageReserved() will not do. */
+static inline void som_page_unreserve(struct page *page)
+{
+#if SOM_KERNEL(6, 18)
+	clear_bit(PG_reserved, &page->flags.f);
+#else
+	clear_bit(PG_reserved, &page->flags);
+#endif
+}
+
 static inline void som_vm_flags_set(struct vm_area_struct *vma,
 				    unsigned long flags)
 {

@@ -30,6 +30,22 @@ static u32 last_chunk(const struct som_span *span)
 	return first_chunk(span) + chunks_of(span) - 1;
 }
 
+/*
+ * Pages of devices begin as reserved, until they are initialized. VFIO takes what is
+ * reserved for registers, and keeps the pins that it took for ever.
+ */
+static void unreserve(const struct som_span *span)
+{
+	unsigned long pfn = PHYS_PFN(span->start), i;
+
+	for (i = 0; i < span->bytes >> PAGE_SHIFT; i++) {
+		if (PageReserved(pfn_to_page(pfn + i)))
+			som_page_unreserve(pfn_to_page(pfn + i));
+		if (IS_ALIGNED(i, CHUNK_SIZE >> PAGE_SHIFT))
+			cond_resched();
+	}
+}
+
 /* One struct page that counts per chunk: eight pages of them become two */
 static void *map_with_pages(struct som_span *span)
 {
@@ -49,6 +65,7 @@ static void *map_with_pages(struct som_span *span)
 		return NULL;
 	}
 	span->pagemap = pagemap;
+	unreserve(span);
 	return address;
 }
 

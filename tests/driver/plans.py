@@ -110,7 +110,7 @@ DAX_MODULES = ("device_dax", "libnvdimm", "nd_e820", "dax_pmem")
 # As ndctl would: a device over the whole of the legacy persistent memory, and without its driver.
 MAKE_DAX = Test(
     name="a_dax_device_is_made_and_its_driver_unbound",
-    command="insmod /modules/dax_pmem.ko; cd /sys/bus/nd/devices; "
+    command="cd /sys/bus/nd/devices; "
     "cat /proc/sys/kernel/random/uuid >dax0.0/uuid && echo ram >dax0.0/mode && "
     "echo 2097152 >dax0.0/align && echo namespace0.0 >dax0.0/namespace && "
     "echo dax0.0 >/sys/bus/nd/drivers/dax_pmem/bind && "
@@ -276,6 +276,25 @@ MAKE_DISK = Test(
     command="mkdir -p /mnt && mke2fs -q /dev/ram0 && mount -t ext2 /dev/ram0 /mnt",
     always=True,
 )
+DEVICES = """
+    a_virtual_machine_computes_in_it_and_sees_what_its_owner_discards
+    a_virtual_machine_ends_when_its_lease_is_revoked
+    a_device_behind_an_iommu_reaches_it_and_no_other_owner_gets_what_it_reaches
+"""
+BARE_DEVICES = """
+    a_virtual_machine_computes_in_a_gigabyte_entry_and_sees_its_split
+    memory_moves_under_a_virtual_machine_that_counts
+"""
+# irqbypass is KVM's and VFIO's.
+DEVICE_MODULES = """
+    irqbypass kvm kvm-amd vfio vfio_iommu_type1 vfio_virqfd vfio-pci-core vfio-pci
+""".split()
+# QEMU's teaching device, which copies what it is told to.
+MAKE_VFIO = Test(
+    name="a_device_behind_an_iommu_is_given_to_user_space",
+    command="echo 1234 11e8 >/sys/bus/pci/drivers/vfio-pci/new_id",
+    always=True,
+)
 
 
 def source_boot(
@@ -374,6 +393,24 @@ BOOTS = (
         machine=Machine(memory="6G", nodes=TWO_NODES, append=f"mem=4G {CHECKED}"),
         tests=LOAD_ANYWAY + c_tests("external", NODES) + UNLOAD,
     ),
+    # QEMU's AMD processor has second tables of its own for KVM; its other machine has an IOMMU.
+    Boot(
+        name="devices",
+        machine=dataclasses.replace(
+            MACHINE,
+            append=f"{RESERVED} {CHECKED} intel_iommu=on",
+            modules=tuple(DEVICE_MODULES),
+            hardware=("-machine", "q35", "-device", "intel-iommu", "-device", "edu"),
+        ),
+        tests=(
+            *LOAD_ANYWAY,
+            MAKE_VFIO,
+            *c_tests("external", DEVICES + BARE_DEVICES),
+            *pinnable_tests("external", DEVICES),
+            *UNLOAD,
+        ),
+        on_every_kernel=True,
+    ),
     # Without the checks of slabs, which would be counted.
     Boot(
         name="overhead",
@@ -396,7 +433,8 @@ BOOTS = (
     ),
 )
 
-# On the kernel with its own checks: all but what counts that kernel's memory, and what needs them.
+# On the kernel with its own checks: what needs them, and all but what counts that kernel's memory
+# or needs more of it than it is built with.
 DEBUG_BOOTS = (
     Boot(name="faults", machine=MACHINE, tests=FAULTS),
     Boot(
@@ -407,5 +445,5 @@ DEBUG_BOOTS = (
         + pinnable_tests("external", FAILNTH)
         + UNLOAD,
     ),
-    *(boot for boot in BOOTS if boot.name != "overhead"),
+    *(boot for boot in BOOTS if boot.name not in ("overhead", "devices")),
 )

@@ -54,7 +54,7 @@ class Test:
 class Machine:
     """The virtual hardware and the kernel's command line; `hardware`: more words for QEMU.
 
-    `tsc`: what the kernel is told of that counter. Unless it is "reliable", each look at the clock
+    `modules`: of the kernel's own, loaded in this order. `tsc`: what the kernel is told of that counter. Unless it is "reliable", each look at the clock
     leaves the emulated processor, which is exact, and slow for programs that look all the time.
     """
 
@@ -102,11 +102,16 @@ def initramfs(kernel: debian.Kernel, files: Mapping[str, Path], machine: Machine
         for target, source in files.items():
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, root / target)
-        for module in machine.modules:
-            # Debian's own modules may be compressed; one built in is not there at all.
-            for packed in kernel.modules.glob(f"**/{module}.ko*"):
-                plain = subprocess.run(["xz", "-dcf", packed], capture_output=True, check=True)
-                (root / "modules" / f"{module}.ko").write_bytes(plain.stdout)
+        # Debian's own modules may be compressed; one built in is not there at all.
+        found = {
+            f"{module}.ko": packed
+            for module in machine.modules
+            for packed in kernel.modules.glob(f"**/{module}.ko*")
+        }
+        for module, packed in found.items():
+            plain = subprocess.run(["xz", "-dcf", packed], capture_output=True, check=True)
+            (root / "modules" / module).write_bytes(plain.stdout)
+        (root / "modules/order").write_text("".join(f"{module}\n" for module in found))
         names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))).encode()
         cpio = ["cpio", "-o", "-H", "newc", "--quiet"]
         packed_all = subprocess.run(cpio, cwd=root, input=names, capture_output=True, check=True)
