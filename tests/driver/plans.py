@@ -286,9 +286,16 @@ BARE_DEVICES = """
     memory_moves_under_a_virtual_machine_that_counts
 """
 # irqbypass is KVM's and VFIO's.
-DEVICE_MODULES = """
-    irqbypass kvm kvm-amd vfio vfio_iommu_type1 vfio_virqfd vfio-pci-core vfio-pci
-""".split()
+DEVICE_MODULES = [
+    "irqbypass",
+    "kvm",
+    "kvm-amd",
+    "vfio",
+    "vfio_iommu_type1",
+    "vfio_virqfd",
+    "vfio-pci-core",
+    "vfio-pci",
+]
 # QEMU's teaching device, which copies what it is told to.
 MAKE_VFIO = Test(
     name="a_device_behind_an_iommu_is_given_to_user_space",

@@ -54,8 +54,9 @@ class Test:
 class Machine:
     """The virtual hardware and the kernel's command line; `hardware`: more words for QEMU.
 
-    `modules`: of the kernel's own, loaded in this order. `tsc`: what the kernel is told of that counter. Unless it is "reliable", each look at the clock
-    leaves the emulated processor, which is exact, and slow for programs that look all the time.
+    `modules`: of the kernel's own, loaded in this order. `tsc`: what the kernel is told of that
+    counter. Unless it is "reliable", each look at the clock leaves the emulated processor, which is
+    exact, and slow for programs that look all the time.
     """
 
     memory: str
