@@ -1,17 +1,30 @@
-"""A component's own HTTP endpoint: /healthz, /readyz, /metrics."""
+"""A component's own HTTP endpoint: /healthz, /readyz, /metrics.
 
+One answer for each connection, which takes no web server: that of aiohttp would cost each node
+2 MB.
+"""
+
+import asyncio
 import contextlib
+import http
 import logging
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
 
 import prometheus_client
-from aiohttp import web
 from prometheus_client import registry
 
 from som_api import SomError
 
+CONNECTION_S: Final = 10.0
+LONGEST_REQUEST: Final = 16384
+
+_TEXT: Final = "text/plain; charset=utf-8"
 _log = logging.getLogger(__name__)
+
+_Page = Callable[[], tuple[http.HTTPStatus, str, bytes]]
+"""Status, content type and content."""
 
 
 class EndpointError(SomError):
@@ -36,44 +49,80 @@ async def serve(
         EndpointError: it cannot listen there, or the address is none.
     """
 
-    async def health(_: web.Request) -> web.Response:
-        reason = unhealthy()
-        if reason:
+    def health() -> tuple[http.HTTPStatus, str, bytes]:
+        if reason := unhealthy():
             _log.error("unhealthy: %s", reason)
-        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+        return _said(reason, otherwise="ok")
 
-    async def readiness(_: web.Request) -> web.Response:
-        reason = not_ready()
-        return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
+    pages: dict[bytes, _Page] = {
+        b"/healthz": health,
+        b"/readyz": lambda: _said(not_ready(), otherwise="ready"),
+        b"/metrics": lambda: (
+            http.HTTPStatus.OK,
+            prometheus_client.CONTENT_TYPE_LATEST,
+            prometheus_client.generate_latest(collected),
+        ),
+    }
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=prometheus_client.generate_latest(collected),
-            headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST},
-        )
-
-    app = web.Application()
-    app.add_routes(
-        [web.get("/healthz", health), web.get("/readyz", readiness), web.get("/metrics", metrics)]
-    )
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await _site(runner, address).start()
-        except OSError as error:
-            raise EndpointError(f"serving the endpoint on {address}: {error}") from error
+            async with asyncio.timeout(CONNECTION_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer(*_page(head, pages)))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            # He speaks no HTTP, or has gone.
+            pass
+        finally:
+            writer.transport.abort()
+
+    try:
+        server = await _listen(address, connected)
+    except OSError as error:
+        raise EndpointError(f"serving the endpoint on {address}: {error}") from error
+    try:
         yield
     finally:
-        await runner.cleanup()
+        server.close()
 
 
-def _site(runner: web.AppRunner, address: str) -> web.BaseSite:
+async def _listen(
+    address: str,
+    connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> asyncio.Server:
     if address.startswith("unix:"):
         path = pathlib.Path(address.removeprefix("unix:"))
         path.unlink(missing_ok=True)
-        return web.UnixSite(runner, path)
+        return await asyncio.start_unix_server(connected, path, limit=LONGEST_REQUEST)
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         raise EndpointError(f"--endpoint {address!r}: write HOST:PORT, or unix:PATH")
-    return web.TCPSite(runner, host or None, int(port))
+    return await asyncio.start_server(connected, host or None, int(port), limit=LONGEST_REQUEST)
+
+
+def _said(reason: str, *, otherwise: str) -> tuple[http.HTTPStatus, str, bytes]:
+    status = http.HTTPStatus.SERVICE_UNAVAILABLE if reason else http.HTTPStatus.OK
+    return status, _TEXT, f"{reason or otherwise}\n".encode()
+
+
+def _page(head: bytes, pages: Mapping[bytes, _Page]) -> tuple[http.HTTPStatus, str, bytes]:
+    """What a request that begins with `head` asks for."""
+    method, target = [*head.split(b" ", 2), b""][:2]
+    page = pages.get(target.partition(b"?")[0])
+    if method != b"GET" or page is None:
+        return http.HTTPStatus.NOT_FOUND, _TEXT, b"not found\n"
+    try:
+        return page()
+    except Exception:
+        _log.exception("no answer to %s", target)
+        return http.HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the log says why\n"
+
+
+def answer(status: http.HTTPStatus, kind: str, content: bytes) -> bytes:
+    """HTTP/1.1, and the connection ends with it. `kind`: the content's type."""
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    ).encode() + content

@@ -10,13 +10,14 @@ port stays closed, and everything else of the agent works.
 
 import asyncio
 import datetime
+import http
 import logging
 import pathlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NoReturn, cast
 
-from som_api import SomError, leases, tls, v1alpha1
+from som_api import SomError, endpoint, leases, tls, v1alpha1
 from som_api.run import clock
 from som_device_plugin import loops
 from som_device_plugin.leases import state
@@ -29,6 +30,7 @@ LOOK_S: Final = 10.0
 """How soon new certificates are used; kubelet takes a minute to bring them."""
 LONGEST_REQUEST: Final = 4096
 
+_JSON: Final = "application/json"
 _STATES: Final[dict[state.State, leases.State]] = {
     state.State.BUILDING: "Building",
     state.State.READY: "Ready",
@@ -180,15 +182,10 @@ class Teller:
                 connection.close()
 
     def _answer(self, head: bytes) -> bytes:
-        """HTTP/1.1, and the connection ends with it."""
-        request = head.split(b" ", 2)[:2]
-        found = request == [b"GET", leases.PATH.encode()]
-        body = report(self._own()).model_dump_json().encode() if found else b"{}"
-        status = b"200 OK" if found else b"404 Not Found"
-        return (
-            b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Connection: close\r\n\r\n" % (status, len(body))
-        ) + body
+        if head.split(b" ", 2)[:2] != [b"GET", leases.PATH.encode()]:
+            return endpoint.answer(http.HTTPStatus.NOT_FOUND, _JSON, b"{}")
+        body = report(self._own()).model_dump_json().encode()
+        return endpoint.answer(http.HTTPStatus.OK, _JSON, body)
 
 
 def _listening(port: int) -> socket.socket:

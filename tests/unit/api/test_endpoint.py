@@ -1,11 +1,14 @@
 """The endpoint that agent and operator serve."""
 
+import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
+from prometheus_client import registry
+from prometheus_client.core import Metric
 
 from som_api import endpoint
 from som_api.run import heartbeats
@@ -66,6 +69,45 @@ def test_a_loop_that_comes_round_or_rests_is_never_late() -> None:
     beats.beat("steady", within_s=60)
     now_s[0] += 60
     assert beats.late() == ""
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (b"GET /metrics?name=a HTTP/1.1\r\n\r\n", b"HTTP/1.1 500 Internal Server Error"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK"),
+        (b"POST /healthz HTTP/1.1\r\n\r\n", b"HTTP/1.1 404 Not Found"),
+        (b"GET /etc/passwd HTTP/1.1\r\n\r\n", b"HTTP/1.1 404 Not Found"),
+        (b"\xff\r\n\r\n", b"HTTP/1.1 404 Not Found"),
+        (b"a" * 2 * endpoint.LONGEST_REQUEST, b""),
+        (b"", b""),
+    ],
+)
+async def test_every_request_is_answered_or_its_connection_ends(
+    tmp_path: pathlib.Path, request_: bytes, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    collected = registry.CollectorRegistry()
+    collected.register(Broken())
+    address = f"unix:{tmp_path}/socket"
+    async with endpoint.serve(address=address, not_ready=str, collected=collected):
+        reader, writer = await asyncio.open_unix_connection(f"{tmp_path}/socket")
+        writer.write(request_)
+        writer.write_eof()
+        try:
+            said = await reader.read()
+        except ConnectionResetError:
+            said = b""
+        writer.close()
+    assert said.partition(b"\r\n")[0] == answer
+    assert ("it is broken" in caplog.text) == (b"500" in answer)
+
+
+class Broken(registry.Collector):
+    def collect(self) -> Iterator[Metric]:
+        raise ValueError("it is broken")
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
 
 
 @pytest.mark.parametrize("address", ["here", "here:", "unix:/none/socket"])
