@@ -68,7 +68,8 @@ class Hold:
         if not (self._mounted() and self._file.exists()):
             yield self._holding(0)
             return
-        with self._file.open("r+b") as file:
+        # Buffered, it would take a buffer of the page size.
+        with self._file.open("r+b", buffering=0) as file:
             flocks.take(file.fileno(), f"the hold {self._file}", timeout_s=LOCK_TIMEOUT_S)
             self._locked = file.fileno()
             try:
