@@ -20,7 +20,7 @@ from typing import Any, Self
 import aiohttp
 import pydantic_core
 from kubernetes.aio import client as official
-from kubernetes.aio import config as official_config
+from kubernetes.aio.config import config_exception
 
 from som_api.kube import errors, fence, requests
 from som_api.kube.resource import Json
@@ -333,7 +333,7 @@ def _explained(error: Exception) -> tuple[str, str]:
     match error:
         case TimeoutError():
             return "Timeout", f"the API server stayed silent ({error or 'no data'})"
-        case official_config.ConfigException() | FileNotFoundError() | PermissionError():
+        case config_exception.ConfigException() | FileNotFoundError() | PermissionError():
             return "Config", f"no valid credentials: {error}"
         case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
             return "NoAnswer", f"{error}; is the API server up, and reachable from here?"

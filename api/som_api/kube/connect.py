@@ -5,9 +5,8 @@ import os
 import pathlib
 from urllib import parse, request
 
-import yaml
 from kubernetes.aio import client as official
-from kubernetes.aio import config as official_config
+from kubernetes.aio.config import config_exception, incluster_config
 
 from som_api.kube import client, errors
 
@@ -34,19 +33,13 @@ async def connect(*, user_agent: str, kubeconfig: pathlib.Path | None = None) ->
     )
     try:
         if in_cluster:
-            official_config.load_incluster_config(client_configuration=configuration)
+            incluster_config.load_incluster_config(client_configuration=configuration)
         else:
             await _load_kubeconfig(configuration, files or "~/.kube/config")
         configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
         api = official.ApiClient(configuration)
     # TypeError: the official loader on a kubeconfig whose parts have other types.
-    except (
-        official_config.ConfigException,
-        OSError,
-        ValueError,
-        TypeError,
-        yaml.YAMLError,
-    ) as error:
+    except (config_exception.ConfigException, OSError, ValueError, TypeError) as error:
         raise errors.KubeError(
             f"connect by {origin}", status=0, reason="Config", message=str(error)
         ) from error
@@ -67,9 +60,16 @@ async def _load_kubeconfig(configuration: official.Configuration, files: str) ->
     paths = [pathlib.Path(file).expanduser() for file in files.split(os.pathsep) if file]
     if not any(path.exists() for path in paths):
         raise FileNotFoundError("no such file; set KUBECONFIG, or run inside a cluster")
-    loader = await official_config.load_kube_config(
-        config_file=files, client_configuration=configuration, persist_config=False
-    )
+    # In a pod nobody needs this part of the official client, nor PyYAML, which it brings.
+    import yaml
+    from kubernetes.aio.config import kube_config
+
+    try:
+        loader = await kube_config.load_kube_config(
+            config_file=files, client_configuration=configuration, persist_config=False
+        )
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
     one_renewal = asyncio.Lock()
 
     async def renew_exec_credentials(configuration: official.Configuration) -> None:
