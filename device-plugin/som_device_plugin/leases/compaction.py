@@ -10,16 +10,13 @@ A pool where nothing more moves is left alone until it changes, or for a minute.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from som_api import SomError, v1alpha1
 from som_api.run import clock
 from som_device_plugin import loops, metrics, pools
-from som_device_plugin.leases import spares, starts, state
-
-log = logging.getLogger(__name__)
+from som_device_plugin.leases import starts
 
 EVERY_S: Final = 1.0
 MOST_BYTES: Final = 32 << 20
@@ -29,29 +26,25 @@ REST_S: Final = 60.0
 _GIB: Final = v1alpha1.UNIT_BYTES["1Gi"]
 
 
-def is_worth_it(pool: pools.ActivePool, asked: spares.History) -> bool:
-    """Whether `pool` gains by more whole GiB; `asked` is what its last starts asked for."""
+def is_worth_it(pool: pools.ActivePool, sizes: Iterable[int]) -> bool:
+    """Whether `pool` gains by more whole GiB; `sizes`: bytes that its containers have or had."""
     whole_bytes = pool.reserved.whole_free_bytes
     if whole_bytes is None or pool.free_bytes - whole_bytes < _GIB:
         return False
     return pool.state is pools.State.SETTLED and (
         pool.order.unit == "1Gi"
         or pool.capacity_bytes > pool.order.capacity
-        or any(wish.size_bytes >= _GIB for wish, _ in asked)
+        or max(sizes, default=0) >= _GIB
     )
 
 
-def may_promote(pool: pools.ActivePool, leases: Iterable[state.Lease]) -> bool:
-    """Whether containers can have GiB of `pool` to promote, and no whole one is to go back."""
+def may_promote(pool: pools.ActivePool, sizes: Iterable[int]) -> bool:
+    """Whether containers of `sizes` can have GiB to promote, and no whole one is to go back."""
     return (
         pool.reserved.whole_free_bytes is not None
         and pool.state is pools.State.SETTLED
         and pool.capacity_bytes <= pool.order.capacity
-        and any(
-            record.start.pool == pool.name and record.start.size_bytes >= _GIB
-            for lease in leases
-            for record in lease.starts
-        )
+        and max(sizes, default=0) >= _GIB
     )
 
 
@@ -100,16 +93,22 @@ class Compaction:
         return moved_bytes
 
     async def _compact(self, pool: pools.ActivePool) -> int:
-        if not is_worth_it(pool, self._starts.leases.asked(pool.name)):
+        asked = (wish.size_bytes for wish, _ in self._starts.leases.asked(pool.name))
+        if not is_worth_it(pool, [*asked, *self._sizes(pool)]):
             return 0
         compact = self._starts.driver(pool).compact
         return await asyncio.to_thread(compact, pool.name, most_bytes=MOST_BYTES)
 
     async def _promote(self, pool: pools.ActivePool) -> int:
-        if not may_promote(pool, self._starts.leases.leases()):
+        if not may_promote(pool, self._sizes(pool)):
             return 0
         promote = self._starts.driver(pool).promote
         # As much as one GiB takes of which nothing is in its place.
         done = await asyncio.to_thread(promote, pool.name, most_bytes=_GIB)
         metrics.PROMOTIONS.labels(pool=pool.name).inc(done.asked_bytes / _GIB)
         return done.moved_bytes
+
+    def _sizes(self, pool: pools.ActivePool) -> list[int]:
+        """What starts of `pool` have now."""
+        starts_now = (each.start for lease in self._starts.leases.leases() for each in lease.starts)
+        return [start.size_bytes for start in starts_now if start.pool == pool.name]

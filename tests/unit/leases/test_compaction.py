@@ -20,13 +20,13 @@ from fakes.reporter import FakeReporter
 from som_api import v1alpha1
 from som_device_plugin import cdi, changes, database, pools, seams
 from som_device_plugin.drivers.kernel import abi, driver
-from som_device_plugin.leases import compaction, spares, starts, state, store
+from som_device_plugin.leases import compaction, starts, store
 
 GIB = 1 << 30
 MIB = 1 << 20
 STEP = compaction.MOST_BYTES
-LARGE: spares.History = ((spares.Wish(GIB, 0), 1),)
-SMALL: spares.History = ((spares.Wish(GIB - 2 * MIB, 0), 1),)
+LARGE = (2 * MIB, GIB)
+SMALL = (2 * MIB, GIB - 2 * MIB)
 
 
 def pool(
@@ -42,7 +42,7 @@ def pool(
 
 
 @pytest.mark.parametrize(
-    ("found", "asked", "expected"),
+    ("found", "sizes", "expected"),
     [
         (pool(), LARGE, True),
         (pool(), (), False),
@@ -61,39 +61,33 @@ def pool(
     ],
 )
 def test_a_pool_gains_if_somebody_can_use_one_more_whole_gib(
-    found: pools.ActivePool, asked: spares.History, *, expected: bool
+    found: pools.ActivePool, sizes: tuple[int, ...], *, expected: bool
 ) -> None:
-    assert compaction.is_worth_it(found, asked) is expected
-
-
-def start(size_bytes: int = GIB, *, of: str = "a") -> seams.Start:
-    return seams.Start(seams.LeaseId("0" * 16), 1, of, 0, size_bytes, 2 * MIB, "Kernel")
+    assert compaction.is_worth_it(found, sizes) is expected
 
 
 @pytest.mark.parametrize(
-    ("found", "used", "expected"),
+    ("found", "sizes", "expected"),
     [
-        (pool(), start(), True),
-        (pool(whole_bytes=0, free_bytes=0), start(), True),
-        (pool(), start(GIB - 2 * MIB), False),
-        (pool(), start(of="b"), False),
-        (pool(whole_bytes=None), start(), False),
-        (pool(ordered_bytes=3 * GIB), start(), False),
-        (pool(state=pools.State.RESERVING), start(), False),
-        (pool(state=pools.State.RELEASING), start(), False),
-        (pool(state=pools.State.REFUSED), start(), False),
+        (pool(), LARGE, True),
+        (pool(whole_bytes=0, free_bytes=0), LARGE, True),
+        (pool(), SMALL, False),
+        (pool(), (), False),
+        (pool(whole_bytes=None), LARGE, False),
+        (pool(ordered_bytes=3 * GIB), LARGE, False),
+        (pool(state=pools.State.RESERVING), LARGE, False),
+        (pool(state=pools.State.RELEASING), LARGE, False),
+        (pool(state=pools.State.REFUSED), LARGE, False),
     ],
     ids=[
-        *("a GiB", "nothing free", "less than a GiB", "another pool's", "pages of one size"),
+        *("a GiB", "nothing free", "less than a GiB", "no starts", "pages of one size"),
         *("too large", "reserving", "leaving", "with another som.ko"),
     ],
 )
 def test_a_pool_may_be_promoted_if_a_container_has_a_gib_of_it_and_none_is_to_go_back(
-    found: pools.ActivePool, used: seams.Start, *, expected: bool
+    found: pools.ActivePool, sizes: tuple[int, ...], *, expected: bool
 ) -> None:
-    record = state.StartRecord(used, state.State.DELIVERED, "this")
-    lease = state.Lease(used.lease_id, seams.Ticket("n0-1"), 1, starts=(record,))
-    assert compaction.may_promote(found, [lease]) is expected
+    assert compaction.may_promote(found, sizes) is expected
 
 
 class OnePool(pools.Pools):
@@ -157,9 +151,13 @@ class World:
             if self.refusal:
                 raise self.refusal
 
+    def add_start(self, of: str, size_bytes: int) -> None:
+        added = seams.Start(seams.LeaseId(f"{of * 16}"), 1, of, 0, size_bytes, 2 * MIB, "Kernel")
+        self.starts.leases.add_spare(added, boot_id="this")
+
     def use(self, *small: int) -> som_ko.Lease:
         """A container has so many GiB, behind pages of 2 MiB: see `som_ko.Lease.small`."""
-        self.starts.leases.add_spare(start(), boot_id="this")
+        self.add_start("a", GIB)
         ((_, lease),) = self.module.leases_by_number.items()
         lease.is_movable, lease.small = True, list(small)
         return lease
@@ -246,17 +244,26 @@ async def test_a_scattered_gib_is_moved_into_one_that_compaction_has_made_whole_
 
 async def test_a_gib_that_moved_takes_half_a_minute_of_all_moves(tmp_path: pathlib.Path) -> None:
     async with compacted(tmp_path) as world:
-        for span, held_bytes in zip(world.spans, (GIB - STEP, STEP, 0), strict=True):
+        for span, held_bytes in zip(world.spans, (GIB, 0, 0), strict=True):
             span.held_bytes, span.stuck_bytes = held_bytes, 0
-        world.pools.found = dataclasses.replace(world.pools.found, order=node.order(4 * GIB))
         lease = world.use(GIB)
         await world.clock.until(lambda: lease.small == [], step_s=0.125)
-        assert (world.held_bytes, world.calls) == ([0, 0, GIB], 0)
+        assert (world.held_bytes, world.calls) == ([0, GIB, 0], 1)
         world.spans[0].held_bytes = 2 * MIB
         world.pools.refresh()
-        await world.clock.until(lambda: world.calls == 1, step_s=0.125)
+        await world.clock.until(lambda: world.calls == 2, step_s=0.125)
         lasted_s = world.clock.monotonic() - world.promoted_at_s[0]
         assert lasted_s >= GIB / STEP * compaction.EVERY_S
+
+
+async def test_a_pool_is_compacted_for_a_container_that_has_a_gib_whatever_others_asked_for(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with compacted(tmp_path) as world:
+        world.pools.found = dataclasses.replace(world.pools.found, order=node.order(4 * GIB))
+        world.use(0)
+        await world.clock.until(lambda: len(world.promoted_at_s) == 1, step_s=0.125)
+        assert world.calls == 1
 
 
 async def test_som_ko_is_asked_for_whole_pages_once_a_minute_also_after_it_refused(
@@ -277,5 +284,7 @@ async def test_where_no_container_has_a_gib_som_ko_is_asked_for_nothing(
     tmp_path: pathlib.Path,
 ) -> None:
     async with compacted(tmp_path) as world:
+        world.add_start("a", GIB - 2 * MIB)
+        world.add_start("b", GIB)
         await calls(world, 3)
         assert world.promoted_at_s == []
