@@ -18,12 +18,13 @@ def test_in_guest(kernel: str, boot: plans.Boot, test: guest.Test, run: guest.Ru
         pytest.fail(
             f"{outcome.message} (status {outcome.code})\n{outcome.console[-3000:]}", pytrace=False
         )
-    assert bool(guest.alarms(outcome.console)) == test.complains, outcome.console[-6000:]
+    alarms = guest.alarms(outcome.console, [test])
+    assert bool(alarms) == test.complains, (alarms, outcome.console[-6000:])
 
 
 def test_console_has_no_complaint_of_the_kernel(
     kernel: str, boot: plans.Boot, run: guest.Run
 ) -> None:
     if not any(test.complains for test in boot.tests):
-        assert not guest.alarms(run.console), run.console[-6000:]
+        assert not guest.alarms(run.console, boot.tests), run.console[-6000:]
     assert run.finished, run.console[-3000:]

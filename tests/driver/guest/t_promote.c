@@ -226,7 +226,7 @@ static uint64_t promote_until_one_entry(struct setup *s, char *map, uint64_t bef
 
 TEST(the_administrator_promotes_scattered_memory_under_a_thread_that_counts)
 {
-	int rounds = getenv("SOM_ROUNDS") ? atoi(getenv("SOM_ROUNDS")) : 20;
+	int rounds = (getenv("SOM_ROUNDS") ? atoi(getenv("SOM_ROUNDS")) : 20) / slowness();
 	struct setup s = setup_scattered(true);
 	char *map = map_scattered(&s);
 	struct counter counter = { .word = (uint64_t *)(map + 301 * CHUNK + 64) };
