@@ -217,8 +217,6 @@ FAILURES = """
 FAILNTH = """
     any_allocation_of_a_request_may_fail
 """
-# What fork() and memremap() say of an allocation that was made to fail.
-NO_MEMORY = r"vmalloc error: .*?</TASK>|memtype_reserve failed -12"
 # The order of locks first: with the first report that memory is corrupt, lockdep ends.
 FAULTS = tuple(
     Test(
@@ -287,17 +285,8 @@ BARE_DEVICES = """
     a_virtual_machine_computes_in_a_gigabyte_entry_and_sees_its_split
     memory_moves_under_a_virtual_machine_that_counts
 """
-# irqbypass is KVM's and VFIO's.
-DEVICE_MODULES = [
-    "irqbypass",
-    "kvm",
-    "kvm-amd",
-    "vfio",
-    "vfio_iommu_type1",
-    "vfio_virqfd",
-    "vfio-pci-core",
-    "vfio-pci",
-]
+KVM_MODULES = ("irqbypass", "kvm", "kvm-amd")
+VFIO_MODULES = ("vfio", "vfio_iommu_type1", "vfio_virqfd", "vfio-pci-core", "vfio-pci")
 # QEMU's teaching device, which copies what it is told to.
 MAKE_VFIO = Test(
     name="a_device_behind_an_iommu_is_given_to_user_space",
@@ -408,7 +397,7 @@ BOOTS = (
         machine=dataclasses.replace(
             MACHINE,
             append=f"{RESERVED} {CHECKED} intel_iommu=on",
-            modules=tuple(DEVICE_MODULES),
+            modules=KVM_MODULES + VFIO_MODULES,
             hardware=("-machine", "q35", "-device", "intel-iommu", "-device", "edu"),
         ),
         tests=(
@@ -450,13 +439,8 @@ DEBUG_BOOTS = (
         name="failnth",
         machine=MACHINE,
         tests=LOAD_ANYWAY
-        + tuple(
-            dataclasses.replace(test, excused=NO_MEMORY)
-            for test in (
-                *c_tests("external", FAILNTH, limit_s=600),
-                *pinnable_tests("external", FAILNTH),
-            )
-        )
+        + c_tests("external", FAILNTH, limit_s=600)
+        + pinnable_tests("external", FAILNTH)
         + UNLOAD,
     ),
     *(boot for boot in BOOTS if boot.name not in ("overhead", "devices")),

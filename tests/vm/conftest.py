@@ -160,9 +160,6 @@ def som_ko() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def devdax() -> str:
     """The name of a device of `memory.DEVDAX`, bound to device_dax and not used by anybody."""
-    # What the kernel's init could not load by the order of names.
-    for module in ("libnvdimm", "nd_e820", "nd_btt", "nd_pmem", "device_dax", "dax_pmem"):
-        subprocess.run(["insmod", f"/modules/{module}.ko"], check=False)
     bus = pathlib.Path("/sys/bus/nd")
     wait_until((bus / "devices/namespace0.0").exists, what="the namespace is there")
     for word, path in (
