@@ -15,6 +15,11 @@ from som_device_plugin.local.command import background
 
 SOM = pathlib.Path(sys.executable).parent / "som"
 HERE = pathlib.Path(__file__).parent
+SPARES = """
+SELECT starts.size_bytes FROM starts JOIN leases USING (lease_id)
+WHERE ticket = '' AND NOT ended AND state = 'ready'
+"""
+"""Of an agent's store: the size of each piece that is zeroed ahead."""
 NR_HUGEPAGES = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
