@@ -1,12 +1,14 @@
 """From pod created to memory touched, on a real cluster, beside pods with native huge pages.
 
-One JSON line per figure, both kinds in turn. som's memory was zeroed ahead, before the pod is
-created; native huge pages are zeroed when the program touches them, and so within the time.
+One JSON line per figure, both kinds and all sizes in turn. som's memory was zeroed ahead, before
+the pod is created; native huge pages are zeroed when the program touches them, and so within the
+time.
 
     sudo .venv/bin/python benchmarks/pod_start.py --pods 20 --mib 64 1024 4096 8192
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import math
@@ -24,6 +26,7 @@ from cluster.harness import binaries
 from cluster.harness.cluster import Cluster
 from cluster.scenes import pods, release
 
+FIGURES: Final = {"own": "som, zeroed ahead", "native": "native"}
 MOST_NATIVE_MIB: Final = 4096
 """Beside the pool, no more has to fit into this machine."""
 COUNTER: Final = pathlib.Path(
@@ -92,36 +95,35 @@ def main() -> None:
     given = parser.parse_args()
     sizes_mib, count = sorted(given.mib), given.pods
     native_mib = min(sizes_mib[-1], MOST_NATIVE_MIB)
+    seconds: dict[tuple[str, int], list[float]] = collections.defaultdict(list)
     with running_cluster(native_mib=native_mib) as cluster:
-        for mib in sizes_mib:
-            own = pods.pod("own", pods.container("touch", "clock", "hold", units=mib // 2))
-            limits = {"hugepages-2Mi": f"{mib}Mi", "memory": "64Mi"}
-            native = pods.container("native", str(mib << 20), "clock", "hold")
-            native = {**native, "resources": {"limits": limits}}
-            kinds = {"own": own, "native": pods.pod("native", native)}
-            seconds: dict[str, list[float]] = {"own": [], "native": []}
-            order(cluster, mib=sizes_mib[-1], warm_mib=mib)
-            for counted in range(-1, count):
-                for name, manifest in kinds.items():
-                    if name == "native" and mib > native_mib:
-                        continue
+        for counted in range(-1, count):
+            for mib in sizes_mib:
+                own = pods.container("touch", "clock", "hold", units=mib // 2)
+                native = pods.container("native", str(mib << 20), "clock", "hold")
+                huge = {"resources": {"limits": {"hugepages-2Mi": f"{mib}Mi", "memory": "64Mi"}}}
+                kinds = {"own": own} | ({"native": {**native, **huge}} if mib <= native_mib else {})
+                order(cluster, mib=sizes_mib[-1], warm_mib=mib)
+                for name, container in kinds.items():
                     wait_warm(cluster, mib=mib)
-                    took = seconds_to_touched(cluster, name, manifest)
+                    took = seconds_to_touched(cluster, name, pods.pod(name, container))
                     pods.wait_allocated(cluster, "examples", "0")
                     if counted >= 0:
-                        seconds[name].append(took)
-            for name, figure in {"own": "som, zeroed ahead", "native": "native"}.items():
-                if seconds[name]:
-                    local.figure(
-                        f"{figure}: pod created to touched memory",
-                        seconds[name],
-                        unit="s",
-                        mib=mib,
-                        p95=round(sorted(seconds[name])[math.ceil(0.95 * count) - 1], 3),
-                    )
-            if seconds["native"]:
-                pairs = zip(seconds["own"], seconds["native"], strict=True)
-                local.figure("som / native", [a / b for a, b in pairs], unit="ratio", mib=mib)
+                        seconds[name, mib].append(took)
+    for (name, mib), values in sorted(seconds.items()):
+        local.figure(
+            f"{FIGURES[name]}: pod created to touched memory",
+            values,
+            unit="s",
+            mib=mib,
+            p95=round(sorted(values)[math.ceil(0.95 * count) - 1], 3),
+        )
+    for mib in sizes_mib:
+        for kind, other_mib in (("native", mib), ("own", sizes_mib[0])):
+            pairs = zip(seconds["own", mib], seconds[kind, other_mib], strict=False)
+            if ratios := [own / other for own, other in pairs]:
+                beside = f"{FIGURES[kind]}, {other_mib} MiB"
+                local.figure(f"som / {beside}", ratios, unit="ratio", mib=mib)
 
 
 if __name__ == "__main__":
