@@ -28,6 +28,8 @@ SLOWNESS = 6
 # identify_cpu() forgets for a moment that page tables have five levels: an interrupt just then is
 # an invalid access to KASAN, and lockdep ends.
 CHECKS = "debug_pagealloc=on page_poison=1 kasan_multi_shot no5lvl"
+# Of the size that it has as a module of Debian.
+DISK = "brd.rd_size=16384"
 # No shorter than a slow guest needs.
 PATIENCE = "sysctl.kernel.hung_task_timeout_secs=600 rcupdate.rcu_cpu_stall_timeout=300"
 
@@ -57,7 +59,7 @@ def kernel() -> debian.Kernel:
             name=NAME,
             release=image.name.removeprefix("vmlinuz-"),
             root=root,
-            append=f"{CHECKS} {PATIENCE} SOM_SLOWNESS={SLOWNESS}",
+            append=f"{CHECKS} {PATIENCE} SOM_SLOWNESS={SLOWNESS} {DISK}",
             slowness=SLOWNESS,
         )
 
