@@ -111,6 +111,7 @@ DAX_MODULES = ("device_dax", "libnvdimm", "nd_e820", "dax_pmem")
 MAKE_DAX = Test(
     name="a_dax_device_is_made_and_its_driver_unbound",
     command="cd /sys/bus/nd/devices; "
+    "[ -e namespace0.0/driver ] && echo namespace0.0 >namespace0.0/driver/unbind; "
     "cat /proc/sys/kernel/random/uuid >dax0.0/uuid && echo ram >dax0.0/mode && "
     "echo 2097152 >dax0.0/align && echo namespace0.0 >dax0.0/namespace && "
     "echo dax0.0 >/sys/bus/nd/drivers/dax_pmem/bind && "
