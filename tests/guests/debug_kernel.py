@@ -59,7 +59,7 @@ def kernel() -> debian.Kernel:
             name=NAME,
             release=image.name.removeprefix("vmlinuz-"),
             root=root,
-            append=f"{CHECKS} {PATIENCE} SOM_SLOWNESS={SLOWNESS} {DISK}",
+            append=f"{CHECKS} {PATIENCE} SOM_SLOWNESS={SLOWNESS} SOM_QUARANTINE=1 {DISK}",
             slowness=SLOWNESS,
         )
 

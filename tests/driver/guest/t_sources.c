@@ -28,7 +28,8 @@ TEST(carving_returns_the_metadata_and_gives_the_memory_back)
 	}
 	lost = free_at_first - free_bytes();
 	test_note("four more rounds cost %ld kB", lost / 1024);
-	CHECK(lost < (long)(2 * MIB));
+	/* KASAN keeps what is freed for a while; the metadata of four rounds would be 64 MiB. */
+	CHECK(lost < (long)((getenv("SOM_QUARANTINE") ? 16 : 2) * MIB));
 }
 
 TEST(carving_takes_whole_gibibytes_and_only_what_can_move)

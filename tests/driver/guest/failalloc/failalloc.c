@@ -76,6 +76,11 @@ static int before_call(struct kprobe *probe, struct pt_regs *regs)
 	return 1;
 }
 
+/* With one, the kernel makes no jump of the probe, after which it would not look at `ip` */
+static void after_call(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
+{
+}
+
 static int __init failalloc_init(void)
 {
 	int i;
@@ -83,6 +88,7 @@ static int __init failalloc_init(void)
 	for (i = 0; i < ARRAY_SIZE(functions); i++) {
 		probes[i].symbol_name = functions[i].symbol;
 		probes[i].pre_handler = before_call;
+		probes[i].post_handler = after_call;
 		/* Not every kernel has all of them */
 		if (register_kprobe(&probes[i]))
 			probes[i].symbol_name = NULL;
