@@ -130,13 +130,13 @@ static bool follows_bare(void)
 	return !kernel_is_refused() || pool_mapping() == SOM_MAPPING_PINNABLE;
 }
 
-static bool has_kvm(struct vm *vm)
+static void skip_without_kvm(struct vm *vm)
 {
 	if (follows_bare())
-		return true;
+		return;
 	vm_run(vm);
 	CHECK(vm->result == -EFAULT, "KVM_RUN: %d", vm->result);
-	return false;
+	test_skip("this kernel's KVM takes no memory without struct pages");
 }
 
 static void vm_check(const struct vm *vm, uint32_t more)
@@ -153,26 +153,29 @@ static void vm_check(const struct vm *vm, uint32_t more)
 	      *vm_word(vm, 2 * CHUNK + 0xff8), *vm_word(vm, 4 * CHUNK - 4), more);
 }
 
+static void count_and_check(struct vm *vm, uint32_t more)
+{
+	pthread_t thread;
+
+	CHECK(!pthread_create(&thread, NULL, vm_run, vm));
+	vm_stop_when_it_counts(vm, thread);
+	vm_check(vm, more);
+}
+
 static void compute_and_discard(uint64_t bytes)
 {
 	struct setup s = setup(bytes, bytes);
 	struct vm vm = vm_make(som_map(s.fd, bytes));
 	uint32_t counted;
-	pthread_t thread;
 
 	CHECK(lease_info(s.lease).faults_1g == (bytes == EXTENT));
-	if (!has_kvm(&vm))
-		test_skip("this kernel's KVM takes no memory without struct pages");
-	CHECK(!pthread_create(&thread, NULL, vm_run, &vm));
-	vm_stop_when_it_counts(&vm, thread);
-	vm_check(&vm, 0);
+	skip_without_kvm(&vm);
+	count_and_check(&vm, 0);
 	counted = *vm_word(&vm, CHUNK);
 	/* KVM has the chunk in its tables, and must not count on in it. */
 	CHECK_OK(som_discard(s.fd, vm.memory + CHUNK, CHUNK));
 	vm_reset(&vm);
-	CHECK(!pthread_create(&thread, NULL, vm_run, &vm));
-	vm_stop_when_it_counts(&vm, thread);
-	vm_check(&vm, counted);
+	count_and_check(&vm, counted);
 	vm_destroy(&vm);
 	munmap(vm.memory, bytes);
 	teardown(&s);
@@ -201,8 +204,7 @@ TEST(a_virtual_machine_ends_when_its_lease_is_revoked)
 	pthread_t thread;
 	char *map;
 
-	if (!has_kvm(&vm))
-		test_skip("this kernel's KVM takes no memory without struct pages");
+	skip_without_kvm(&vm);
 	CHECK(!pthread_create(&thread, NULL, vm_run, &vm));
 	wait_until(has_counted, &vm, 30, "it counts");
 	lease_revoke(lease);
@@ -239,8 +241,7 @@ TEST(memory_moves_under_a_virtual_machine_that_counts)
 	fd = lease_open(lease);
 	vm = vm_make(som_map(fd, VM_BYTES));
 	CHECK_OK(som_prefault(fd, vm.memory, VM_BYTES));
-	if (!has_kvm(&vm))
-		test_skip("this kernel's KVM takes no memory without struct pages");
+	skip_without_kvm(&vm);
 	CHECK(!pthread_create(&thread, NULL, vm_run, &vm));
 	for (int round = 0; round < 50; round++) {
 		struct som_pool_span span;
