@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 
 from node import machine, stand_in_alone
+from som_device_plugin.linux import hugepages
 from som_device_plugin.local import layout
 
 MIB = 2**20
+PAGE = 2 * MIB
 HUGE_PAGES: Mapping[str, object] = {"hugeTLB": {"pageSize": "2Mi"}}
 SOM = pathlib.Path(sys.executable).parent / "som"
 REGISTERED = "registered som.io/ticket with kubelet"
@@ -99,7 +101,8 @@ class LocalNode:
         """The agent that was started last serves: the stand-in's patience is no slow machine's."""
         machine.wait_until(
             lambda: self.log_text().count(REGISTERED) > self._registered_before,
-            what=f"the agent has registered\n{self.log_text()}",
+            what="the agent has registered",
+            then=self.log_text,
             deadline_s=60,
         )
 
@@ -138,9 +141,20 @@ class LocalNode:
         """Until the report has these fields."""
         machine.wait_until(
             lambda: all(self.pool().get(name) == value for name, value in fields.items()),
-            what=f"{fields}; reported: {self.pool()}\n{self.log_text()}",
+            what=str(fields),
             deadline_s=120,
+            then=lambda: f"reported: {self.pool()}\n{self.counters()}\n{self.log_text()[-8000:]}",
         )
+
+    def counters(self) -> str:
+        """The kernel's counters of 2 MiB pages, and whose the agent believes they are."""
+        counts = {node: hugepages.node_counts(PAGE, node) for node in hugepages.nodes()}
+        with contextlib.closing(sqlite3.connect(self.state_dir.path / "som.db")) as store:
+            believed = {
+                table: store.execute(f"SELECT * FROM {table}").fetchall()
+                for table in ("foreign_pages", "pool_pages")
+            }
+        return f"{hugepages.machine_counts(PAGE)}, {counts}, {believed}"
 
     def leases(self) -> int:
         """How many leases of containers the store has."""

@@ -21,12 +21,19 @@ LOCK: Final = pathlib.Path("/run/lock/som-hugepages.lock")
 _CLONE_NEWNS: Final = 0x20000
 
 
-def wait_until(condition: Callable[[], object], *, what: str, deadline_s: float = 10.0) -> None:
-    """Returns when `condition()` is true; AssertionError naming `what` after the deadline."""
+def wait_until(
+    condition: Callable[[], object],
+    *,
+    what: str,
+    deadline_s: float = 10.0,
+    every_s: float = 0.005,
+    then: Callable[[], str] = str,
+) -> None:
+    """Until `condition()`; after the deadline it fails with `what`, and what is so `then`."""
     end = time.monotonic() + deadline_s
     while not condition():
-        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
-        time.sleep(0.005)
+        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}: {then()}"
+        time.sleep(every_s)
 
 
 @contextlib.contextmanager

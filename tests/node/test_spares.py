@@ -53,7 +53,8 @@ def spares(node: local_node.LocalNode) -> dict[str, int]:
 def wait_spares(node: local_node.LocalNode, *units: int) -> None:
     machine.wait_until(
         lambda: sorted(spares(node).values()) == sorted(units),
-        what=f"spares of {units} units; there are {spares(node)}\n{node.log_text()}",
+        what=f"spares of {units} units",
+        then=lambda: f"there are {spares(node)}\n{node.log_text()}",
         deadline_s=60,
     )
 

@@ -138,13 +138,13 @@ def node(state_dir: pathlib.Path, foreign: dict[int, int]) -> Iterator[local_nod
         os.kill(process, signal.SIGKILL)  # an owner of a test that failed
     if new.agent is not None:
         new.order(0)
-        wait_until(lambda: said(new) == [], what=f"the pool is gone\n{new.log_text()[-4000:]}")
+        wait_until(lambda: said(new) == [], what="the pool is gone", then=new.log_text)
     for own in filter(None, (new.agent, new.stand_in)):
         own.terminate()
         own.wait(60)
     new.log.close()
     place.remove_cgroups(new.state_dir, cgroups.find(mountinfo.read()))
-    wait_until(lambda: not before.difference(), what="nothing is left", left=before.difference)
+    wait_until(lambda: not before.difference(), what="nothing is left", then=before.difference)
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,10 @@
 import contextlib
 import json
 import mmap
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from node import local_node
+from node import local_node, machine
 from som_device_plugin.linux import hugepages
 
 PAGE = 2 * 2**20
@@ -18,13 +17,10 @@ DEADLINE_S = 90.0
 
 
 def wait_until(
-    condition: Callable[[], object], *, what: str, left: Callable[[], str] = str
+    condition: Callable[[], object], *, what: str, then: Callable[[], str] = str
 ) -> None:
-    """Until `condition()`; fails with `what` and what is `left`. Leaves the processor to others."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, f"not within {DEADLINE_S:g} s: {what}: {left()}"
-        time.sleep(0.2)
+    """See `machine.wait_until`. Leaves the processor to others."""
+    machine.wait_until(condition, what=what, deadline_s=DEADLINE_S, every_s=0.2, then=then)
 
 
 def persistent() -> dict[int, int]:

@@ -82,7 +82,7 @@ def pool(state_dir: pathlib.Path, other_agent: driver.Kernel) -> Iterator[local_
     wait_free(node, UNITS)
     yield node
     node.order(0)
-    wait_until(lambda: said(node) == [], what=f"the pool is gone\n{node.log_text()[-4000:]}")
+    wait_until(lambda: said(node) == [], what="the pool is gone", then=node.log_text)
     for own in filter(None, (node.agent, node.stand_in)):
         own.terminate()
         own.wait(60)
@@ -94,7 +94,7 @@ def wait_free(node: local_node.LocalNode, units: int) -> None:
     wait_until(
         lambda: said(node)[0].get("free") == free,
         what=f"{units} units are free",
-        left=lambda: f"{said(node)}\n{node.log_text()[-4000:]}",
+        then=lambda: f"{said(node)}\n{node.log_text()[-4000:]}",
     )
 
 
@@ -143,7 +143,7 @@ def order(node: local_node.LocalNode, units: int) -> None:
     wait_until(
         lambda: said(node)[0].get("capacity") == f"{2 * units}Mi",
         what=f"the pool has {units} units",
-        left=lambda: f"{said(node)}\n{node.log_text()[-4000:]}",
+        then=lambda: f"{said(node)}\n{node.log_text()[-4000:]}",
     )
 
 
@@ -200,7 +200,7 @@ def test_memory_that_a_stranger_has_mapped_is_taken_from_him_and_not_offered(
     wait_until(
         lambda: f"pid {stranger} " in pool.log_text() and "LeaseHeld" in pool.log_text(),
         what="he is named",
-        left=lambda: pool.log_text()[-4000:],
+        then=lambda: pool.log_text()[-4000:],
     )
     assert "mapping, open file" in pool.log_text()
     wait_free(pool, UNITS - 8)
@@ -275,7 +275,7 @@ def test_scattered_memory_of_a_container_becomes_a_page_of_1_gib(
     wait_until(
         lambda: claim.answer("check") == "kept" and value(pool, "som_agent_lease_faults_1g_total"),
         what="it has a page of 1 GiB",
-        left=lambda: pool.log_text()[-4000:],
+        then=lambda: pool.log_text()[-4000:],
     )
     assert value(pool, "som_agent_pool_promotions_total") == 1
     assert value(pool, "som_agent_pool_moved_bytes_total") == gib + few

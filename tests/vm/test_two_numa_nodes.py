@@ -25,7 +25,7 @@ def pool(node: local_node.LocalNode) -> local_node.LocalNode:
     """The node with its pool. The agent, and so its workers, run on the processor of node 1."""
     node.order(2 * EACH * PAGE)
     start_agent(node)
-    wait_until(lambda: shares(node) == {0: EACH, 1: EACH}, what=f"the pool\n{node.log_text()}")
+    wait_until(lambda: shares(node) == {0: EACH, 1: EACH}, what="the pool", then=node.log_text)
     return node
 
 
@@ -67,7 +67,7 @@ class Owner(claims.Claim):
         wait_until(
             lambda: shares(self._node) == after(self._shares, pages),
             what=f"shares that follow {pages} moved pages",
-            left=lambda: f"the kernel has {persistent()}, som says {shares(self._node)}",
+            then=lambda: f"the kernel has {persistent()}, som says {shares(self._node)}",
         )
         assert persistent() == after(self._persistent, pages)
 
