@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -80,7 +81,8 @@ class Local:
 
 @contextlib.contextmanager
 def pool(*, mib: int) -> Iterator[Local]:
-    """A pool that is there inside the block and given back after it."""
+    """A pool that is there inside the block and given back after it, also at SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="som-") as directory:
         local = Local(pathlib.Path(directory) / "s", mib=mib)
         local.state_dir.mkdir()
@@ -93,7 +95,11 @@ def pool(*, mib: int) -> Iterator[Local]:
 
 @contextlib.contextmanager
 def native_pages(*, mib: int) -> Iterator[None]:
-    """Huge pages that any process may take, as a node prepared for native use has them."""
+    """Huge pages that any process may take, as a node prepared for native use has them.
+
+    Given back after the block, also at SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     before = int(NR_HUGEPAGES.read_text())
     NR_HUGEPAGES.write_text(str(before + mib // 2))
     try:

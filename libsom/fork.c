@@ -182,6 +182,10 @@ static void before(void)
 		madvise(copy, som_lease.bytes, MADV_HUGEPAGE);
 		som_heap_each_used(copy_used, NULL);
 		catch_faults();
+	} else if (used < free_bytes) {
+		som_say("fork: the limits of this process (ulimit -l, ulimit -v) leave no %zu MiB for a "
+			"copy of its heap, so the child ends; posix_spawn() and vfork() need no copy",
+			som_lease.bytes >> 20);
 	} else {
 		som_say("fork: %zu MiB of heap do not fit into the %zu MiB of ordinary memory left, so "
 			"the child ends; posix_spawn() and vfork() need no copy",

@@ -191,6 +191,21 @@ print(os.waitpid(child, 0)[1], most() - before)
     assert more_mib < 100, "the copy has what of the lease is not used"
 
 
+def test_a_fork_that_a_limit_of_the_process_forbids_says_so(lease: pathlib.Path) -> None:
+    program = """
+import os, resource
+(line,) = [each for each in open("/proc/self/status") if each.startswith("VmSize")]
+resource.setrlimit(resource.RLIMIT_AS, (int(line.split()[1]) + 2048 << 10,) * 2)
+child = os.fork()
+if not child:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), whole())
+"""
+    done = python(lease, program)
+    assert done.stdout == "-6 True\n"
+    assert "the limits of this process (ulimit -l, ulimit -v) leave no" in done.stderr
+
+
 @pytest.mark.parametrize("handler", ["SIG_DFL", "faulthandler"])
 def test_a_child_of_a_program_with_threads_and_open_streams_lives(
     lease: pathlib.Path, handler: str
