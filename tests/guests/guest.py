@@ -21,14 +21,16 @@ from pathlib import Path
 from guests import debian
 
 INIT = Path(__file__).parent / "init"
-# What no test may leave on the console.
+# What no test may leave on the console. Programs talk there too: the kernel's lines have its time.
 ALARMS = re.compile(
+    r"\[ *\d+\.\d{6}\].*("
     r"BUG|WARNING|WARN_ON|Oops|[Bb]ad (page|pud|pmd|pte|rss-counter)|refcount_t|lockdep"
     r"|possible (circular|recursive) locking|KASAN|KFENCE|UBSAN|Call Trace|Kernel panic"
     r"|general protection|unable to handle|blocked for more than|self-detected stall"
     r"|detected stalls|oom-kill|Out of memory|Object already free|Redzone|Poison overwritten"
     r"|sleeping function|list_(add|del) corruption|x86/PAT|memtype_|corrupted page table"
     r"|page allocation failure|Objects remaining"
+    r")"
 )
 NOT_ALARMS = re.compile(
     r"x86/PAT: Configuration|WARNING: CPU\S* .*microcode|Command line:|lockdep checking is enabled"
@@ -182,7 +184,7 @@ def emulator(
         *(word for port in ports for word in ("-serial", port)),
         "-kernel", kernel.image, "-initrd", initrd,
         "-append",
-        "console=ttyS0 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off "
+        "console=ttyS0 printk.time=1 loglevel=7 panic=-1 oops=panic nokaslr mitigations=off "
         f"tsc={machine.tsc} "
         "no_timer_check random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 "
         f"{kernel.append} {machine.append}", *machine.hardware,

@@ -19,8 +19,6 @@ from node import claims, local_node, machine
 from som_device_plugin.linux import cgroups, hugepages, mountinfo
 
 PAGE = claims.PAGE
-_MAP_POPULATE = 0x8000
-_MAP_HUGETLB = 0x40000
 _STEP_S = 0.03
 _MOST_OWNERS = 4
 _DEADLINE_S = 120
@@ -235,10 +233,9 @@ class Churn:
         if self._grabbed and self._rng.random() < 0.5:
             self._release_grabbed()
             return
-        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | _MAP_POPULATE
         try:
             pages = self._rng.randint(1, 8)
-            self._grabbed.append(mmap.mmap(-1, pages * PAGE, flags=flags))
+            self._grabbed.append(machine.huge_memory(pages))
             self.count["pages grabbed"] += pages
         except OSError as error:
             if error.errno != errno.ENOMEM:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import dataclasses
 import fcntl
+import mmap
 import os
 import pathlib
 import signal
@@ -19,6 +20,9 @@ from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
 # The machine has one set of huge pages: all test runs of all checkouts take turns.
 LOCK: Final = pathlib.Path("/run/lock/som-hugepages.lock")
 _CLONE_NEWNS: Final = 0x20000
+_MAP_POPULATE: Final = 0x8000
+_MAP_HUGETLB: Final = 0x40000
+_PAGE: Final = 2 * 2**20
 
 
 def wait_until(
@@ -46,6 +50,17 @@ def turn() -> Iterator[None]:
     with LOCK.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def huge_memory(pages: int) -> mmap.mmap:
+    """So many huge pages in use by this process, and not by those that it forks (`vm.forked`).
+
+    An agent that was forked meanwhile would use them until it ends, whoever closes this.
+    """
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | _MAP_POPULATE
+    memory = mmap.mmap(-1, pages * _PAGE, flags=flags)
+    memory.madvise(mmap.MADV_DONTFORK)
+    return memory
 
 
 def _locked_by_ancestor() -> bool:

@@ -3,12 +3,14 @@
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
 import pytest
 
-from node import churn, claims, conftest, local_node
+from node import churn, claims, conftest, local_node, machine
+from som_device_plugin.linux import hugepages
 
 UNITS = 48
 SECONDS = float(os.environ.get("SOM_CHURN_SECONDS") or 40)
@@ -35,3 +37,18 @@ def test_every_owner_finds_zeroes_and_keeps_its_bytes_whatever_happens_around_it
         run.run(SECONDS, served=8)
     claims.note(f"{dict(run.count)}")
     assert not run.faults, f"SOM_CHURN_SEED={seed}: " + "\n".join(run.faults)
+
+
+def test_who_is_forked_meanwhile_keeps_no_page_of_a_stranger() -> None:
+    page, before = churn.PAGE, hugepages.node_counts(churn.PAGE, 0)
+    hugepages.write_persistent(page, 0, before.persistent + 1)
+    memory = machine.huge_memory(1)
+    child = os.fork()
+    if not child:
+        signal.pause()
+    memory.close()
+    after = hugepages.node_counts(page, 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    hugepages.write_persistent(page, 0, before.persistent)
+    assert after.free == before.free + 1

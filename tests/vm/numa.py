@@ -10,8 +10,6 @@ from node import local_node, machine
 from som_device_plugin.linux import hugepages
 
 PAGE = 2 * 2**20
-MAP_POPULATE = 0x8000
-MAP_HUGETLB = 0x40000
 DEADLINE_S = 90.0
 """The emulated machine is slow, and on a loaded host very slow."""
 
@@ -51,6 +49,5 @@ def pages_of(quantity: str) -> int:
 @contextlib.contextmanager
 def used(pages: int) -> Iterator[mmap.mmap]:
     """A program of the machine uses `pages` huge pages."""
-    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE
-    with mmap.mmap(-1, pages * PAGE, flags=flags) as memory:
+    with machine.huge_memory(pages) as memory:
         yield memory
