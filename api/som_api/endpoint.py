@@ -19,6 +19,11 @@ from som_api import SomError
 
 CONNECTION_S: Final = 10.0
 LONGEST_REQUEST: Final = 16384
+MOST_CONNECTIONS: Final = 64
+"""At once; one more ends the oldest. Else strangers could have all descriptors of the process."""
+
+_WAITING: Final = 16
+"""Connections that nobody has accepted: a process accepts so many at once."""
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _log = logging.getLogger(__name__)
@@ -64,7 +69,15 @@ async def serve(
         ),
     }
 
+    # The oldest first.
+    connections: dict[asyncio.WriteTransport, None] = {}
+
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections[writer.transport] = None
+        if len(connections) > MOST_CONNECTIONS:
+            oldest = next(iter(connections))
+            del connections[oldest]
+            oldest.abort()
         try:
             async with asyncio.timeout(CONNECTION_S):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -75,7 +88,11 @@ async def serve(
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             # He speaks no HTTP, or has gone.
             pass
+        except asyncio.CancelledError:
+            # The process ends. Python 3.11 would log that as an error of ours.
+            pass
         finally:
+            connections.pop(writer.transport, None)
             writer.transport.abort()
 
     try:
@@ -95,11 +112,15 @@ async def _listen(
     if address.startswith("unix:"):
         path = pathlib.Path(address.removeprefix("unix:"))
         path.unlink(missing_ok=True)
-        return await asyncio.start_unix_server(connected, path, limit=LONGEST_REQUEST)
+        return await asyncio.start_unix_server(
+            connected, path, limit=LONGEST_REQUEST, backlog=_WAITING
+        )
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         raise EndpointError(f"--endpoint {address!r}: write HOST:PORT, or unix:PATH")
-    return await asyncio.start_server(connected, host or None, int(port), limit=LONGEST_REQUEST)
+    return await asyncio.start_server(
+        connected, host or None, int(port), limit=LONGEST_REQUEST, backlog=_WAITING
+    )
 
 
 def _said(reason: str, *, otherwise: str) -> tuple[http.HTTPStatus, str, bytes]:

@@ -102,6 +102,39 @@ async def test_every_request_is_answered_or_its_connection_ends(
     assert ("it is broken" in caplog.text) == (b"500" in answer)
 
 
+async def test_strangers_who_ask_nothing_take_few_descriptors_and_no_answer(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with endpoint.serve(address=f"unix:{tmp_path}/socket", not_ready=str):
+        silent = [
+            await asyncio.open_unix_connection(f"{tmp_path}/socket")
+            for _ in range(endpoint.MOST_CONNECTIONS + 5)
+        ]
+        for reader, _ in silent[:5]:
+            assert await reader.read() == b""
+        reader, asking = await asyncio.open_unix_connection(f"{tmp_path}/socket")
+        asking.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).endswith(b"ok\n")
+        assert not silent[-1][0].at_eof()
+        for writer in (asking, *(writer for _, writer in silent)):
+            writer.close()
+
+
+def test_a_connection_at_the_end_of_the_process_is_no_error(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with endpoint.serve(address=f"unix:{tmp_path}/socket", not_ready=str):
+            _, silent = await asyncio.open_unix_connection(f"{tmp_path}/socket")
+            # Who is answered after it proves that it was accepted.
+            async with session(tmp_path) as http, http.get("/healthz") as answer:
+                assert answer.status == 200
+        silent.close()
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
 class Broken(registry.Collector):
     def collect(self) -> Iterator[Metric]:
         raise ValueError("it is broken")
