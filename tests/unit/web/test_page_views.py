@@ -58,3 +58,13 @@ async def test_live_says_that_something_changed(web: types.ASGIApp, fleet: FakeF
         assert await answer.next() == b"retry: 3000\n\n"
         fleet.set_ready("node-0001", agent=False)
         assert await answer.next() == b"event: changed\ndata:\n\n"
+
+
+async def test_live_says_what_changed_before_it_began(web: types.ASGIApp, fleet: FakeFleet) -> None:
+    page = await asgi.get(web, "/nodes", token=reviewer.ADMIN)
+    assert f'data-seen="{fleet.changes.version}"' in page.body.decode()
+    target = f"/live?seen={fleet.changes.version}"
+    fleet.set_ready("node-0001", agent=False)
+    async with asgi.stream(web, target, token=reviewer.ADMIN) as answer:
+        assert await answer.next() == b"retry: 3000\n\n"
+        assert await answer.next() == b"event: changed\ndata:\n\n"

@@ -13,14 +13,21 @@ PAUSE_S: Final = 2.0
 """Between two events, however fast the fleet changes."""
 SILENCE_S: Final = 15.0
 """After so long something is sent, so that both sides notice when the other has gone."""
+_CHANGED: Final = b"event: changed\ndata:\n\n"
 
 
 async def ticks(
-    changes: fleet.Changes, viewer: Callable[[], Awaitable[object]]
+    changes: fleet.Changes, viewer: Callable[[], Awaitable[object]], *, seen: str = ""
 ) -> AsyncIterator[bytes]:
-    """An event for each burst of changes, as long as `viewer` finds who looks."""
-    place = changes.place
+    """An event for each burst of changes, as long as `viewer` finds who looks.
+
+    The first comes at once where the page shows another version, `seen`, than the one of now.
+    """
+    place, is_old = changes.place, seen not in ("", changes.version)
     yield b"retry: 3000\n\n"
+    if is_old:
+        yield _CHANGED
+        await asyncio.sleep(PAUSE_S)
     while True:
         try:
             async with asyncio.timeout(SILENCE_S):
@@ -35,5 +42,5 @@ async def ticks(
                 return
         if changes.place != place:
             place = changes.place
-            yield b"event: changed\ndata:\n\n"
+            yield _CHANGED
         await asyncio.sleep(PAUSE_S)

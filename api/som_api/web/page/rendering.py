@@ -49,7 +49,11 @@ def answer(
 ) -> responses.Response:
     """The template with `values`, which are escaped, in the page's frame."""
     text = _TEMPLATES.get_template(template).render(
-        who=who, path=request.url.path, now=f"{now():%H:%M:%S} UTC", **values
+        who=who,
+        path=request.url.path,
+        now=f"{now():%H:%M:%S} UTC",
+        seen=getattr(request.state, "seen", ""),
+        **values,
     )
     return responses.HTMLResponse(text, status, headers=HEADERS)
 

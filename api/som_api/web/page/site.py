@@ -80,6 +80,8 @@ class Site:
                     raise
                 return responses.RedirectResponse(self._login_path(request), 303)
             self._at_hand.demand_synced()
+            # Before the view waits for anybody: what changes meanwhile may not be in it.
+            request.state.seen = self._fleet.changes.version
             return await view(request, who)
 
         return handler
@@ -233,7 +235,11 @@ class Site:
 
     async def _live(self, request: requests.Request) -> responses.Response:
         who = await session.viewer(request, self._access)
-        ticks = live.ticks(self._fleet.changes, lambda: session.viewer(request, self._access))
+        ticks = live.ticks(
+            self._fleet.changes,
+            lambda: session.viewer(request, self._access),
+            seen=request.query_params.get("seen", ""),
+        )
         return responses.StreamingResponse(
             self._at_hand.open_streams.counted(who.caller.username, ticks),
             media_type="text/event-stream",

@@ -49,7 +49,8 @@ async function refresh() {
 }
 
 function follow() {
-  source = new EventSource("/live");
+  // With what the page shows: what has changed since then is said at once.
+  source = new EventSource("/live?" + new URLSearchParams({ seen: button.dataset.seen }));
   source.addEventListener("open", () => {
     show("live", "Live", button.dataset.state === "lost" ? "Connected again" : "");
     due = button.dataset.state !== undefined; // what changed meanwhile
