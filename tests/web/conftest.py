@@ -13,6 +13,9 @@ from fakes import reviewer as reviewers
 from web.serving import CHROMIUM, Served, certify, serving
 from web.visiting import COOKIE, Visit, Visitor, faults
 
+# Five seconds by default, of which two pass between two refreshes.
+sync_api.expect.set_options(timeout=60_000)
+
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
