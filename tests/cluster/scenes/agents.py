@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import re
 import subprocess
@@ -34,10 +35,26 @@ def wait_ready(cluster: Cluster) -> None:
 
 
 def wait_tickets(cluster: Cluster) -> None:
-    """Wait until kubelet offers tickets, which it does while an agent is registered."""
+    """Wait until kubelet offers tickets, which it does while an agent is registered.
+
+    A kubelet that has just started, or has just lost a plugin, has not said so yet: it would refuse
+    a pod for ever that comes by what the node's status says. So only what it says after it has an
+    agent counts.
+    """
+    registered = 'kubelet_device_plugin_registration_total{resource_name="som.io/ticket"}'
+    metrics = "--raw=/api/v1/nodes/node1/proxy/metrics"
     cluster.wait_for(
-        "tickets to be offered", lambda: _offered(cluster, "som.io/ticket"), deadline_s=90
+        "an agent to register", lambda: registered in cluster.kubectl("get", metrics), deadline_s=90
     )
+    now = datetime.datetime.now(datetime.UTC)
+
+    def offered() -> bool:
+        conditions = cluster.get("node", "node1")["status"]["conditions"]
+        (heard,) = (each["lastHeartbeatTime"] for each in conditions if each["type"] == "Ready")
+        is_news = datetime.datetime.fromisoformat(heard) > now
+        return is_news and _offered(cluster, "som.io/ticket") > 0
+
+    cluster.wait_for("tickets to be offered", offered, deadline_s=90)
 
 
 def wait_units(cluster: Cluster, units: int) -> None:

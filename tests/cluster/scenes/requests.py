@@ -20,7 +20,9 @@ def answered(cluster: Cluster, *, since: float, until: float) -> Requests:
     every 2 s by each replica.
     """
     found: dict[str, dict[str, float]] = collections.defaultdict(dict)
-    for line in (cluster.namespaces.logs / "audit.log").read_text().splitlines():
+    log = (cluster.namespaces.logs / "audit.log").read_text()
+    # The last line may be half written.
+    for line in log.rpartition("\n")[0].splitlines():
         entry = json.loads(line)
         at = _seconds(entry["requestReceivedTimestamp"])
         resource = entry["objectRef"]["resource"]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ TERABYTE = 512 * 1024
 
 STOP_WORKER = """
 import glob, os, signal, time
-end = time.monotonic() + 30
+end = time.monotonic() + 90
 slots = "som/pool-*/[0-9]*/cgroup.procs"
 while time.monotonic() < end:
     for group in glob.glob(f"/sys/fs/cgroup/{slots}") + glob.glob(f"/sys/fs/cgroup/*/{slots}"):
@@ -27,6 +28,7 @@ while time.monotonic() < end:
             os.kill(int(pid), signal.SIGSTOP)
             print(pid)
             raise SystemExit
+    time.sleep(0.005)
 """
 
 
@@ -129,8 +131,13 @@ def test_terabyte_in_the_books_is_one_entry_in_the_pods_status(clean: Cluster) -
         som.apply(pods.pod("tera", pods.container("hold", units=TERABYTE)))
         refused = "som: needs 1Ti, but pool examples has"
         som.wait_for("the agent's refusal", lambda: refused in pods.warnings(som, "tera"))
-        status = som.get("pod", "tera")["status"]
-        (resource,) = status["containerStatuses"][0]["allocatedResourcesStatus"]
+
+        def told() -> list[Any]:
+            """What the pod's status says of its devices: kubelet writes it after the Event."""
+            (container,) = som.get("pod", "tera")["status"].get("containerStatuses", [{}])
+            return list(container.get("allocatedResourcesStatus", []))
+
+        (resource,) = som.wait_for("the status of the pod's devices", told)
         assert resource["name"] == "som.io/ticket"
         assert [each["health"] for each in resource["resources"]] == ["Healthy"]
         pods.delete(som, "tera")

@@ -7,5 +7,5 @@ from cluster.scenes.release import NAMESPACE
 
 
 def test_helm_test_passes_on_a_ready_pool(clean: Cluster) -> None:
-    words = ["test", "som", f"--namespace={NAMESPACE}", "--timeout=60s"]
+    words = ["test", "som", f"--namespace={NAMESPACE}", "--timeout=120s"]
     assert "Phase:          Succeeded" in clean.helm(*words)

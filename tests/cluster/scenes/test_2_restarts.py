@@ -104,6 +104,7 @@ def test_pod_deleted_by_force_is_not_freed_while_its_container_runs(scene: Clust
     assert pods.pool_status(scene, "examples")["allocated"] == running
     scene.start_kubelet()
     pods.wait_allocated(scene, "examples", f"{KEPT_BYTES}Mi")
+    agents.wait_tickets(scene)
 
 
 def test_container_that_restarts_before_the_agent_is_back_gets_no_other_pods_bytes(

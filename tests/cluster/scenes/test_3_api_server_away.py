@@ -35,6 +35,9 @@ def outage(clean: Cluster) -> Iterator[tuple[float, float]]:
     delivery = "lease delivered .*default/crashes/"
     delivered = agents.logged(clean, delivery)
     pods.delete(clean, "leaves", wait=False)
+    clean.wait_for(
+        "kubelet to end it", lambda: "Killing" in clean.kubectl("describe", "pod", "leaves")
+    )
     clean.stop_api_server()
     gone = time.time()
     pods.kill_programs(clean, crashes)
