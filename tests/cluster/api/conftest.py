@@ -46,7 +46,7 @@ class ApiServer:
         os.close(nothing)
         control_plane.start(self.namespaces)
         self.namespaces.start("proxy", ["kubectl", "proxy", f"--unix-socket={self._socket}"])
-        wait_until("the proxy", self._socket.exists, deadline_s=10, every_s=0.05)
+        wait_until("the proxy", self._socket.exists, deadline_s=60, every_s=0.05)
         self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
 
     def stop(self) -> None:

@@ -32,7 +32,10 @@ from cluster.harness.errors import wait_until
 
 NODES = [f"elect-{number}" for number in range(20)]
 POOL = "/apis/som.io/v1alpha1/sompools/elect"
-WITHIN_S = 20.0
+WITHIN_S = 30.0
+"""A lease ends 12 s after its last change was seen; the rest is for a slow machine."""
+RELEASED_WITHIN_S = 9.0
+"""Sooner than a lease that nobody has released, however long ago it was renewed."""
 
 # A wire that can be cut: copies bytes from a port to the API server and back. From SIGUSR1 to
 # SIGUSR2 it holds back what goes to the server.
@@ -150,7 +153,7 @@ class Pair:
         """(leader, follower), both ready."""
         for replica in self.replicas:
             wait_until(f"{replica.name} to be ready", replica.ready, deadline_s=60)
-        wait_until("a leader", lambda: any(r.leads() for r in self.replicas), deadline_s=30)
+        wait_until("a leader", lambda: any(r.leads() for r in self.replicas), deadline_s=60)
         first, second = self.replicas
         return (first, second) if first.leads() else (second, first)
 
@@ -278,7 +281,7 @@ async def test_a_leader_that_is_told_to_stop(pair: Pair, session: aiohttp.Client
         "told to stop",
         lambda leader: leader.signal("TERM"),
         undo=Replica.start,
-        within_s=6,
+        within_s=RELEASED_WITHIN_S,
     )
     _assert_no_interleaving(*result)
 
@@ -293,7 +296,7 @@ async def test_a_leader_that_is_paused_past_its_deadline_and_goes_on(
         lambda leader: leader.signal("STOP"),
         undo=lambda leader: leader.signal("CONT"),
     )
-    _assert_no_interleaving(*result)
+    _assert_no_interleaving(*_without_late_events(*result))
 
 
 async def test_a_leader_that_is_cut_off(pair: Pair, session: aiohttp.ClientSession) -> None:
@@ -304,7 +307,7 @@ async def test_a_leader_that_is_cut_off(pair: Pair, session: aiohttp.ClientSessi
         lambda leader: leader.signal("STOP", wire=True),
         undo=lambda leader: leader.signal("CONT", wire=True),
     )
-    _assert_no_interleaving(*result)
+    _assert_no_interleaving(*_without_late_events(*result))
 
 
 async def test_what_a_former_leader_has_sent_arrives_late_and_changes_nothing(
@@ -320,15 +323,25 @@ async def test_what_a_former_leader_has_sent_arrives_late_and_changes_nothing(
         leader.signal("USR2", wire=True)
         leader.start()
 
-    leader, follower, writes = await _hand_over(pair, session, "unheard", unheard, undo=heard)
-    taken_over_s = next(write.begun_s for write in writes if write.who == follower)
-    late = [write for write in writes if write.who == leader and write.begun_s > taken_over_s]
+    result = await _hand_over(pair, session, "unheard", unheard, undo=heard)
+    late = _late(*result)
     print(f"{len(late)} writes arrived late, with {sorted({write.code for write in late})}")
     assert late
-    # Events are news, of which none undoes another.
-    _assert_no_interleaving(
-        leader, follower, [w for w in writes if "/events" not in w.path or w not in late]
-    )
+    _assert_no_interleaving(*_without_late_events(*result))
+
+
+def _late(leader: str, follower: str, writes: list[Write]) -> list[Write]:
+    """What the former leader had given to its network, and the server heard after the next one."""
+    taken_over_s = next(write.begun_s for write in writes if write.who == follower)
+    return [write for write in writes if write.who == leader and write.begun_s > taken_over_s]
+
+
+def _without_late_events(
+    leader: str, follower: str, writes: list[Write]
+) -> tuple[str, str, list[Write]]:
+    """Events are news, of which none undoes another: no precondition keeps them out."""
+    late = _late(leader, follower, writes)
+    return leader, follower, [w for w in writes if "/events" not in w.path or w not in late]
 
 
 def _has_written(pair: Pair, replica: Replica, *, since_s: float) -> bool:

@@ -295,6 +295,7 @@ def test_what_is_shown_is_what_the_objects_say(world: World, tmp_path: pathlib.P
         world.report({})
         _explained(world, databases)
         _explained(world, world.small)
+        world.report({})
         _shown(world)
         _gathered(world, tmp_path / "gathered.tar.gz")
     finally:
@@ -392,7 +393,7 @@ def test_the_rights_that_a_plan_needs_are_those_of_the_manual(api_server: ApiSer
         answer = world.som(*plan, stdin=a_list([pool("planned")]))
         return (answer.status, answer.beside) == (0, "")
 
-    wait_until("the plan", planned, deadline_s=30)
+    wait_until("the plan", planned, deadline_s=60)
 
 
 @pytest.mark.parametrize(
@@ -416,14 +417,14 @@ def test_a_cluster_without_som(api_server: ApiServer) -> None:
     commands = (["status"], ["plan", "--filename=-"], ["explain", "node/plan-1"])
     _serve(world, "false")
     try:
-        wait_until("the kinds to go", lambda: not _are_served(world), deadline_s=30)
+        wait_until("the kinds to go", lambda: not _are_served(world), deadline_s=60)
         for words in commands:
             answer = world.som(*words, stdin=a_list([pool("a")]))
             assert (answer.status, answer.printed) == (2, ""), answer
             assert "the cluster does not know som: install the chart" in answer.beside
     finally:
         _serve(world, "true")
-    wait_until("the kinds again", lambda: _are_served(world), deadline_s=30)
+    wait_until("the kinds again", lambda: _are_served(world), deadline_s=60)
 
 
 def _are_served(world: World) -> bool:

@@ -104,7 +104,7 @@ class Fleet:
         return f"{ready['status']} {ready['reason']}"
 
     def until(self, what: str, probe: collections.abc.Callable[[], Any]) -> None:
-        wait_until(what, probe, deadline_s=30)
+        wait_until(what, probe, deadline_s=60)
 
     def reserve(self, node: str, capacity: str) -> None:
         """Wait for the order, and play an agent that obeys."""
@@ -196,11 +196,12 @@ def test_a_pool_is_ordered_reserved_advertised_and_ready(fleet: Fleet) -> None:
     fleet.join("whole-1")
     fleet.apply("64Gi")
     fleet.reserve("whole-1", "64Gi")
-    fleet.kubectl("wait", "--for=condition=Ready", f"sompool/{fleet.name}", "--timeout=30s")
-    assert fleet.units("whole-1") == "32768"
-    events = fleet.kubectl("describe", "sompool", fleet.name)
-    assert re.search(
-        r"Normal +Reserved .* som-operator +full capacity \(64Gi\) on 1 of 1 node\n", events
+    fleet.kubectl("wait", "--for=condition=Ready", f"sompool/{fleet.name}", "--timeout=60s")
+    fleet.until("the capacity", lambda: fleet.units("whole-1") == "32768")
+    event = r"Normal +Reserved .* som-operator +full capacity \(64Gi\) on 1 of 1 node\n"
+    fleet.until(
+        "the pool's event",
+        lambda: re.search(event, fleet.kubectl("describe", "sompool", fleet.name)),
     )
     fleet.until("the node's event", lambda: "64Gi reserved" in fleet.kubectl("describe", "node"))
 
@@ -239,7 +240,7 @@ def test_kubectl_get_sompools_is_the_golden_table(api_server: ApiServer) -> None
                 r"\d+[sm]\w*$", "<age>", fleet.kubectl("get", "sompools", "databases"), flags=re.M
             )
 
-        wait_until("the golden table", lambda: table() == GOLDEN, deadline_s=30)
+        fleet.until("the golden table", lambda: table() == GOLDEN)
     finally:
         fleet.kubectl("delete", "node", "--selector=fleet=databases")
         fleet.kubectl("delete", "sompool", "databases", "--timeout=60s")

@@ -250,22 +250,24 @@ async def pool(session: aiohttp.ClientSession) -> collections.abc.AsyncIterator[
 async def test_who_sees_the_cluster_sees_pools_and_only_a_pool_admin_changes_them(
     session: aiohttp.ClientSession, api_server: ApiServer, role: str, may_change: bool
 ) -> None:
+    # Somebody else each time: a binding that was deleted may still be in force for a moment.
+    alice = f"alice-{role}"
     binding = f"clusterrolebinding/person-{role}"
-    api_server.kubectl("create", *binding.split("/"), f"--clusterrole={role}", "--user=alice")
+    api_server.kubectl("create", *binding.split("/"), f"--clusterrole={role}", f"--user={alice}")
     try:
         async with asyncio.timeout(30):
             for path in (POOLS, SOMNODES):
                 while True:
-                    status, _ = await send(session, "GET", path, person="alice")
+                    status, _ = await send(session, "GET", path, person=alice)
                     if status == 200:
                         break
                     await asyncio.sleep(0.1)
         manifest = sompools.Example("", sompools.spec(), name="alices").manifest
         path = f"{POOLS}?dryRun=All"
-        status, _ = await send(session, "POST", path, manifest, person="alice")
+        status, _ = await send(session, "POST", path, manifest, person=alice)
         assert status == (201 if may_change else 403)
         somnode = {"apiVersion": "som.io/v1alpha1", "kind": "SomNode", "metadata": {"name": "n1"}}
-        status, _ = await send(session, "POST", SOMNODES, somnode, person="alice")
+        status, _ = await send(session, "POST", SOMNODES, somnode, person=alice)
         assert status == 403
     finally:
         api_server.kubectl("delete", binding)

@@ -106,7 +106,8 @@ class Watched:
 
 def known_pods(agent: Watched) -> list[str]:
     """The pods that the agent knows, as it said last."""
-    lines = [line for line in agent.log().splitlines() if line.startswith("[")]
+    # The last line may be half written.
+    lines = [line for line in agent.log().splitlines() if line[:1] + line[-1:] == "[]"]
     names: list[str] = json.loads(lines[-1]) if lines else []
     return names
 

@@ -50,7 +50,7 @@ def uninstall(api_server: ApiServer, tmp_path: pathlib.Path) -> collections.abc.
     kubeconfig.write_text(re.sub(r"- name: admin\n  user: .*\n", lambda _: user, admin))
     program = str(pathlib.Path(sys.executable).with_name("som-operator"))
     words = [program, f"--kubeconfig={kubeconfig}", f"--namespace={NAMESPACE}", "uninstall"]
-    words.append("--timeout=30")
+    words.append("--timeout=120")
     yield lambda *more: run(api_server.namespaces.enter([*words, *more]), check=False)
     if _get(api_server, "sompool"):
         without = '--patch={"metadata":{"finalizers":null}}'
@@ -213,7 +213,7 @@ def test_uninstall_gives_back_memory_and_leaves_the_pool(
         wait_until(
             "the order to let go",
             lambda: not _get(api_server, "somnode")["spec"]["pools"],
-            deadline_s=30,
+            deadline_s=60,
         )
         assert "som.io/2Mi" not in _get(api_server, "node")["status"]["capacity"]
         _report(api_server, [])

@@ -83,7 +83,7 @@ class Namespaces:
             pids = children.read_text().split()
             return int(pids[0]) if pids and _program(int(pids[0])) == reaper else 0
 
-        pid = wait_until("the namespaces", first_process, deadline_s=10, every_s=0.02)
+        pid = wait_until("the namespaces", first_process, deadline_s=60, every_s=0.02)
         (self.state / "first.pid").write_text(str(pid))
         self.run(["sh", "-c", SET_UP, "set-up", self.var])
 
@@ -121,13 +121,13 @@ class Namespaces:
         def started() -> bool:
             return pid_file.exists() and bool(pid_file.read_text())
 
-        wait_until(f"{name} to start", started, deadline_s=5, every_s=0.02)
+        wait_until(f"{name} to start", started, deadline_s=60, every_s=0.02)
 
     def stop(self, name: str, *, force: bool = False) -> None:
         """End a component and wait until it is gone."""
         pid = self._pid_file(name).read_text().strip()
         self.run(["kill", "-KILL" if force else "-TERM", pid], check=False)
-        wait_until(f"{name} to end", lambda: not self.alive(name), deadline_s=30)
+        wait_until(f"{name} to end", lambda: not self.alive(name), deadline_s=60)
         self._pid_file(name).unlink()
 
     def alive(self, name: str) -> bool:
@@ -184,7 +184,8 @@ def _mounts(process: Path) -> str:
 
 def _is_ending(pid: int) -> bool:
     """Whether a killed first process still waits for those whose end it is."""
-    with contextlib.suppress(FileNotFoundError):
+    # One that ends between open and read is no such process (ESRCH).
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         _, name, state = re.split(r"\((.*)\) ", Path(f"/proc/{pid}/stat").read_text())
         return name == "reaper" and state[0] not in "ZX"
     return False
