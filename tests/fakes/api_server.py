@@ -7,6 +7,7 @@ against the real server. `failure` makes it misbehave: see `fakes.failures`.
 import asyncio
 import dataclasses
 import json
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
@@ -84,16 +85,22 @@ class FakeApiServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+        self._reserved.close()
 
     async def start(self) -> None:
         """Listen, on the same port as before."""
+        if not self.port:
+            # Held while the server is stopped, too: other processes look for a free port meanwhile.
+            self._reserved = socket.socket()
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._reserved.bind(("127.0.0.1", 0))
+            self.port = self._reserved.getsockname()[1]
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(application, shutdown_timeout=0.01)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         """Stop listening and break every connection."""
