@@ -71,9 +71,9 @@ class Cluster:
         namespaces.create(keep_open=lock)
         control_plane.start(namespaces)
         self._start_node()
-        self.kubectl("wait", "--for=create", f"node/{certificates.NODE}", "--timeout=60s")
-        self.kubectl("wait", "--for=condition=Ready", f"node/{certificates.NODE}", "--timeout=60s")
-        self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+        self.kubectl("wait", "--for=create", f"node/{certificates.NODE}", "--timeout=120s")
+        self.kubectl("wait", "--for=condition=Ready", f"node/{certificates.NODE}", "--timeout=120s")
+        self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=120s")
 
     def _start_node(self) -> None:
         namespaces = self.namespaces

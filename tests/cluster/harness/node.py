@@ -111,7 +111,7 @@ def make_cgroups(namespaces: Namespaces) -> None:
 def start_containerd(namespaces: Namespaces) -> None:
     namespaces.start("containerd", ["containerd", f"--config={namespaces.state}/containerd.toml"])
     ask = ["ctr", f"--address={SOCKET}", "version"]
-    wait_until("containerd to answer", lambda: namespaces.run(ask).stdout, deadline_s=60)
+    wait_until("containerd to answer", lambda: namespaces.run(ask).stdout, deadline_s=120)
 
 
 def start_kubelet(namespaces: Namespaces) -> None:
@@ -125,5 +125,5 @@ def start_kubelet(namespaces: Namespaces) -> None:
             return "ended"
         return namespaces.run([sys.executable, "-c", ask]).stdout
 
-    if wait_until("kubelet to be healthy", healthy_or_ended, deadline_s=60) == "ended":
+    if wait_until("kubelet to be healthy", healthy_or_ended, deadline_s=120) == "ended":
         raise ClusterError(f"kubelet ended at its start; see {namespaces.logs}/kubelet.log")
