@@ -84,7 +84,7 @@ def kinds(cluster: Cluster) -> Iterator[None]:
         pytest.skip("som is installed in this cluster; run this file before what installs it")
     names = [f"crd/{kind.plural}.som.io" for kind in crd.KINDS]
     cluster.apply(*(crd.definition(kind) for kind in crd.KINDS))
-    cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
     yield
     cluster.kubectl("delete", *names)
 

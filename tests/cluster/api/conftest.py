@@ -57,7 +57,7 @@ class ApiServer:
         self.kubectl("create", "namespace", NAMESPACE)
         self.kubectl("apply", "--server-side", "--filename=-", stdin=self.chart("--no-hooks"))
         crds = ("crd/sompools.som.io", "crd/somnodes.som.io")
-        self.kubectl("wait", "--for=condition=Established", *crds, "--timeout=30s")
+        self.kubectl("wait", "--for=condition=Established", *crds, "--timeout=60s")
         asking = pod(containers=[{"name": "a", "resources": {"limits": {"som.io/2Mi": 1}}}])
         wrong = pod(containers=[{"name": "a", "resources": {"limits": {"som.io/4Mi": 1}}}])
         wait_until("tickets to be added", lambda: "ticket" in self._created(asking), deadline_s=60)

@@ -269,9 +269,9 @@ async def test_quota_of_a_namespace_counts_units(
     hard = "--hard=requests.som.io/2Mi=64,requests.som.io/1Gi=0,requests.som.io/ticket=2"
     api_server.kubectl("create", "quota", "som", "--namespace=shop", hard)
     ready = "jsonpath={.status.hard}"
-    api_server.kubectl("wait", f"--for={ready}", "quota/som", "--namespace=shop", "--timeout=30s")
+    api_server.kubectl("wait", f"--for={ready}", "quota/som", "--namespace=shop", "--timeout=60s")
     api_server.kubectl(
-        "wait", "--for=create", "serviceaccount/default", "--namespace=shop", "--timeout=30s"
+        "wait", "--for=create", "serviceaccount/default", "--namespace=shop", "--timeout=60s"
     )
 
     async def create(name: str, **limits: int) -> str:

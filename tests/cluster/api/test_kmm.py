@@ -17,7 +17,7 @@ def kmm(api_server: ApiServer) -> collections.abc.Iterator[ApiServer]:
     """The API server knows the kind; no KMM runs."""
     api_server.kubectl("apply", "--server-side", f"--filename={CRD}")
     crd = "crd/modules.kmm.sigs.x-k8s.io"
-    api_server.kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
+    api_server.kubectl("wait", "--for=condition=Established", crd, "--timeout=60s")
     yield api_server
     api_server.kubectl("delete", crd)
 
