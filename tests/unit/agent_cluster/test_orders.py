@@ -8,6 +8,7 @@ from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from som_api import kube, v1alpha1
 from som_device_plugin.cluster import orders
+from waiting import DEADLINE_S, until
 
 NODE = "node-1"
 Order = tuple[int, v1alpha1.SomNodeSpec]
@@ -39,9 +40,16 @@ class Follower:
         """The capacities of the next order."""
         waiting = self._waiting or asyncio.ensure_future(anext(self._orders))
         self._waiting = None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             _, spec = await waiting
         return [pool.capacity for pool in spec.pools]
+
+    def seen(self) -> list[int] | None:
+        """The capacities that the watch has brought last; None where they cannot be read."""
+        observed = self.source.observed
+        return (
+            [pool.capacity for pool in observed.spec.pools] if observed and observed.spec else None
+        )
 
     def stop(self) -> None:
         """Wait for no more orders."""
@@ -97,7 +105,7 @@ async def test_of_many_changes_only_the_newest_is_delivered(
         await follower.next()
         for units in range(2, 20):
             server.put("som.io/v1alpha1", "somnodes", somnode(f"{2 * units}Mi"))
-        await asyncio.sleep(0.2)
+        await until(lambda: follower.seen() == [38 * 2**20])
         assert await follower.next() == [38 * 2**20]
 
 
@@ -108,8 +116,8 @@ async def test_a_somnode_that_has_gone_orders_nothing(
     async with following(client, clock) as follower:
         await follower.next()
         server.remove("som.io/v1alpha1", "somnodes", NODE)
+        await until(lambda: follower.source.observed is None)
         assert await follower.hears_nothing_new()
-        assert follower.source.observed is None
         follower.stop()
 
 
@@ -131,6 +139,7 @@ async def test_orders_that_cannot_be_read_change_nothing(
     async with following(client, clock) as follower:
         await follower.next()
         server.put("som.io/v1alpha1", "somnodes", somnode("lots"))
+        await until(lambda: follower.seen() is None)
         assert await follower.hears_nothing_new()
         assert follower.source.observed is not None
         assert "spec.pools[0].capacity" in f"spec.{follower.source.observed.problem}"

@@ -9,7 +9,7 @@ from som_device_plugin import cluster
 from unit.agent_cluster.test_orders import somnode
 from unit.agent_cluster.test_pods import pod
 from unit.kube.test_client import write_kubeconfig
-from waiting import until
+from waiting import DEADLINE_S, until
 
 
 async def test_the_agent_hears_its_orders_and_pods(
@@ -19,7 +19,7 @@ async def test_the_agent_hears_its_orders_and_pods(
     server.put("v1", "pods", pod("db", _2Mi="1"))
     path = write_kubeconfig(tmp_path / "config", server, {})
     async with cluster.outside(node_name="node-1", kubeconfig=path) as outside:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             _, spec = await anext(outside.specs.specs())
         await until(lambda: outside.pods.synced)
         assert [order.name for order in spec.pools] == ["pool-0"]

@@ -248,7 +248,7 @@ async def test_a_bookmark_saves_a_list(
     async with selected.running() as watching:
         await until(lambda: "watch" in server.verbs())
         server.put("v1", "nodes", node("busy"))
-        await asyncio.sleep(0.05)
+        await clock.settle()  # The watch of the server is as far.
         server.store.forget_history()
         await server.end_watches()
         await until(lambda: server.verbs().count("watch") == 2)

@@ -21,6 +21,7 @@ from som_api import v1alpha1
 from som_device_plugin import cdi, changes, database, pools, seams
 from som_device_plugin.drivers.kernel import abi, driver
 from som_device_plugin.leases import compaction, starts, store
+from waiting import until
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -239,7 +240,8 @@ async def test_a_scattered_gib_is_moved_into_one_that_compaction_has_made_whole_
         await world.clock.until(lambda: lease.small == [], step_s=0.1)
         assert world.calls == 3
         assert world.held_bytes == [0, GIB, 2 * MIB]
-        assert asked() - before == 1
+        # som.ko is asked in a thread, and what it answered is counted afterwards.
+        await until(lambda: asked() - before == 1)
 
 
 async def test_a_gib_that_moved_takes_half_a_minute_of_all_moves(tmp_path: pathlib.Path) -> None:
@@ -275,9 +277,9 @@ async def test_som_ko_is_asked_for_whole_pages_once_a_minute_also_after_it_refus
         await world.clock.until(lambda: len(world.promoted_at_s) == 2, step_s=1.0)
         world.refusal = None
         await world.clock.until(lambda: len(world.promoted_at_s) == 4, step_s=1.0)
+        await until(lambda: asked() - before == 2)
         assert lease.small == []
         assert world.promoted_at_s[3] - world.promoted_at_s[0] >= 3 * compaction.REST_S
-        assert asked() - before == 2
 
 
 async def test_where_no_container_has_a_gib_som_ko_is_asked_for_nothing(

@@ -10,6 +10,7 @@ import pytest
 
 from som_device_plugin.local import layout
 from som_device_plugin.local.stand_in import agent_pod
+from waiting import DEADLINE_S
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ async def pod(
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

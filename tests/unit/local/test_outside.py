@@ -7,6 +7,7 @@ import pytest
 from som_api import v1alpha1
 from som_device_plugin.linux import cgroups
 from som_device_plugin.local import layout, orders, outside, programs, units
+from waiting import DEADLINE_S
 
 HIERARCHY = cgroups.Hierarchy(root=pathlib.Path("/nowhere"), version=1, others=())
 
@@ -26,7 +27,7 @@ def share(capacity: str) -> v1alpha1.NodePool:
 async def test_orders_reach_the_agent_at_each_change(tmp_path: pathlib.Path) -> None:
     state_dir = layout.StateDir(tmp_path)
     specs = outside.FileSpecs(state_dir.orders).specs()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         waiting = asyncio.ensure_future(anext(specs))
         await asyncio.sleep(0)
         assert orders.write(state_dir, [share("64Mi")], HIERARCHY) == 1

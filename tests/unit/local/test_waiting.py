@@ -47,7 +47,7 @@ def test_waiting_for_an_agent_that_says_nothing_is_told_and_ends(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(waiting, "WORTH_SAYING_S", 0.0)
-    monkeypatch.setattr(waiting, "STALLED_S", 0.3)
+    monkeypatch.setattr(waiting, "STALLED_S", 1.0)
     with pytest.raises(waiting.Stalled, match=r"reserving demo: .* nothing new for .*agent.log"):
         wait(tmp_path)
     [line] = capsys.readouterr().err.splitlines()

@@ -116,4 +116,4 @@ async def test_a_write_under_way_ends_when_another_one_may_lead(cluster: Cluster
             assert error.reason == "Timeout"
         else:
             raise AssertionError("it has no end")
-        await asyncio.wait_for(fence.idle(), 1)
+        await asyncio.wait_for(fence.idle(), 60)

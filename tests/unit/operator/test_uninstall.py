@@ -89,7 +89,7 @@ def _unchanged(server: FakeApiServer) -> bool:
 
 
 async def _run(
-    server: FakeApiServer, *, timeout_s: float = 5, release: str = "", unloads: bool = False
+    server: FakeApiServer, *, timeout_s: float = 60, release: str = "", unloads: bool = False
 ) -> list[str]:
     said: list[str] = []
     async with server.client() as client:
