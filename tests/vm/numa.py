@@ -10,7 +10,7 @@ from node import local_node, machine
 from som_device_plugin.linux import hugepages
 
 PAGE = 2 * 2**20
-DEADLINE_S = 90.0
+DEADLINE_S = 180.0
 """The emulated machine is slow, and on a loaded host very slow."""
 
 

@@ -32,7 +32,7 @@ GIVEN = ("SOM_CHURN_SECONDS", "SOM_CHURN_SEED")
 """What of the environment the guest has too."""
 VIRTIOFSD = [Path("/usr/lib/qemu/virtiofsd"), Path("/usr/libexec/virtiofsd")]
 LIMIT_S = 1800
-START_LIMIT_S = 30
+START_LIMIT_S = 60
 
 _NODES = [
     word

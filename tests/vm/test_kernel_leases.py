@@ -219,6 +219,7 @@ def test_an_agent_killed_at_each_step_is_followed_by_one_that_finds_all_again(
 ) -> None:
     pool.kill_agent()
     pool.start_agent(killed_at=starting)
+    pool.wait_registered()
     claim = claims.Claim(pool, UNITS, program="/programs/claim")
     pool.wait_killed()
     pool.start_agent()
@@ -277,6 +278,8 @@ def test_scattered_memory_of_a_container_becomes_a_page_of_1_gib(
         what="it has a page of 1 GiB",
         then=lambda: pool.log_text()[-4000:],
     )
+    # The agent counts it once som.ko has answered; the container may have used it before.
+    wait_until(lambda: value(pool, "som_agent_pool_promotions_total"), what="the agent knows of it")
     assert value(pool, "som_agent_pool_promotions_total") == 1
     assert value(pool, "som_agent_pool_moved_bytes_total") == gib + few
     assert claim.end() == 0

@@ -119,7 +119,8 @@ class VirtualCluster(Cluster):
 
     def reboot_node(self) -> None:
         """At once, as by a loss of power: nothing is ended, nothing written to the disks."""
-        self.on_node(["sh", "-c", "{ sleep 1; echo b >/proc/sysrq-trigger; } &"])
+        # Late enough for the answer to this order.
+        self.on_node(["sh", "-c", "{ sleep 15; echo b >/proc/sysrq-trigger; } &"])
         self._boots += 1
         self._wait_up()
 
