@@ -133,8 +133,8 @@ async def test_the_finalizer_stays_until_the_agents_have_let_go(cluster: Cluster
         assert cluster.finalizers() == [FINALIZER]
         cluster.report(pools=[])
         await until(lambda: cluster.finalizers() == [])
-        await until(lambda: cluster.events("n")[-1:] == ["Released"])
-        await until(lambda: cluster.events("a")[-1:] == ["Released"])
+        await until(lambda: "Released" in cluster.events("n"))
+        await until(lambda: "Released" in cluster.events("a"))
 
 
 async def test_a_deleted_node_does_not_hold_a_pool(cluster: Cluster) -> None:
@@ -254,7 +254,7 @@ async def test_pools_in_conflict_say_so(cluster: Cluster) -> None:
         assert cluster.condition(of="a") == ("False", "Conflicted")
         assert cluster.condition(of="b") == ("True", "Reserved")
         assert cluster.ordered() == ["b"]
-        await until(lambda: cluster.events("n")[-1:] == ["Conflicted"])
+        await until(lambda: "Conflicted" in cluster.events("n"))
 
 
 async def test_a_refused_order_is_tried_again(cluster: Cluster) -> None:

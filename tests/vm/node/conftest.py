@@ -19,8 +19,14 @@ kind: SomPool
 metadata: {name: examples}
 spec: {unit: 2Mi, capacity: 256Mi, source: {hugeTLB: {pageSize: 2Mi}}}
 """
-PATIENCE = "s/failureThreshold: .*/failureThreshold: 600/; s/periodSeconds: 2$/periodSeconds: 5/"
-"""For sed, over what helm has rendered: a change afterwards would have each part start twice."""
+PATIENCE = (
+    "s/failureThreshold: .*/failureThreshold: 600/; s/periodSeconds: 2$/periodSeconds: 5/; "
+    "s/terminationGracePeriodSeconds: 10$/terminationGracePeriodSeconds: 120/"
+)
+"""For sed, over what helm has rendered: a change afterwards would have each part start twice.
+
+An agent that is killed at its end leaves its socket behind.
+"""
 
 
 @pytest.fixture(scope="session")
