@@ -106,6 +106,11 @@ class Keeper:
         Again, if another start was faster.
         """
         async with self._ending:
+            pool = self._pools.for_unit(unit)
+            if pool and self._starts.free_bytes(pool) < size_bytes:
+                # What is cut off comes back by itself.
+                await self._starts.cut(pool)
+                await self._pools.refill()
             while (pool := self._pools.for_unit(unit)) and (
                 chosen := spares.make_room(
                     spares.of_pool(self._store.leases(), pool.name),

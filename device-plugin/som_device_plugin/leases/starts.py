@@ -135,6 +135,17 @@ class Starts:
                 await asyncio.wait([build.task])
                 await self.apply(record.start, state.Event.STILL_MOUNTED)
 
+    async def cut(self, pool: pools.ActivePool) -> None:
+        """Returns when the spares of `pool` that were adopted are as large as their starts."""
+        records = [(self.record(key), build.task) for key, build in self._builds.items()]
+        tasks = [
+            task
+            for record, task in records
+            if record and record.start.pool == pool.name and record.start.built_as
+        ]
+        if tasks:
+            await asyncio.wait(tasks)
+
     def _start(
         self, lease_id: seams.LeaseId, number: int, pool: pools.ActivePool, wish: spares.Wish
     ) -> seams.Start:

@@ -160,6 +160,27 @@ async def test_a_start_waits_for_a_spare_that_ends_for_another_start(world: Worl
     await keeping
 
 
+async def test_a_start_waits_for_what_is_cut_off_a_spare_for_another_start(world: World) -> None:
+    await with_spare(world, 16)
+    build, begun, may_cut = world.driver.build, asyncio.Event(), asyncio.Event()
+
+    async def slow_to_cut(start: seams.Start, **named: object) -> object:
+        if start.built_as:
+            begun.set()
+            await may_cut.wait()
+        return await build(start, **named)
+
+    world.driver.build = slow_to_cut
+    small, large = await world.admit("small", 9), await world.admit("large", PAGES - 9)
+    starting = [asyncio.create_task(world.start_container(small))]
+    await begun.wait()
+    looks = world.pools.refills
+    starting.append(asyncio.create_task(world.start_container(large)))
+    await world.clock.until(lambda: world.pools.refills > looks)
+    may_cut.set()
+    assert await asyncio.gather(*starting) == [True, True]
+
+
 def spare_start(world: World) -> seams.Start:
     """The start of the only spare."""
     (start,) = (r.start for each in world.records.leases() if each.is_spare for r in each.starts)
