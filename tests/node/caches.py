@@ -96,11 +96,11 @@ async def memcached(
     command += ["-m", str(size_bytes // MIB), "-t", "1"]
     async with containers.run(*command, file=file, state_dir=state_dir) as process:
         try:
-            reader, writer = await asyncio.wait_for(_connected(folder / "socket", process), 20)
+            reader, writer = await asyncio.wait_for(_connected(folder / "socket", process), 60)
             yield reader, writer
             writer.close()
             process.send_signal(signal.SIGUSR1)
-            await asyncio.wait_for(process.wait(), 20)
+            await asyncio.wait_for(process.wait(), 60)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -48,7 +48,7 @@ class Claim:
         self._lines = [line.decode() for line in lines]
         return self._lines.pop(0) if self._lines else None
 
-    def answer(self, order: str = "", *, deadline_s: float = 60) -> str:
+    def answer(self, order: str = "", *, deadline_s: float = 120) -> str:
         """What it answers to `order`; without one, its next line."""
         if order:
             self.tell(order)

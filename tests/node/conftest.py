@@ -64,9 +64,7 @@ def own_machine(mount_namespace: None, state_dir: pathlib.Path) -> Iterator[mach
         before = machine.Snapshot.take(state_dir)
         yield before
         try:
-            machine.wait_until(
-                lambda: not before.difference(), what="the test has given all back", deadline_s=5
-            )
+            machine.wait_until(lambda: not before.difference(), what="the test has given all back")
         except AssertionError:
             left = before.difference()
             before.restore()

@@ -56,7 +56,7 @@ class Program:
         self._stdin.close()
         kept = self._stdout.readline().strip()
         self._stdout.close()
-        self.process.wait(30)
+        self.process.wait(60)
         return kept
 
 
@@ -171,7 +171,7 @@ class LocalNode:
         for process in (self.agent, self.stand_in):
             if process is not None:
                 process.terminate()
-                process.wait(20)
+                process.wait(60)
         self.log.close()
         down = [str(SOM), "local", "down", "--force", "--state-dir", str(self.state_dir.path)]
         subprocess.run(down, check=True)

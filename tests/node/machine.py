@@ -29,7 +29,7 @@ def wait_until(
     condition: Callable[[], object],
     *,
     what: str,
-    deadline_s: float = 10.0,
+    deadline_s: float = 60.0,
     every_s: float = 0.005,
     then: Callable[[], str] = str,
 ) -> None:

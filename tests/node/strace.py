@@ -30,4 +30,4 @@ def source(prefix: list[str], state_dir: pathlib.Path, *order: str) -> int:
     script = _TESTS / "node" / "programs" / "source.py"
     command = [*prefix, sys.executable, str(script), str(state_dir), *order]
     environment = {**os.environ, "PYTHONPATH": str(_TESTS)}
-    return subprocess.run(command, check=False, env=environment, timeout=60).returncode
+    return subprocess.run(command, check=False, env=environment, timeout=180).returncode

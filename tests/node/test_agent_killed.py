@@ -70,13 +70,14 @@ def test_agent_killed_while_a_lease_starts(step: tuple[str, str], state_dir: pat
         node.order(64 * local_node.MIB)
         node.start_agent(killed_at=step)
         node.wait_pool(capacity="64Mi")
+        node.wait_registered()
         program = local_node.Program(node.state_dir, UNITS)
         node.wait_killed()
         node.start_agent()
         found = program.found()
         if not found:  # kubelet was refused at admission; its pod is tried again
             program.end()
-            node.wait_pool(capacity="64Mi")
+            node.wait_registered()
             program = local_node.Program(node.state_dir, UNITS)
             found = program.found()
         assert found == "zero 67108864", node.log_text()
@@ -91,6 +92,7 @@ def test_agent_killed_while_a_lease_ends(step: tuple[str, str], state_dir: pathl
         node.order(64 * local_node.MIB)
         node.start_agent(killed_at=step)
         node.wait_pool(capacity="64Mi")
+        node.wait_registered()
         first = local_node.Program(node.state_dir, UNITS)
         assert first.found() == "zero 67108864", node.log_text()
         assert first.end() == "kept"

@@ -167,15 +167,13 @@ async def test_progress_is_told_and_cancelling_frees_everything(node: nodes.Node
     await node.apply(512 * PAGE)
     start = node.start(512 * PAGE)
     ready: list[int] = []
-    begun = asyncio.Event()
 
     def on_progress(ready_bytes: int) -> None:
         ready.append(ready_bytes)
-        begun.set()
+        # At once: on a busy machine the worker may be done a moment later.
+        task.cancel()
 
     task = asyncio.create_task(node.driver.build(start, on_progress=on_progress))
-    await asyncio.wait_for(begun.wait(), 20)
-    task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 

@@ -42,7 +42,7 @@ async def answer(process: asyncio.subprocess.Process, question: str = "") -> str
     assert process.stdin and process.stdout
     if question:
         process.stdin.write(f"{question}\n".encode())
-    return (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+    return (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
 
 
 @pytest.mark.parametrize("how", OTHERS)
@@ -168,7 +168,7 @@ async def its_successor_is_built_and_it_is_freed_when_its_holder_ends(
         await revoke(node, start)
         return node.driver.usage(start).free
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await freed():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert node.driver.look([]).resisting == frozenset()

@@ -132,7 +132,7 @@ async def test_nobody_waits_while_the_kernel_moves_memory_together(
     applying = asyncio.create_task(node.apply(4 * PAGE))
     try:
         await asyncio.to_thread(compacting.wait, 60)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await node.source.refill("databases")).free_bytes == 2 * PAGE
     finally:
         done.set()
@@ -331,7 +331,7 @@ async def locking(
     )
     assert process.stdout
     try:
-        assert await asyncio.wait_for(process.stdout.readline(), 10) == b"locked\n"
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"locked\n"
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -239,7 +239,7 @@ def test_a_pool_above_the_guard_is_refused_before_anything_is_taken(local: Local
     local.up("64Mi")
     part = local.som("up", "-f", "-", "--output", "json", given=manifest("100Ti"))
     assert part.returncode == 3
-    said = json.loads(part.stdout)
+    said = json.loads(part.stdout.splitlines()[-1])
     assert (said["exit_code"], said["capacity_bytes"]) == (3, 64 * 2**20)
     status = local.som("status")
     assert status.returncode == 3
@@ -320,7 +320,8 @@ def test_however_run_is_ended_its_program_ends_and_its_units_are_free(
 
 def test_a_key_of_the_terminal_reaches_the_program_once(local: Local) -> None:
     local.up()
-    command = 'trap "echo got" INT; echo ready; sleep 2; sleep 0.2; exit 5'
+    command = 'trap "echo got; key=1" INT; echo ready; until [ $key ]; do sleep 0.1; done'
+    command += "; sleep 0.2; exit 5"
     run = local.command("run", "--request", "som.io/2Mi=1", "--", "sh", "-c", command)
     process, terminal = pty.fork()
     if process == 0:
@@ -544,7 +545,8 @@ def test_a_run_whose_agent_is_killed_while_it_is_admitted_starts_all_the_same(
     machine.wait_until(asks, what="it asks to be admitted", deadline_s=DEADLINE_S)
     local.kill("agent")
     said, _ = process.communicate(timeout=DEADLINE_S)
-    assert (said.split(), process.returncode) == (["zero"], 0)
+    # What som says before is allowed: a slow machine waits for the next agent.
+    assert (said.split()[-1:], process.returncode) == (["zero"], 0)
 
 
 @pytest.mark.parametrize("process", ["agent", "kubelet"])
@@ -553,7 +555,9 @@ def test_down_gives_all_back_where_a_process_was_just_killed(local: Local, proce
     local.up()
     local.kill(process)
     done = local.som("down")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    # A slow machine waits for the next agent.
+    assert all("waiting for the agent" in line for line in done.stderr.splitlines()), done.stderr
     assert done.stdout == "64Mi given back to the machine\n"
     assert pages() == before
     assert not local.state_dir.exists()

@@ -40,10 +40,12 @@ def test_a_pin_of_a_process_whose_name_is_no_text_is_reported_and_the_next_owner
         ) as stranger:
             assert stranger.stdout and stranger.stdout.readline() == "ready\n"
             owner.end()
+            named = f"pid {stranger.pid} (??): io_uring buffers"
             machine.wait_until(
-                lambda: "LeaseHeld" in node.log_text(), what="it is told", deadline_s=60
+                lambda: "LeaseHeld" in node.log_text() and named in node.log_text(),
+                what="it is told",
+                then=node.log_text,
             )
-            assert f"pid {stranger.pid} (??): io_uring buffers" in node.log_text()
             assert node.agent and node.agent.poll() is None
             node.wait_pool(capacity="64Mi", free="62Mi")
             successor = local_node.Program(node.state_dir, UNITS)
