@@ -7,8 +7,8 @@
  * takes it away. So the GiB is mapped over itself: in the owner's context, by
  * vm_mmap(), which is one step under mmap_lock. Before it unmaps anything, it comes
  * to som_get_unmapped_area(), where we look once more; when it has, to som_mmap(),
- * where the new VMA joins the old region. Between the two the chunks are behind one
- * more VMA than there is, as those of a move are. Nothing is copied.
+ * where the new VMA joins the old region. Until it has returned the chunks are behind
+ * one more VMA than there is, as those of a move are. Nothing is copied.
  *
  * Who asks is the owner (SOM_PROMOTE), or the administrator (gather.c): then a page fault
  * of the owner leaves the work to the way back to his program.
@@ -30,7 +30,6 @@ struct promotion {
 	unsigned long index;
 	unsigned long flags;		/* of each VMA */
 	bool taken;			/* no VMA is there any longer */
-	bool joined;			/* what we held is the new VMA's */
 };
 
 /* Inside all other locks */
@@ -135,22 +134,26 @@ void som_promote_taken(void)
 		promotion->taken = true;
 }
 
-/* The region that a new VMA joins, and where; NULL: it makes one of its own */
+/*
+ * The region that a new VMA joins, and where; NULL: it makes one of its own. What we hold
+ * we keep: before 6.12 mmap() may still fail, and closes the VMA then.
+ */
 struct som_region *som_promote_join(unsigned long *index)
 {
 	struct promotion *promotion = find();
+	struct som_region *region;
 
 	if (!promotion)
 		return NULL;
-	promotion->joined = true;
+	region = promotion->region;
 	*index = promotion->index;
-	mutex_lock(&promotion->region->lock);
-	__clear_bit(promotion->index / EXTENT_CHUNKS,
-		    promotion->region->no_extent);
-	__clear_bit(promotion->index / EXTENT_CHUNKS,
-		    promotion->region->wanted);
-	mutex_unlock(&promotion->region->lock);
-	return promotion->region;
+	refcount_inc(&region->vmas);
+	mutex_lock(&region->lock);
+	som_region_copy(region, *index, *index + EXTENT_CHUNKS);
+	__clear_bit(*index / EXTENT_CHUNKS, region->no_extent);
+	__clear_bit(*index / EXTENT_CHUNKS, region->wanted);
+	mutex_unlock(&region->lock);
+	return region;
 }
 
 /* From here on the chunks, the region and the file stay, whatever is unmapped */
@@ -188,11 +191,9 @@ static void end(struct promotion *promotion)
 	spin_lock(&promotions_lock);
 	list_del(&promotion->list);
 	spin_unlock(&promotions_lock);
-	if (!promotion->joined) {
-		som_region_leave(promotion->region, promotion->index,
-				 promotion->index + EXTENT_CHUNKS);
-		som_region_put(promotion->region);
-	}
+	som_region_leave(promotion->region, promotion->index,
+			 promotion->index + EXTENT_CHUNKS);
+	som_region_put(promotion->region);
 	fput(promotion->file);
 }
 

@@ -127,6 +127,7 @@ PROMOTION = """
     a_promotion_that_cannot_be_is_refused_and_changes_nothing
     promotion_agrees_with_who_unmaps_discards_and_maps_there
     a_promotion_that_finds_no_memory_loses_no_mapping
+    a_promotion_whose_new_mapping_is_closed_at_once_loses_no_mapping
 """
 BY_MOVES = "the_administrator_promotes_scattered_memory_under_a_thread_that_counts"
 MIGRATION = """

@@ -255,6 +255,24 @@ static int promote_without_memory(struct setup *s, struct second *second)
 	return result;
 }
 
+static char *map_by_2_mib(struct setup *s)
+{
+	char *map = som_map(s->fd, EXTENT);
+
+	for (uint64_t i = 0; i < 512; i++)
+		*(uint64_t *)(map + i * CHUNK) = i + 1;
+	CHECK_OK(mprotect(map + CHUNK, CHUNK, PROT_READ));
+	CHECK_OK(mprotect(map + CHUNK, CHUNK, RW));
+	return map;
+}
+
+static void check_nothing_is_lost(struct setup *s, const char *map)
+{
+	for (uint64_t i = 0; i < 512; i++)
+		CHECK(*(uint64_t *)(map + i * CHUNK) == i + 1, "chunk %ld", (long)i);
+	CHECK(lease_info(s->lease).used_bytes == EXTENT && lease_info(s->lease).mappings == 1);
+}
+
 TEST(a_promotion_that_finds_no_memory_loses_no_mapping)
 {
 	struct second second = { .act = find_memory_again };
@@ -262,21 +280,39 @@ TEST(a_promotion_that_finds_no_memory_loses_no_mapping)
 
 	load_failalloc();
 	s = setup(EXTENT, EXTENT);
-	second.map = som_map(s.fd, EXTENT);
-	for (uint64_t i = 0; i < 512; i++)
-		*(uint64_t *)(second.map + i * CHUNK) = i + 1;
-	CHECK_OK(mprotect(second.map + CHUNK, CHUNK, PROT_READ));
-	CHECK_OK(mprotect(second.map + CHUNK, CHUNK, RW));
+	second.map = map_by_2_mib(&s);
 	CHECK(promote_without_memory(&s, &second) == 0);
-	for (uint64_t i = 0; i < 512; i++)
-		CHECK(*(uint64_t *)(second.map + i * CHUNK) == i + 1, "chunk %ld", (long)i);
-	CHECK(lease_info(s.lease).used_bytes == EXTENT && lease_info(s.lease).mappings == 1);
+	check_nothing_is_lost(&s, second.map);
 
 	second.act = map_a_page_there;
 	CHECK(promote_without_memory(&s, &second) == EEXIST);
 	CHECK(*second.own == 42, "it was mapped over");
 	CHECK(lease_info(s.lease).used_bytes == 0 && lease_info(s.lease).mappings == 0);
 	munmap(second.own, 4096);
+	teardown(&s);
+	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
+}
+
+TEST(a_promotion_whose_new_mapping_is_closed_at_once_loses_no_mapping)
+{
+	char number[32], *map;
+	struct setup s;
+
+	load_failalloc();
+	s = setup(EXTENT, EXTENT);
+	map = map_by_2_mib(&s);
+	snprintf(number, sizeof(number), "%d", gettid());
+	write_file(PARAMETER("closer"), number);
+	write_file(PARAMETER("calls"), "0");
+	write_file(PARAMETER("nth"), "1");
+	CHECK_OK(som_promote(s.fd, map, EXTENT));
+	write_file(PARAMETER("nth"), "0");
+	write_file(PARAMETER("closer"), "0");
+	CHECK(parameter(PARAMETER("failed")) == 1);
+	check_nothing_is_lost(&s, map);
+	CHECK_OK(som_promote(s.fd, map, EXTENT));
+	CHECK_OK(munmap(map, EXTENT));
+	CHECK(lease_info(s.lease).used_bytes == 0 && lease_info(s.lease).mappings == 0);
 	teardown(&s);
 	CHECK_OK(syscall(SYS_delete_module, "failalloc", O_NONBLOCK));
 }

@@ -4,19 +4,24 @@
  * it, and more. A kprobe on each function below counts the calls that come from som.ko's text;
  * the one with number `nth` (0: none) fails instead. `calls` and `failed` tell; writing `calls`
  * resets both. While `unmapper` is the number of a thread, its calls to unmap memory are counted
- * instead, whoever in the kernel makes them. While `mapper` is, it gets no VMA.
+ * instead, whoever in the kernel makes them. While `mapper` is, it gets no VMA. While `closer` is,
+ * its mmap() calls of som.ko are counted instead, and the one that fails does as kernels before
+ * 6.12 do where they find no memory after it.
  */
+#include <linux/fs.h>
 #include <linux/kprobes.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 
 static unsigned long nth, som_start, som_size, calls, failed;
-static int unmapper, mapper;
+static int unmapper, mapper, closer;
 
 module_param(nth, ulong, 0644);
 module_param(calls, ulong, 0644);
 module_param(failed, ulong, 0644);
 module_param(unmapper, int, 0644);
 module_param(mapper, int, 0644);
+module_param(closer, int, 0644);
 module_param(som_start, ulong, 0444);
 module_param(som_size, ulong, 0444);
 
@@ -30,9 +35,19 @@ static noinline long return_enomem(void)
 	return -ENOMEM;
 }
 
+static noinline int map_and_close(struct file *file, struct vm_area_struct *vma)
+{
+	int err = file->f_op->mmap(file, vma);
+
+	if (err)
+		return err;
+	vma->vm_ops->close(vma);
+	return -ENOMEM;
+}
+
 static const struct {
 	const char *symbol;
-	long (*instead)(void);
+	void *instead;
 	int *thread;
 } functions[] = {
 	{ "__kmalloc", return_null },
@@ -57,6 +72,7 @@ static const struct {
 	{ "do_munmap", return_enomem, &unmapper },
 	{ "do_vmi_munmap", return_enomem, &unmapper },
 	{ "vm_area_alloc", return_null, &mapper },
+	{ "som_mmap", map_and_close, &closer },
 };
 
 static struct kprobe probes[ARRAY_SIZE(functions)];
@@ -67,7 +83,8 @@ static int before_call(struct kprobe *probe, struct pt_regs *regs)
 	int *thread = functions[probe - probes].thread;
 
 	if (thread ? current->pid != READ_ONCE(*thread) :
-		     READ_ONCE(unmapper) || caller - som_start >= som_size)
+		     READ_ONCE(unmapper) || READ_ONCE(closer) ||
+			     caller - som_start >= som_size)
 		return 0;
 	if (++calls != READ_ONCE(nth) && thread != &mapper)
 		return 0;
