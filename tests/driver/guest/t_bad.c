@@ -297,12 +297,13 @@ TEST(a_machine_check_tells_what_has_failed)
 /* The kernel's mark of it would be gone with the struct pages. */
 TEST(memory_of_the_kernel_that_has_failed_is_not_carved)
 {
-	uint32_t pool = pool_empty(SOM_SOURCE_CARVED, "carved");
 	uint64_t start = range_start() + EXTENT;
+	uint32_t pool;
 	char text[32];
 
 	if (access("/sys/devices/system/memory/hard_offline_page", W_OK))
 		test_skip("this kernel cannot pretend that memory fails");
+	pool = pool_empty(SOM_SOURCE_CARVED, "carved");
 	snprintf(text, sizeof(text), "%#llx", (unsigned long long)(start + 300 * MIB));
 	write_file("/sys/devices/system/memory/hard_offline_page", text);
 	CHECK_ERRNO(pool_try_add(pool, start, EXTENT), EHWPOISON);
