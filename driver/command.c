@@ -21,6 +21,7 @@ union som_argument {
 	struct som_pool_remove pool_remove;
 	struct som_memory_failed memory_failed;
 	struct som_pool_compact pool_compact;
+	struct som_pool_promote pool_promote;
 	struct som_lease_create lease_create;
 	struct som_lease_revoke lease_revoke;
 	struct som_lease_destroy lease_destroy;

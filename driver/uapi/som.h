@@ -653,7 +653,8 @@ struct som_stat {
  * (MAP_NORESERVE, a processor without), or madvise() or a protection key, which would
  * be lost, was used there. If the kernel has not got the few bytes that an mmap()
  * takes: ENOMEM and all is as before, or it has unmapped the GiB already, and the call
- * tries until it is mapped. EEXIST: somebody mapped there meanwhile, and has the place.
+ * tries until it is mapped. EEXIST: somebody mapped there meanwhile, and has the
+ * place; the content of the GiB is gone.
  *
  * ENOMEM: a part of the range is not mapped. EINVAL: or not of this lease.
  * EACCES: SOM_DISCARD of a mapping without PROT_WRITE. ENODEV: revoked.
