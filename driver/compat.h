@@ -112,7 +112,7 @@ static inline void som_vm_flags_set(struct vm_area_struct *vma,
 /*
  * 7.3 still takes ->mmap, beside ->mmap_prepare. That one may keep nothing, and a
  * mapping's place in its lease has to be kept from there to ->mapped, which may fail:
- * so ->mmap it is, as long as a driver may have it.
+ * so ->mmap it is, as long as a driver may have it (docs/design/0016).
  */
 
 /* 7.3: others are to ask for it so; the field is still written by ->mmap. */
