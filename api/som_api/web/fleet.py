@@ -79,6 +79,12 @@ class Changes:
         """The place now, as clients know it."""
         return f"{self.epoch}-{self.place}"
 
+    def place_of(self, version: str) -> int | None:
+        """The place that `version` names; None: of another process, or none."""
+        epoch, _, place = version.partition("-")
+        is_ours = epoch == self.epoch and place.isdecimal() and len(place) < 20
+        return int(place) if is_ours else None
+
     def note(self, kind: Kind, name: str) -> None:
         """Something changed; quick."""
         self._latest.append(Change(kind, name))
@@ -93,8 +99,8 @@ class Changes:
             return None
         return list(itertools.islice(self._latest, len(self._latest) - missed, None))
 
-    async def wait(self, place: int) -> None:
-        """Return when there are changes after `place`."""
+    async def wait(self, place: int | None) -> None:
+        """Return when there are changes after `place`; at once if that is none of ours."""
         while self.place == place:
             await self._news.wait()
 

@@ -83,7 +83,7 @@ class Watches:
         demand: Callable[[], Awaitable[None]],
     ) -> AsyncIterator[bytes]:
         changes = self._at_hand.fleet.changes
-        place = _place(changes, seen)
+        place = changes.place_of(seen)
         while True:
             missed = None if place is None else changes.since(place)
             place, version = changes.place, changes.version
@@ -163,13 +163,6 @@ async def watch(
     kinds = frozenset(query.kind)
     watches = Watches(at_hand)
     return await watches.response(who, kinds=kinds, name=query.name, seen=last_event_id)
-
-
-def _place(changes: fleet.Changes, seen: str) -> int | None:
-    """The place that an event id names; None: of another process, or none."""
-    epoch, _, place = seen.partition("-")
-    is_ours = epoch == changes.epoch and place.isdecimal() and len(place) < 20
-    return int(place) if is_ours else None
 
 
 def _event(kind: str, data: bytes = b"{}", *, version: str = "") -> bytes:

@@ -13,7 +13,6 @@ PAUSE_S: Final = 2.0
 """Between two events, however fast the fleet changes."""
 SILENCE_S: Final = 15.0
 """After so long something is sent, so that both sides notice when the other has gone."""
-_CHANGED: Final = b"event: changed\ndata:\n\n"
 
 
 async def ticks(
@@ -23,11 +22,8 @@ async def ticks(
 
     The first comes at once where the page shows another version, `seen`, than the one of now.
     """
-    place, is_old = changes.place, seen not in ("", changes.version)
+    place = changes.place_of(seen) if seen else changes.place
     yield b"retry: 3000\n\n"
-    if is_old:
-        yield _CHANGED
-        await asyncio.sleep(PAUSE_S)
     while True:
         try:
             async with asyncio.timeout(SILENCE_S):
@@ -42,5 +38,5 @@ async def ticks(
                 return
         if changes.place != place:
             place = changes.place
-            yield _CHANGED
+            yield b"event: changed\ndata:\n\n"
         await asyncio.sleep(PAUSE_S)

@@ -53,8 +53,6 @@ function follow() {
   source = new EventSource("/live?" + new URLSearchParams({ seen: button.dataset.seen }));
   source.addEventListener("open", () => {
     show("live", "Live", button.dataset.state === "lost" ? "Connected again" : "");
-    due = button.dataset.state !== undefined; // what changed meanwhile
-    refresh();
   });
   source.addEventListener("changed", () => { due = true; refresh(); });
   source.addEventListener("ended", () => signIn("ended"));
@@ -78,7 +76,7 @@ if (button && document.querySelector("[data-live]")) {
   button.addEventListener("click", () => {
     const on = source === null;
     button.setAttribute("aria-pressed", on);
-    if (on) { due = true; follow(); } else stop();
+    if (on) follow(); else stop();
   });
   document.addEventListener("visibilitychange", refresh);
   follow();
