@@ -7,8 +7,8 @@
  * takes it away. So the GiB is mapped over itself: in the owner's context, by
  * vm_mmap(), which is one step under mmap_lock. Before it unmaps anything, it comes
  * to som_get_unmapped_area(), where we look once more; when it has, to som_mmap(),
- * where the new VMA joins the old region. Until it has returned the chunks are behind
- * one more VMA than there is, as those of a move are. Nothing is copied.
+ * where the new VMA joins the old region. Until vm_mmap() has returned, the chunks are
+ * behind one more VMA than there is, as those of a move are. Nothing is copied.
  *
  * Who asks is the owner (SOM_PROMOTE), or the administrator (gather.c): then a page fault
  * of the owner leaves the work to the way back to his program.

@@ -7,7 +7,7 @@ DEADLINE_S = 60.0
 """Long, because a busy machine must not fail a test."""
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], object]) -> None:
     """Return once `condition` holds; TimeoutError after the deadline."""
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110

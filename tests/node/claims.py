@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-from node import local_node
+from node import local_node, machine
 
-PAGE = 2 * 2**20
+PAGE = machine.PAGE
 
 
 class Claim:

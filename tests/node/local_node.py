@@ -16,7 +16,6 @@ from som_device_plugin.linux import hugepages
 from som_device_plugin.local import layout
 
 MIB = 2**20
-PAGE = 2 * MIB
 HUGE_PAGES: Mapping[str, object] = {"hugeTLB": {"pageSize": "2Mi"}}
 SOM = pathlib.Path(sys.executable).parent / "som"
 REGISTERED = "registered som.io/ticket with kubelet"
@@ -148,13 +147,13 @@ class LocalNode:
 
     def counters(self) -> str:
         """The kernel's counters of 2 MiB pages, and whose the agent believes they are."""
-        counts = {node: hugepages.node_counts(PAGE, node) for node in hugepages.nodes()}
+        counts = {node: hugepages.node_counts(machine.PAGE, node) for node in hugepages.nodes()}
         with contextlib.closing(sqlite3.connect(self.state_dir.path / "som.db")) as store:
             believed = {
                 table: store.execute(f"SELECT * FROM {table}").fetchall()
                 for table in ("foreign_pages", "pool_pages")
             }
-        return f"{hugepages.machine_counts(PAGE)}, {counts}, {believed}"
+        return f"{hugepages.machine_counts(machine.PAGE)}, {counts}, {believed}"
 
     def leases(self) -> int:
         """How many leases of containers the store has."""

@@ -20,9 +20,8 @@ from som_device_plugin.linux import cgroups, hugepages, mountinfo, mounts
 # The machine has one set of huge pages: all test runs of all checkouts take turns.
 LOCK: Final = pathlib.Path("/run/lock/som-hugepages.lock")
 _CLONE_NEWNS: Final = 0x20000
-_MAP_POPULATE: Final = 0x8000
 _MAP_HUGETLB: Final = 0x40000
-_PAGE: Final = 2 * 2**20
+PAGE: Final = 2 * 2**20
 
 
 def wait_until(
@@ -57,8 +56,8 @@ def huge_memory(pages: int) -> mmap.mmap:
 
     An agent that was forked meanwhile would use them until it ends, whoever closes this.
     """
-    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | _MAP_POPULATE
-    memory = mmap.mmap(-1, pages * _PAGE, flags=flags)
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | mmap.MAP_POPULATE
+    memory = mmap.mmap(-1, pages * PAGE, flags=flags)
     memory.madvise(mmap.MADV_DONTFORK)
     return memory
 

@@ -9,7 +9,7 @@ from typing import Any
 from node import local_node, machine
 from som_device_plugin.linux import hugepages
 
-PAGE = 2 * 2**20
+PAGE = machine.PAGE
 DEADLINE_S = 180.0
 """The emulated machine is slow, and on a loaded host very slow."""
 

@@ -4,13 +4,13 @@ import asyncio
 import os
 import pathlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from som_device_plugin.local import layout
 from som_device_plugin.local.stand_in import agent_pod
-from waiting import DEADLINE_S
+from waiting import until
 
 
 @pytest.fixture
@@ -28,12 +28,6 @@ async def pod(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert result.pid == 0
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def test_an_agent_that_has_ended_starts_again_by_itself(
